@@ -1,0 +1,1 @@
+"""The network: its definition, its fast form, its checkpoints and its cost."""

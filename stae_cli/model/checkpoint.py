@@ -1,0 +1,195 @@
+"""Checkpoint files: reading them safely, checking them against the network, and writing them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import struct
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from stae_cli.errors import CheckpointError
+from stae_cli.model.architecture import F8C16, Architecture, parse_architecture
+from stae_cli.model.stupid_ae import StupidAE
+
+PICKLE_SUFFIXES = (".pt", ".pth")
+SAFETENSORS_SUFFIX = ".safetensors"
+DTYPE_NAMES = {  # as safetensors spells them
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights as stored, with the name and fingerprint that latents record."""
+
+    name: str
+    fingerprint: str
+    architecture: Architecture
+    tensors: Mapping[str, Tensor] = field(repr=False)
+    metadata: Mapping[str, str]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that the tensors are stored in (the first one's, should they differ)."""
+        return next(iter(self.tensors.values())).dtype
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the checkpoint holds."""
+        return sum(tensor.numel() for tensor in self.tensors.values())
+
+    def model(self) -> StupidAE:
+        """A float32 reference model with these weights, in evaluation mode, on the CPU."""
+        with torch.device("meta"):
+            model = StupidAE(self.architecture)
+        wide = {name: tensor.float() for name, tensor in self.tensors.items()}
+        model.load_state_dict(wide, strict=True, assign=True)
+        return model.requires_grad_(True).eval()
+
+
+def read_checkpoint(path: Path, *, name: str) -> Checkpoint:
+    """Reads and checks a `.safetensors`, `.pt` or `.pth` checkpoint.
+
+    Args:
+        path: the file. Pickles are loaded with `weights_only=True` and nothing else.
+        name: what latents made with it will record.
+
+    Raises:
+        CheckpointError: absent, unreadable, unsafe, or no StupidAE (wrong names are listed).
+    """
+    if path.suffix.lower() in PICKLE_SUFFIXES:
+        tensors, metadata = _read_pickle(path)
+    elif path.suffix.lower() == SAFETENSORS_SUFFIX:
+        tensors, metadata = _read_safetensors(path)
+    else:
+        raise CheckpointError(
+            f"`{path}` is no checkpoint file", "give a .safetensors, .pt or .pth file"
+        )
+    architecture = parse_architecture(metadata.get("architecture", F8C16.name))
+    _check_tensors(tensors, architecture, path)
+    return Checkpoint(name, fingerprint(tensors), architecture, tensors, metadata)
+
+
+def write_checkpoint(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    architecture: Architecture,
+    metadata: Mapping[str, str],
+) -> None:
+    """Writes a safetensors checkpoint that appears whole or not at all.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    about = {**metadata, "architecture": architecture.describe()}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(whole, temporary, metadata=about)
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        raise CheckpointError(f"cannot write `{path}`: {error}", "give another path") from error
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    r"""sha256 over, per tensor in name order, `name\0dtype\\0shape\n` and its bytes as stored.
+
+    It depends on the tensors only, so a `.pt` and a `.safetensors` of the same ones agree.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        shape = ",".join(str(size) for size in tensor.shape)
+        digest.update(f"{name}\0{DTYPE_NAMES[tensor.dtype]}\0{shape}\n".encode())
+        flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(flat.numpy().data)
+    return digest.hexdigest()
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, dict(file.metadata() or {})
+    except (OSError, SafetensorError, struct.error) as error:
+        raise _unreadable(path, error) from error
+
+
+def _read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"`{path}` holds more than tensors and was refused without running it",
+            "ask its author for a .safetensors file, or save its state dict alone",
+        ) from error
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise _unreadable(path, error) from error
+    if not isinstance(loaded, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in loaded.items()
+    ):
+        raise CheckpointError(
+            f"`{path}` is no state dict of tensors",
+            "save `model.state_dict()` and nothing around it",
+        )
+    return {name: tensor.detach().contiguous() for name, tensor in loaded.items()}, {}
+
+
+def _unreadable(path: Path, error: BaseException) -> CheckpointError:
+    if isinstance(error, FileNotFoundError):
+        return CheckpointError(f"no checkpoint file `{path}`", "check the path given to --weights")
+    reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    return CheckpointError(
+        f"cannot read checkpoint `{path}`: {reason}", "the file may be damaged: fetch it again"
+    )
+
+
+def _check_tensors(tensors: Mapping[str, Tensor], architecture: Architecture, path: Path) -> None:
+    with torch.device("meta"):
+        expected = StupidAE(architecture).state_dict()
+    problems = [
+        *_listed("missing", sorted(expected.keys() - tensors.keys())),
+        *_listed("unexpected", sorted(tensors.keys() - expected.keys())),
+        *_listed("wrong shape", _misshapen(tensors, expected)),
+    ]
+    if problems:
+        raise CheckpointError(
+            f"`{path}` is no StupidAE {architecture.name}: {'; '.join(problems)}",
+            "give a checkpoint of this network, or `--weights builtin`",
+        )
+    odd = [name for name, tensor in tensors.items() if tensor.dtype not in DTYPE_NAMES]
+    if odd:
+        raise CheckpointError(f"`{path}` has a tensor that is no float: `{odd[0]}`")
+    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if broken:
+        raise CheckpointError(
+            f"`{path}` holds NaN or infinite weights in `{broken[0]}`", "use an earlier checkpoint"
+        )
+
+
+def _misshapen(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    return [
+        f"{name} {tuple(tensors[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in sorted(expected.keys() & tensors.keys())
+        if tensors[name].shape != expected[name].shape
+    ]
+
+
+def _listed(what: str, names: list[str]) -> list[str]:
+    if not names:
+        return []
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return [f"{what} {', '.join(names[:3])}{more}"]

@@ -1,3 +1,36 @@
-"""stae: images to latents and back with StupidAE."""
+"""stae: images to latents and back with StupidAE.
+
+The names below are imported on first use, so that `stae --help` need not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stae_cli.errors import StaeError as StaeError
+    from stae_cli.model.architecture import Architecture as Architecture
+    from stae_cli.model.codec import Codec as Codec
+    from stae_cli.model.stupid_ae import StupidAE as StupidAE
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Architecture": "stae_cli.model.architecture",
+    "Codec": "stae_cli.model.codec",
+    "StaeError": "stae_cli.errors",
+    "StupidAE": "stae_cli.model.stupid_ae",
+}
+
+__all__ = ["Architecture", "Codec", "StaeError", "StupidAE", "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -13,15 +13,14 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from stae_cli.errors import CheckpointError
 from stae_cli.model.architecture import F8C16, Architecture, parse_architecture
 from stae_cli.model.stupid_ae import StupidAE
+from stae_cli.model.weights import PICKLE_SUFFIXES, SAFETENSORS_SUFFIX, locate, locate_recorded
 
-PICKLE_SUFFIXES = (".pt", ".pth")
-SAFETENSORS_SUFFIX = ".safetensors"
 DTYPE_NAMES = {  # as safetensors spells them
     torch.float64: "F64",
     torch.float32: "F32",
@@ -57,6 +56,39 @@ class Checkpoint:
         wide = {name: tensor.float() for name, tensor in self.tensors.items()}
         model.load_state_dict(wide, strict=True, assign=True)
         return model.requires_grad_(True).eval()
+
+
+def load_checkpoint(spec: str) -> Checkpoint:
+    """Finds, fetches if need be, reads and checks what `--weights` names.
+
+    Raises:
+        UsageError: a malformed `hf://` name.
+        CheckpointError: unknown, unreachable, damaged or no StupidAE.
+    """
+    located = locate(spec)
+    return read_checkpoint(located.path, name=located.name)
+
+
+def load_recorded(name: str, recorded_fingerprint: str) -> Checkpoint:
+    """The checkpoint that latents name, if it is built in, published or already cached.
+
+    Raises:
+        CheckpointError: it is none of these, or it has another fingerprint.
+    """
+    located = locate_recorded(name)
+    if located is None:
+        raise CheckpointError(
+            f"the latents were made with `{name}`, which is not at hand",
+            "give its checkpoint with `--weights`",
+        )
+    checkpoint = read_checkpoint(located.path, name=located.name)
+    if checkpoint.fingerprint != recorded_fingerprint:
+        raise CheckpointError(
+            f"the latents name `{name}`, but were made with other weights "
+            f"({recorded_fingerprint[:12]}, not {checkpoint.fingerprint[:12]})",
+            "give the checkpoint they were made with: `--weights`",
+        )
+    return checkpoint
 
 
 def read_checkpoint(path: Path, *, name: str) -> Checkpoint:
@@ -97,7 +129,7 @@ def write_checkpoint(
     about = {**metadata, "architecture": architecture.describe()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        save_file(whole, temporary, metadata=about)
+        temporary.write_bytes(save(whole, metadata=about))
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)

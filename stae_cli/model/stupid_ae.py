@@ -172,6 +172,18 @@ class StupidAE(nn.Module):
         self.encoder = nn.Sequential(Encoder(architecture))
         self.decoder = nn.Sequential(Decoder(architecture))
 
+    @classmethod
+    def from_checkpoint(cls, name: str) -> StupidAE:
+        """The model with the weights that `--weights` would name, in float32 on the CPU.
+
+        Raises:
+            UsageError: a malformed `hf://` name.
+            CheckpointError: unknown, unreachable, damaged or no StupidAE.
+        """
+        from stae_cli.model.checkpoint import load_checkpoint  # which imports this module
+
+        return load_checkpoint(name).model()
+
     def encode(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [-1, 1], sides multiples of the patch -> (B, 16, H/8, W/8)."""
         return self.encoder(image)

@@ -1,0 +1,1 @@
+"""The terminal: commands, options, messages and exit codes."""

@@ -1,0 +1,82 @@
+"""What the terminal shows: messages, tables and progress on stderr, data on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+
+def print_error(message: str, hint: str = "") -> None:
+    """`error: ...` and `hint: ...` on stderr."""
+    _print_labelled("error", "bold red", message)
+    if hint:
+        _print_labelled("hint", "bold cyan", hint)
+
+
+def print_warning(message: str) -> None:
+    """`warning: ...` on stderr."""
+    _print_labelled("warning", "bold yellow", message)
+
+
+def print_note(message: str) -> None:
+    """One line of report on stderr."""
+    _stderr().print(printable(message), markup=False, highlight=False, soft_wrap=True)
+
+
+def print_line(text: str) -> None:
+    """One line of data on stdout."""
+    sys.stdout.write(f"{text}\n")
+
+
+def print_json(value: Any) -> None:
+    """The one JSON object of `--json`, on stdout."""
+    print_line(json.dumps(value, ensure_ascii=True, allow_nan=False, indent=2))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table on stderr; the first column is text, the others are aligned right."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="right" if index else "left")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    _stderr().print(table)
+
+
+def printable(text: str) -> str:
+    """The text with control characters and lone surrogates escaped, so that a name is one line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+@contextmanager
+def progress_bar(total: int, *, what: str, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr; yields a function that moves it on by a number of steps."""
+    from tqdm import tqdm
+
+    hidden = quiet or not sys.stderr.isatty()
+    with tqdm(total=total, desc=what, unit="image", disable=hidden, file=sys.stderr) as bar:
+
+        def advance(steps: int) -> None:
+            bar.update(steps)
+
+        yield advance
+
+
+def _print_labelled(label: str, style: str, message: str) -> None:
+    from rich.text import Text
+
+    text = Text.assemble((f"{label}: ", style), printable(message))
+    _stderr().print(text, soft_wrap=True, highlight=False)
+
+
+def _stderr() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True)

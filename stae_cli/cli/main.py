@@ -1,0 +1,75 @@
+"""The Typer app, and the one place that turns errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from stae_cli import __version__
+from stae_cli.cli.console import print_error, print_line
+from stae_cli.cli.weights import weights
+from stae_cli.errors import StaeError, UsageError
+
+FATAL, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+
+
+class TerminationError(BaseException):
+    """SIGTERM arrived; unwinds like KeyboardInterrupt so that nothing is left half-written."""
+
+
+app = typer.Typer(
+    name="stae",
+    help="Images to latents and back with StupidAE, a tiny and very fast autoencoder.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(weights, name="weights")
+
+
+@app.callback()
+def stae(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+    ] = False,
+) -> None:
+    if version:
+        print_line(f"stae {__version__}")
+        raise typer.Exit
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line (without the program's name) and returns its exit code.
+
+    0 all good; 1 fatal; 2 usage; 3 some inputs failed; 130 SIGINT; 143 SIGTERM.
+    """
+    try:
+        code = app(args=argv, prog_name="stae", standalone_mode=False)
+    except typer.TyperException as error:
+        if error.format_message():  # empty after the help of a bare `stae`
+            print_error(error.format_message(), "see `stae --help`")
+        return error.exit_code
+    except StaeError as error:
+        print_error(error.message, error.hint)
+        return USAGE if isinstance(error, UsageError) else FATAL
+    except TerminationError:
+        print_error("terminated", "run the same command again to go on where it stopped")
+        return TERMINATED
+    if code == INTERRUPTED:  # Typer turns KeyboardInterrupt into this
+        print_error("interrupted", "run the same command again to go on where it stopped")
+    return int(code or 0)
+
+
+def run() -> None:
+    """The `stae` program."""
+    signal.signal(signal.SIGTERM, _terminate)
+    sys.exit(main())
+
+
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    raise TerminationError

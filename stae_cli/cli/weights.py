@@ -1,0 +1,129 @@
+"""`stae weights`: the checkpoints at hand, what they hold, and converting them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stae_cli.cli.console import print_json, print_line, print_note, print_table
+from stae_cli.cli.options import AsJson
+from stae_cli.errors import UsageError
+from stae_cli.model.weights import (
+    BUILTIN_NAMES,
+    DEFAULT_WEIGHTS,
+    PUBLISHED,
+    builtin_file,
+    cached,
+    fetch,
+    hub_file_of,
+    locate,
+)
+
+if TYPE_CHECKING:
+    from stae_cli.model.checkpoint import Checkpoint
+
+weights = typer.Typer(help="List, show, fetch and convert checkpoints.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="What --weights takes.")]
+
+
+class StoredDtype(StrEnum):
+    """What a converted checkpoint's tensors are stored in."""
+
+    keep = "keep"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+    float32 = "float32"
+
+
+@dataclass(frozen=True)
+class Listed:
+    name: str
+    where: str
+    path: str | None
+
+
+@weights.command("list")
+def list_weights(as_json: AsJson = False) -> None:
+    """List the checkpoints that can be named without a path."""
+    rows = _listed()
+    if as_json:
+        print_json({row.name: {"where": row.where, "path": row.path} for row in rows})
+        return
+    print_table("checkpoints", ("name", "where"), [(row.name, row.where) for row in rows])
+
+
+@weights.command("show")
+def show_weights(name: Name, as_json: AsJson = False) -> None:
+    """Show a checkpoint's fingerprint, architecture, size and metadata."""
+    from stae_cli.model.checkpoint import load_checkpoint
+
+    facts = _facts(load_checkpoint(name))
+    if as_json:
+        print_json(facts)
+        return
+    about = facts.pop("metadata")
+    for key, value in (about | facts).items():
+        print_note(f"{key}: {value}")
+
+
+@weights.command("fetch")
+def fetch_weights(name: Name) -> None:
+    """Fetch a checkpoint as the hub has it now, check it, and print where it lies."""
+    from stae_cli.model.checkpoint import read_checkpoint
+
+    hub_file = hub_file_of(name)
+    path = locate(name).path if hub_file is None else fetch(hub_file)
+    read_checkpoint(path, name=name)
+    print_line(str(path))
+
+
+@weights.command("convert")
+def convert_weights(
+    name: Name,
+    target: Annotated[Path, typer.Argument(metavar="FILE", help="The .safetensors to write.")],
+    dtype: Annotated[StoredDtype, typer.Option(help="Store the tensors in this dtype.")] = (
+        StoredDtype.keep
+    ),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
+) -> None:
+    """Write a checkpoint as safetensors: safe to open, and with the same fingerprint."""
+    import torch
+
+    from stae_cli.model.checkpoint import load_checkpoint, write_checkpoint
+
+    if target.suffix != ".safetensors":
+        raise UsageError(f"`{target}` does not end in .safetensors", "name such a file")
+    if target.exists() and not overwrite:
+        raise UsageError(f"`{target}` exists", "give another name, or `--overwrite`")
+    checkpoint = load_checkpoint(name)
+    stored = None if dtype is StoredDtype.keep else getattr(torch, dtype.value)
+    tensors = {key: tensor.to(stored) for key, tensor in checkpoint.tensors.items()}
+    write_checkpoint(target, tensors, checkpoint.architecture, checkpoint.metadata)
+    print_note(f"wrote {target}")
+
+
+def _listed() -> list[Listed]:
+    newest = BUILTIN_NAMES[-1]
+    rows = [
+        Listed(name, "ships with stae" + ", `builtin`" * (name == newest), str(builtin_file(name)))
+        for name in BUILTIN_NAMES
+    ]
+    path = cached(PUBLISHED)
+    where = f"{PUBLISHED}, {'cached' if path else 'not fetched yet'}"
+    return [*rows, Listed(DEFAULT_WEIGHTS, where, str(path) if path else None)]
+
+
+def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "name": checkpoint.name,
+        "fingerprint": checkpoint.fingerprint,
+        "architecture": checkpoint.architecture.describe(),
+        "parameters": checkpoint.parameters,
+        "dtype": str(checkpoint.dtype).removeprefix("torch."),
+        "metadata": dict(checkpoint.metadata),
+    }

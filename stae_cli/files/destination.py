@@ -1,0 +1,115 @@
+"""DEST: a folder in which every file appears whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from stae_cli.errors import StaeError, UsageError
+
+TEMPORARY = re.compile(r"\.stae-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}\.tmp")
+STALE_SECONDS = 24 * 3600
+
+
+class Destination:
+    """The folder that a run writes to.
+
+    Args:
+        folder: made, with its parents, by `prepare`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._made: set[Path] = set()
+        self._host = re.sub(r"[^A-Za-z0-9.]", "", socket.gethostname()) or "localhost"
+
+    def prepare(self) -> None:
+        """Makes the folder, checks that it can be written to, and clears what dead runs left.
+
+        Raises:
+            UsageError: it is a file.
+            StaeError: it cannot be made or written to.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UsageError(f"DEST `{self.folder}` is a file", "give a folder")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            probe = self._temporary(self.folder)
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise self._translated(error, self.folder) from error
+        self._sweep()
+
+    def path(self, name: str) -> Path:
+        """Where the output `name` (relative, with `/`) lies."""
+        return self.folder.joinpath(*name.split("/"))
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        """Yields a temporary path beside the output `name`; renamed to it when all went well.
+
+        Raises:
+            StaeError: the disk is full, or DEST cannot be written to.
+        """
+        target = self.path(name)
+        temporary = self._temporary(target.parent)
+        try:
+            self._make(target.parent)
+            yield temporary
+            temporary.replace(target)
+        except OSError as error:
+            raise self._translated(error, target) from error
+        finally:
+            with contextlib.suppress(OSError):  # gone after the rename
+                temporary.unlink()
+
+    def _make(self, folder: Path) -> None:
+        if folder not in self._made:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._made.add(folder)
+
+    def _temporary(self, folder: Path) -> Path:
+        return folder / f".stae-{self._host}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+
+    def _sweep(self) -> None:
+        for parent, _, names in os.walk(self.folder):
+            for name in names:
+                match = TEMPORARY.fullmatch(name)
+                if match and self._is_abandoned(Path(parent, name), match):
+                    with contextlib.suppress(OSError):  # another run may sweep too
+                        Path(parent, name).unlink()
+
+    def _is_abandoned(self, path: Path, match: re.Match[str]) -> bool:
+        if match["host"] == self._host and not _process_lives(int(match["pid"])):
+            return True
+        with contextlib.suppress(OSError):
+            return time.time() - path.stat().st_mtime > STALE_SECONDS
+        return False
+
+    def _translated(self, error: OSError, target: Path) -> StaeError:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = "make space and run the same command again: it goes on where it stopped"
+            return StaeError(f"the disk is full: cannot write `{target}`", hint)
+        reason = error.strerror or str(error)
+        return StaeError(f"cannot write `{target}`: {reason}", "check DEST and its permissions")
+
+
+def _process_lives(pid: int) -> bool:
+    if os.name == "nt":  # there os.kill would end it; age decides alone
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True

@@ -1,0 +1,273 @@
+"""Image files: any file that Pillow reads well, as upright RGB pixels or a reason why not."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from functools import lru_cache
+from io import BytesIO
+from pathlib import PurePath
+from typing import BinaryIO, cast
+
+import numpy as np
+import numpy.typing as npt
+from PIL import (  # importing a plugin registers it
+    AvifImagePlugin,  # noqa: F401
+    BmpImagePlugin,  # noqa: F401
+    GifImagePlugin,  # noqa: F401
+    Image,
+    ImageCms,
+    Jpeg2KImagePlugin,  # noqa: F401
+    JpegImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    PpmImagePlugin,  # noqa: F401
+    TgaImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401
+    WebPImagePlugin,  # noqa: F401
+    features,
+)
+
+from stae_cli.errors import InputError
+
+try:
+    import simplejpeg
+except ImportError:  # optional: Pillow gives the same pixels, a little later
+    simplejpeg = None
+
+Pixels = npt.NDArray[np.uint8]  # (H, W, 3) RGB
+Colour = tuple[int, int, int]
+
+SUFFIXES_OF = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "BMP": (".bmp", ".dib"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "JPEG2000": (".jp2", ".j2k"),
+    "AVIF": (".avif",) if features.check("avif") else (),
+    "TGA": (".tga",),
+}
+IMAGE_SUFFIXES = frozenset(suffix for suffixes in SUFFIXES_OF.values() for suffix in suffixes)
+
+MAX_PIXELS = 512_000_000
+ORIENTATION_TAG = 0x0112
+TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that swap the sides
+DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
+
+DAMAGED = (  # what Pillow raises on damaged files, found by mutating some
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+    EOFError,
+    MemoryError,
+    BufferError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Warning,  # should the caller turn warnings into errors
+)
+
+
+class ImageFile:
+    """An image whose header was read and found sound; its pixels are read on request.
+
+    `width` and `height` are those of the upright image.
+    """
+
+    def __init__(self, image: Image.Image, file: BinaryIO) -> None:
+        self._image, self._file = image, file
+        self._orientation = _orientation(image)
+        sides = image.size[::-1] if self._orientation in TRANSPOSED else image.size
+        self.width, self.height = sides
+
+    def pixels(self, background: Colour = (255, 255, 255)) -> Pixels:
+        """The upright sRGB pixels, (H, W, 3) uint8 and contiguous.
+
+        Args:
+            background: what shows through transparency.
+
+        Raises:
+            InputError: the file is truncated, damaged, or of a kind that has no such pixels.
+        """
+        try:
+            raw = self._jpeg_pixels()
+            if raw is None:
+                raw = np.asarray(_to_rgb(self._image, background))
+        except DAMAGED as error:
+            raise InputError(f"damaged or truncated image: {_reason(error)}") from error
+        upright = np.ascontiguousarray(_turned(raw, self._orientation))
+        if upright.shape != (self.height, self.width, 3):
+            raise InputError("damaged image: its size is not what its header says")
+        return upright
+
+    def _jpeg_pixels(self) -> Pixels | None:
+        """The fast way for plain JPEGs, bit for bit what Pillow gives; None where it is none.
+
+        Pillow is the judge of anything odd: simplejpeg is strict, so what it refuses goes there.
+        """
+        image = self._image
+        if simplejpeg is None or image.format != "JPEG" or image.mode not in ("RGB", "L"):
+            return None
+        if (transform := _to_srgb(image)) is not None and image.mode == "L":
+            return None
+        self._file.seek(0)
+        try:
+            pixels = simplejpeg.decode_jpeg(self._file.read(), colorspace="RGB")
+        except ValueError:
+            self._file.seek(0)
+            return None
+        if transform is not None:
+            return np.asarray(transform.apply(Image.fromarray(pixels)))
+        return cast(Pixels, pixels)
+
+
+def open_image(file: BinaryIO, *, name: str = "") -> ImageFile:
+    """Reads an image's header.
+
+    Args:
+        file: seekable; kept open by the caller until the pixels are read.
+        name: the file's name; only its suffix counts, and only for TGA, which has no signature.
+
+    Raises:
+        InputError: no image, damaged, or larger than 512 megapixels.
+    """
+    try:
+        image = _identified(file, PurePath(name).suffix.lower())
+        if image is None:
+            raise InputError("not an image" if file.seek(0, 2) else "empty file")
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise InputError(f"{width}x{height} pixels are more than {MAX_PIXELS // 10**6} million")
+        return ImageFile(image, file)
+    except DAMAGED as error:
+        raise InputError(f"damaged or truncated image: {_reason(error)}") from error
+
+
+def _identified(file: BinaryIO, suffix: str) -> Image.Image | None:
+    """What Image.open would give, without its bound of 179 megapixels (ours is checked above).
+
+    Image.open can only be given another bound for the whole process.
+    """
+    prefix = file.read(16)
+    for name, suffixes in SUFFIXES_OF.items():
+        factory, accept = Image.OPEN[name]
+        if name == "TGA" and suffix not in suffixes:
+            continue
+        if accept is not None and accept(prefix) is not True:
+            continue
+        file.seek(0)
+        try:
+            return factory(file, "")
+        except SyntaxError:  # how a plugin says that the file is not its own
+            continue
+    return None
+
+
+def _orientation(image: Image.Image) -> int:
+    if image.format == "TIFF":  # Pillow turns these itself while loading
+        return 1
+    try:
+        value = image.getexif().get(ORIENTATION_TAG, 1)
+    except DAMAGED:  # broken EXIF says nothing about the pixels
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _turned(pixels: Pixels, orientation: int) -> Pixels:
+    if orientation in TRANSPOSED:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels
+
+
+def _to_rgb(image: Image.Image, background: Colour) -> Image.Image:
+    image.load()
+    if image.mode == "F":
+        raise InputError("a floating-point image, whose range is anyone's guess: save it as 16-bit")
+    if image.mode in DEEP_GREY:
+        image = _shallow(image)
+    if image.mode in WITH_ALPHA or "transparency" in image.info:
+        return _composited(image.convert("RGBA"), background, _to_srgb(image))
+    transform = _to_srgb(image)
+    if transform is not None:
+        return transform.apply(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _shallow(image: Image.Image) -> Image.Image:
+    """16-bit grey to its upper 8 bits, as Pillow does for 16-bit colours."""
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 0xFFFF:
+        raise InputError("a 32-bit image, whose range is anyone's guess: save it as 16-bit")
+    grey = Image.fromarray((values >> 8).astype(np.uint8))
+    grey.info = {key: value for key, value in image.info.items() if key == "icc_profile"}
+    clear = image.info.get("transparency")
+    if not isinstance(clear, int):
+        return grey
+    alpha = Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8))
+    both = Image.merge("LA", (grey, alpha))
+    both.info = grey.info
+    return both
+
+
+def _composited(
+    image: Image.Image, background: Colour, transform: ImageCms.ImageCmsTransform | None
+) -> Image.Image:
+    colours = image.convert("RGB")
+    if transform is not None:
+        colours = transform.apply(colours)
+    canvas = Image.new("RGB", image.size, background)
+    canvas.paste(colours, mask=image.getchannel("A"))
+    return canvas
+
+
+def _to_srgb(image: Image.Image) -> ImageCms.ImageCmsTransform | None:
+    """The transform from the image's embedded profile, None where it changes nothing."""
+    profile = image.info.get("icc_profile")
+    if not isinstance(profile, bytes):
+        return None
+    if image.mode in ("RGB", "RGBA", "P", "PA", "RGBX"):
+        return _transform(profile, "RGB")
+    if image.mode in ("L", "LA", "1"):
+        return _transform(profile, "L")
+    return _transform(profile, image.mode) if image.mode == "CMYK" else None
+
+
+@lru_cache(maxsize=32)
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """None for broken profiles, those of another kind of image, and sRGB under any name."""
+    try:
+        transform = ImageCms.buildTransform(
+            ImageCms.getOpenProfile(BytesIO(profile)), ImageCms.createProfile("sRGB"), mode, "RGB"
+        )
+        probe = _probe(mode)
+        changed = np.asarray(transform.apply(probe)).astype(int)
+    except (ImageCms.PyCMSError, *DAMAGED):
+        return None
+    unchanged = np.asarray(probe.convert("RGB"))
+    return None if np.abs(changed - unchanged).max() <= 1 else transform
+
+
+def _probe(mode: str) -> Image.Image:
+    """A picture of colours from all over the mode's range."""
+    levels = np.linspace(0, 255, 9).astype(np.uint8)
+    channels = len(Image.getmodebands(mode) * "x")
+    grid = np.stack(np.meshgrid(*[levels] * channels), axis=-1).reshape(1, -1, channels)
+    return Image.fromarray(grid[..., 0] if channels == 1 else grid, mode)
+
+
+def _reason(error: BaseException) -> str:
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return text[:200]

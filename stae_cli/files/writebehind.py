@@ -1,0 +1,59 @@
+"""Writing behind: files written by threads while the next ones are computed, within a bound."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+
+class WriteBehind:
+    """Runs writes in threads; holds at most `max_bytes` of what waits to be written.
+
+    A context manager: leaving it waits for every write. The first error of a write is raised by
+    the next call, or on leaving.
+
+    Args:
+        on_written: called in the caller's thread with each write's result, once it is complete.
+    """
+
+    def __init__(self, *, threads: int, max_bytes: int, on_written: Callable[[int], None]) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="write")
+        self._limit = max_bytes
+        self._on_written = on_written
+        self._held = 0
+        self._pending: deque[tuple[Future[int], int]] = deque()
+
+    def submit(self, size: int, write: Callable[[], int]) -> None:
+        """Queues `write`, which holds `size` bytes and returns how many it wrote to disk."""
+        while self._pending and self._held + size > self._limit:
+            self._collect()
+        self._held += size
+        self._pending.append((self._pool.submit(write), size))
+        while self._pending and self._pending[0][0].done():
+            self._collect()
+
+    def drain(self) -> None:
+        """Waits for every write."""
+        while self._pending:
+            self._collect()
+
+    def __enter__(self) -> WriteBehind:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.drain()
+        finally:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _collect(self) -> None:
+        future, size = self._pending.popleft()
+        self._held -= size
+        self._on_written(future.result())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from types import FrameType
 from typing import Annotated
@@ -12,6 +13,8 @@ import typer
 
 from stae_cli import __version__
 from stae_cli.cli.console import print_error, print_line
+from stae_cli.cli.decode import decode
+from stae_cli.cli.encode import encode
 from stae_cli.cli.weights import weights
 from stae_cli.errors import StaeError, UsageError
 
@@ -29,6 +32,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("encode")(encode)
+app.command("decode")(decode)
 app.add_typer(weights, name="weights")
 
 
@@ -49,7 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 all good; 1 fatal; 2 usage; 3 some inputs failed; 130 SIGINT; 143 SIGTERM.
     """
     try:
-        code = app(args=argv, prog_name="stae", standalone_mode=False)
+        with warnings.catch_warnings():
+            # What Pillow thinks of a file's metadata; what matters is an error, and listed.
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            code = app(args=argv, prog_name="stae", standalone_mode=False)
     except typer.TyperException as error:
         if error.format_message():  # empty after the help of a bare `stae`
             print_error(error.format_message(), "see `stae --help`")

@@ -6,6 +6,7 @@ import hashlib
 import os
 import pickle
 import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,19 @@ DTYPE_NAMES = {  # as safetensors spells them
     torch.float16: "F16",
     torch.bfloat16: "BF16",
 }
+
+DAMAGED_PICKLE = (  # what torch.load raises on damaged files, found by mutating some
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+)
 
 
 @dataclass(frozen=True)
@@ -162,13 +176,15 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # about pickle protocols, which are no user's business
+            warnings.simplefilter("ignore")
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"`{path}` holds more than tensors and was refused without running it",
+            f"`{path}` holds more than tensors, or is damaged; refused without running it",
             "ask its author for a .safetensors file, or save its state dict alone",
         ) from error
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, *DAMAGED_PICKLE) as error:
         raise _unreadable(path, error) from error
     if not isinstance(loaded, Mapping) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in loaded.items()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast, overload
+from typing import TypeVar, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,10 @@ from torch import Tensor
 from stae_cli.errors import DeviceError, InputError
 from stae_cli.model.inference import InferenceForm
 from stae_cli.model.stupid_ae import StupidAE
+
+Pixels = npt.NDArray[np.uint8]  # (H, W, 3) RGB
+Latent = npt.NDArray[np.floating]  # (C, h, w)
+Result = TypeVar("Result")
 
 # Latent positions that the decoder holds at once, a little over 30 kB of float32 each.
 BATCH_PATCHES = {"cpu": 16384, "cuda": 131072, "mps": 32768}
@@ -135,29 +139,50 @@ class Codec:
             results.update(zip(group, images, strict=True))
         return [results[index] for index in range(len(latents))]
 
-    def encode_pixels(
-        self, pictures: Sequence[npt.NDArray[np.uint8]]
-    ) -> list[npt.NDArray[np.floating]]:
+    def encode_pixels(self, pictures: Sequence[Pixels]) -> list[Latent | None]:
         """(H, W, 3) uint8 arrays of any sizes to (16, h, w) arrays.
 
-        They come in the codec's dtype, except that bfloat16, which numpy lacks, becomes float32.
+        They come in the codec's dtype, or in float32 where it is bfloat16, which numpy lacks, or
+        where it overflowed. None stands for a picture whose latent is not finite in float32 either.
         """
-        latents = self.encode([torch.from_numpy(np.ascontiguousarray(p)) for p in pictures])
-        return [_to_numpy(latent) for latent in latents]
+        latents = [_to_numpy(latent) for latent in self.encode([_to_tensor(p) for p in pictures])]
+        broken = [i for i, latent in enumerate(latents) if not np.isfinite(latent).all()]
+        results: list[Latent | None] = [*latents]
+        again = self._again(broken, lambda wide: wide.encode_pixels([pictures[i] for i in broken]))
+        for index, latent in zip(broken, again, strict=True):
+            results[index] = latent
+        return results
 
-    def decode_pixels(
-        self, latents: Sequence[npt.NDArray[np.floating]]
-    ) -> list[npt.NDArray[np.uint8]]:
-        """(16, h, w) arrays of any sizes to (8h, 8w, 3) uint8 arrays, rounded to nearest."""
-        tensors = [torch.from_numpy(np.ascontiguousarray(latent)) for latent in latents]
-        results: dict[int, npt.NDArray[np.uint8]] = {}
-        for group in _equal_shapes(tensors):
+    def decode_pixels(self, latents: Sequence[Latent]) -> list[Pixels | None]:
+        """(16, h, w) arrays of any sizes to (8h, 8w, 3) uint8 arrays, rounded to nearest.
+
+        What is not finite is redone in float32; None stands for a picture that is not even then.
+        """
+        results: list[Pixels | None] = [None] * len(latents)
+        broken: list[int] = []
+        for group in _equal_shapes(latents):
+            batch = np.stack([latents[index] for index in group])
             with torch.no_grad():
-                batch = self._decoded(torch.stack([tensors[index] for index in group]))
-                levels = batch.float().add_(1).mul_(127.5).round_().clamp_(0, 255)
-                pixels = levels.to(torch.uint8).cpu().numpy()
-            results.update(zip(group, pixels, strict=True))
-        return [results[index] for index in range(len(latents))]
+                images = self._decoded(torch.from_numpy(batch)).float()
+                finite = images.isfinite().flatten(1).all(1).tolist()
+                levels = images.add_(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+            for index, pixels, good in zip(group, levels.cpu().numpy(), finite, strict=True):
+                if good:
+                    results[index] = pixels
+                else:
+                    broken.append(index)
+        again = self._again(broken, lambda wide: wide.decode_pixels([latents[i] for i in broken]))
+        for index, picture in zip(broken, again, strict=True):
+            results[index] = picture
+        return results
+
+    def _again(
+        self, broken: Sequence[int], run: Callable[[Codec], list[Result | None]]
+    ) -> list[Result | None]:
+        """What was not finite, once more in float32; None where that cannot help."""
+        if not broken or self.dtype == torch.float32:
+            return [None] * len(broken)
+        return run(self.in_float32())
 
     def _encoded(self, images: Sequence[Tensor]) -> list[Tensor]:
         """At least one image, each cut to patches, encoded as one pack -> (C, h, w) each."""
@@ -236,16 +261,20 @@ def _as_float(grid: Tensor) -> Tensor:
     return grid.float().div_(127.5).sub_(1) if grid.dtype == torch.uint8 else grid.float()
 
 
-def _equal_shapes(tensors: Sequence[Tensor]) -> list[list[int]]:
-    groups: dict[torch.Size, list[int]] = {}
-    for index, tensor in enumerate(tensors):
-        groups.setdefault(tensor.shape, []).append(index)
+def _equal_shapes(arrays: Sequence[Tensor | Latent]) -> list[list[int]]:
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, array in enumerate(arrays):
+        groups.setdefault(tuple(array.shape), []).append(index)
     return list(groups.values())
 
 
-def _to_numpy(latent: Tensor) -> npt.NDArray[np.floating]:
+def _to_numpy(latent: Tensor) -> Latent:
     plain = latent.float() if latent.dtype == torch.bfloat16 else latent
-    return cast("npt.NDArray[np.floating]", plain.cpu().numpy())
+    return cast(Latent, plain.cpu().numpy())
+
+
+def _to_tensor(picture: Pixels) -> Tensor:
+    return torch.from_numpy(np.require(picture, requirements=["C", "W"]))  # torch wants both
 
 
 @contextmanager

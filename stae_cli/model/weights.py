@@ -137,27 +137,28 @@ def fetch(hub_file: HubFile) -> Path:
     Raises:
         CheckpointError: it does not exist, is private, or the hub cannot be reached.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
         HFValidationError,
         HTTPError,  # of whichever HTTP library the hub client uses
-        LocalEntryNotFoundError,
+        LocalEntryNotFoundError,  # how the hub client says that it could not connect
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
+    where = hub_file.repository, hub_file.file
     try:
-        path = hf_hub_download(hub_file.repository, hub_file.file, revision=hub_file.revision)
-    except LocalEntryNotFoundError as error:
-        raise CheckpointError(
-            f"cannot reach the Hugging Face hub for `{hub_file}`, and it is not cached", HUB_HINT
-        ) from error
+        # Asked first because the download retries an unreachable hub for half a minute.
+        get_hf_file_metadata(hf_hub_url(*where, revision=hub_file.revision))
+        return Path(hf_hub_download(*where, revision=hub_file.revision))
     except GatedRepoError as error:
         raise CheckpointError(
             f"`{hub_file}` is gated", "accept its terms on the hub and set HF_TOKEN"
         ) from error
+    except LocalEntryNotFoundError as error:
+        raise _unfetched(hub_file, error) from error
     except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError) as error:
         what = type(error).__name__.removesuffix("NotFoundError").removeprefix("Remote").lower()
         raise CheckpointError(
@@ -167,8 +168,12 @@ def fetch(hub_file: HubFile) -> Path:
     except HFValidationError as error:
         raise UsageError(f"malformed checkpoint name `{hub_file}`: {error}") from error
     except (HTTPError, OSError) as error:
-        raise CheckpointError(f"cannot fetch `{hub_file}`: {_brief(error)}", HUB_HINT) from error
-    return Path(path)
+        raise _unfetched(hub_file, error) from error
+
+
+def _unfetched(hub_file: HubFile, error: BaseException) -> CheckpointError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return CheckpointError(f"`{hub_file}` is not cached and cannot be fetched: {reason}", HUB_HINT)
 
 
 def _locate_file(spec: str) -> Located:
@@ -191,7 +196,3 @@ def _permanent_name(spec: str, hub_file: HubFile, path: Path) -> str:
         return str(hub_file)
     commit = parts[parts.index("snapshots") + 1]
     return str(HubFile(hub_file.repository, hub_file.file, commit))
-
-
-def _brief(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

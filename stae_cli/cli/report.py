@@ -1,0 +1,79 @@
+"""The report that ends a run: counts, speed, where the time went, and every failure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from stae_cli.cli.console import print_error, print_json, print_note
+
+if TYPE_CHECKING:
+    from stae_cli.model.codec import Codec
+    from stae_cli.pipeline.decode import DecodePlan
+    from stae_cli.pipeline.encode import EncodePlan
+    from stae_cli.pipeline.report import Report
+
+ALL_GOOD, SOME_FAILED = 0, 3
+
+
+def finish(
+    report: Report,
+    plan: EncodePlan | DecodePlan,
+    codec: Codec | None,
+    *,
+    verb: str,
+    quiet: bool,
+    as_json: bool,
+) -> int:
+    """Prints the report and returns the exit code."""
+    for problem in report.problems:
+        print_error(f"{problem.key}: {problem.reason}")
+    if report.problems:
+        listed = plan.destination.path("failures.jsonl")
+        print_note(f"{len(report.problems)} of {len(plan)} inputs failed, listed in {listed}")
+    if not quiet:
+        _print_summary(report, plan, verb)
+    if as_json:
+        print_json(_summary(report, plan, codec))
+    return SOME_FAILED if report.problems else ALL_GOOD
+
+
+def _print_summary(report: Report, plan: EncodePlan | DecodePlan, verb: str) -> None:
+    counts = [f"{verb} {report.done}", f"skipped {report.skipped} already done"]
+    counts.append(f"failed {len(report.problems)}")
+    if plan.passed_over:
+        counts.append(f"passed over {plan.passed_over} other files")
+    print_note(", ".join(counts))
+    if not report.done:
+        return
+    speed = report.done / report.seconds
+    print_note(
+        f"{report.seconds:.1f} s: {speed:.2f} images/s, "
+        f"{report.pixels / report.seconds / 1e6:.2f} megapixels/s, "
+        f"{report.bytes_written / 1e6:.2f} MB written to {plan.destination.folder}"
+    )
+    shares = (f"{stage} {share:.0%}" for stage, share in _shares(report).items())
+    print_note(f"time spent on: {', '.join(shares)}")
+
+
+def _shares(report: Report) -> dict[str, float]:
+    total = sum(report.waits.values()) or 1.0
+    return {stage: seconds / total for stage, seconds in report.waits.items()}
+
+
+def _summary(report: Report, plan: EncodePlan | DecodePlan, codec: Codec | None) -> dict[str, Any]:
+    seconds = report.seconds or 1.0
+    return {
+        "done": report.done,
+        "skipped": report.skipped,
+        "failed": len(report.problems),
+        "passed_over": plan.passed_over,
+        "failures": [{"source": p.key, "reason": p.reason} for p in report.problems],
+        "dest": str(plan.destination.folder),
+        "seconds": report.seconds,
+        "images_per_second": report.done / seconds,
+        "megapixels_per_second": report.pixels / seconds / 1e6,
+        "bytes_written": report.bytes_written,
+        "seconds_spent_on": dict(report.waits),
+        "device": str(codec.device) if codec else None,
+        "dtype": str(codec.dtype).removeprefix("torch.") if codec else None,
+    }

@@ -1,0 +1,295 @@
+"""Latents to pictures: the run behind `stae decode`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from stae_cli.batching import group
+from stae_cli.errors import CheckpointError, InputError, StaeError
+from stae_cli.files.destination import Destination
+from stae_cli.files.failures import write_failures
+from stae_cli.files.latents import SUFFIX, Latent, LatentInfo, read_header, read_latent
+from stae_cli.files.pictures import (
+    LONGEST_SIDE,
+    PictureFormat,
+    read_picture_record,
+    write_picture,
+)
+from stae_cli.files.readahead import Reserve, read_ahead
+from stae_cli.files.record import NO_PREP, RunRecord, settle_record
+from stae_cli.files.sources import Planned, Problem, list_sources, plan_outputs
+from stae_cli.files.writebehind import WriteBehind
+from stae_cli.pipeline.report import Report
+
+if TYPE_CHECKING:
+    from stae_cli.model.checkpoint import Checkpoint
+    from stae_cli.model.codec import Codec
+
+READ_AHEAD_BYTES = 64 << 20
+WRITE_BEHIND_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """How latents are decoded, and how results are kept."""
+
+    format: PictureFormat = "png"
+    overwrite: bool = False
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class DecodePlan:
+    """Everything that is known before the network is needed.
+
+    `weights` and `weights_sha256` are what all the latents record; empty where none is readable.
+    """
+
+    outputs: Sequence[Planned]
+    problems: Sequence[Problem]
+    passed_over: int
+    weights: str
+    weights_sha256: str
+    destination: Destination
+    settings: DecodeSettings
+
+    def __len__(self) -> int:
+        return len(self.outputs) + len(self.problems)
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """One latent, read, and the record to embed in its picture."""
+
+    planned: Planned
+    latent: Latent
+    info: LatentInfo
+    record: str
+
+
+def plan_decode(sources: Sequence[Path], dest: Path, settings: DecodeSettings) -> DecodePlan:
+    """Finds the latents, reads their headers, names the pictures and prepares DEST.
+
+    Raises:
+        UsageError: a missing source, DEST inside a source or a file, colliding outputs.
+        StaeError: no latents found, latents of several checkpoints, or an unwritable DEST.
+    """
+    listing = list_sources(sources, dest, suffixes=[SUFFIX])
+    planned = plan_outputs(listing.entries, f".{settings.format}", strip=SUFFIX)
+    outputs, problems = [], list(listing.problems)
+    names: dict[str, LatentInfo] = {}
+    for plan in planned:
+        try:
+            info = read_header(plan.entry.path).info
+        except InputError as error:
+            problems.append(Problem(plan.entry.key, error.message))
+            continue
+        outputs.append(plan)
+        names.setdefault(info.weights_sha256, info)
+    _refuse_several(names)
+    weights, fingerprint = _only(names)
+    destination = Destination(dest)
+    destination.prepare()
+    return DecodePlan(
+        outputs, problems, listing.passed_over, weights, fingerprint, destination, settings
+    )
+
+
+def check_weights(plan: DecodePlan, checkpoint: Checkpoint) -> None:
+    """Stops before any work when the checkpoint is not the one that the latents were made with.
+
+    Raises:
+        CheckpointError: it is another one.
+    """
+    if checkpoint.fingerprint != plan.weights_sha256:
+        raise CheckpointError(
+            f"the latents were made with `{plan.weights}` ({plan.weights_sha256[:12]}), "
+            f"not with `{checkpoint.name}` ({checkpoint.fingerprint[:12]})",
+            "give the checkpoint they were made with, or leave `--weights` away",
+        )
+
+
+def decode(plan: DecodePlan, codec: Codec | None, *, advance: Callable[[int], None]) -> Report:
+    """Decodes what the plan lists and is not done yet, each picture in its recorded size.
+
+    Args:
+        plan: from `plan_decode`.
+        codec: runs the network, with the weights that `check_weights` accepted; None when the
+            plan has no readable latent.
+        advance: called with the number of inputs that were finished, one way or another.
+
+    Raises:
+        StaeError: DEST belongs to another run, or can no longer be written to.
+    """
+    report = Report(advance)
+    for problem in plan.problems:
+        report.fail(problem)
+    try:
+        if codec is not None:
+            _Decoding(plan, codec, report).run()
+    finally:
+        write_failures(plan.destination, report.problems)
+    return report
+
+
+class _Decoding:
+    """One run's state: the plan, the network and the report."""
+
+    def __init__(self, plan: DecodePlan, codec: Codec, report: Report) -> None:
+        self.plan, self.settings = plan, plan.settings
+        self.codec, self.report = codec, report
+        self.threads = plan.settings.workers or os.cpu_count() or 1
+
+    def run(self) -> None:
+        settle_record(
+            self.plan.destination,
+            self._record(),
+            outputs={planned.output for planned in self.plan.outputs},
+            overwrite=self.settings.overwrite,
+        )
+        with self.report.running():
+            self._decode_all()
+
+    def _decode_all(self) -> None:
+        report = self.report
+        writer = WriteBehind(
+            threads=self.threads, max_bytes=WRITE_BEHIND_BYTES, on_written=report.written
+        )
+        with writer:
+            groups = group(
+                self._latents(),
+                shape=lambda loaded: loaded.latent.shape,
+                patches=lambda loaded: loaded.latent[0].size,
+                limit=self.codec.batch_patches,
+            )
+            for members in report.drawing(groups, "reading"):
+                with report.spending("network"):
+                    pictures = self.codec.decode_pixels([loaded.latent for loaded in members])
+                with report.spending("writing"):
+                    for loaded, pixels in zip(members, pictures, strict=True):
+                        self._save(loaded, pixels, writer)
+            with report.spending("writing"):
+                writer.drain()
+
+    def _latents(self) -> Iterator[_Loaded]:
+        """What was read, in order; what is done or failed goes to the report."""
+        results = read_ahead(
+            self.plan.outputs, self._read, threads=self.threads, max_bytes=READ_AHEAD_BYTES
+        )
+        for result in results:
+            if isinstance(result, _Loaded):
+                yield result
+            elif isinstance(result, Problem):
+                self.report.fail(result)
+            else:
+                self.report.skip()
+
+    def _read(self, planned: Planned, reserve: Reserve) -> _Loaded | Problem | None:
+        """Runs in a reading thread; None means that the picture is there already."""
+        path = planned.entry.path
+        try:
+            source = path.stat()
+            header = read_header(path)
+            if header.info.weights_sha256 != self.plan.weights_sha256:
+                raise InputError("it changed while the run was under way")
+            record = self._picture_record(planned.entry.key, source, header.info)
+            if not self.settings.overwrite and self._is_done(planned, record):
+                return None
+            reserve(source.st_size)
+            latent, header = read_latent(path)
+            self._check_latent(latent, header.info)
+        except InputError as error:
+            return Problem(planned.entry.key, error.message)
+        except OSError as error:
+            return Problem(planned.entry.key, f"cannot read it: {error.strerror or error}")
+        return _Loaded(planned, latent, header.info, record)
+
+    def _check_latent(self, latent: Latent, info: LatentInfo) -> None:
+        sizes = self.codec.architecture
+        if (info.downsample, info.latent_channels) != (sizes.patch, sizes.latent_channels):
+            raise InputError("damaged: its metadata and its weights disagree")
+        if not np.isfinite(latent).all():
+            raise InputError("it holds NaN or infinity")
+        longest = LONGEST_SIDE[self.settings.format]
+        if max(info.width, info.height) > longest:
+            raise InputError(
+                f"{info.width}x{info.height} exceeds the {longest} pixels of a "
+                f"{self.settings.format} side; use --format png"
+            )
+
+    def _is_done(self, planned: Planned, record: str) -> bool:
+        """Whether the picture is whole and was made from this latent.
+
+        Raises:
+            InputError: another program's file is in its place.
+        """
+        path = self.plan.destination.path(planned.output)
+        found = read_picture_record(path)
+        if found is None and path.exists() and path.stat().st_size:
+            raise InputError(
+                f"its output `{path}` exists and is no whole picture of stae; "
+                "move it, or replace it with --overwrite"
+            )
+        return found == record
+
+    def _save(
+        self, loaded: _Loaded, pixels: npt.NDArray[np.uint8] | None, writer: WriteBehind
+    ) -> None:
+        if pixels is None:
+            reason = "the network gave NaN or infinity, in float32 too"
+            self.report.fail(Problem(loaded.planned.entry.key, reason))
+            return
+        picture = pixels[: loaded.info.height, : loaded.info.width]
+        output = loaded.planned.output
+
+        def write() -> int:
+            with self.plan.destination.writing(output) as path:
+                write_picture(path, picture, format=self.settings.format, record=loaded.record)
+                return path.stat().st_size
+
+        self.report.pixels += loaded.info.width * loaded.info.height
+        writer.submit(pixels.nbytes, write)
+
+    def _picture_record(self, key: str, source: os.stat_result, info: LatentInfo) -> str:
+        """What a picture says of itself; one that says the same need not be made again."""
+        return json.dumps(
+            {
+                "latents": key,
+                "latents_mtime_ns": source.st_mtime_ns,
+                "latents_size": source.st_size,
+                "weights_sha256": info.weights_sha256,
+            },
+            sort_keys=True,
+        )
+
+    def _record(self) -> RunRecord:
+        return RunRecord(
+            kind="pictures",
+            weights=self.plan.weights,
+            weights_sha256=self.plan.weights_sha256,
+            prep=NO_PREP,
+            output=self.settings.format,
+        )
+
+
+def _only(names: dict[str, LatentInfo]) -> tuple[str, str]:
+    for fingerprint, info in names.items():
+        return info.weights, fingerprint
+    return "", ""
+
+
+def _refuse_several(names: dict[str, LatentInfo]) -> None:
+    if len(names) > 1:
+        listed = ", ".join(f"`{info.weights}` ({sha[:12]})" for sha, info in names.items())
+        raise StaeError(
+            f"the latents were made with {len(names)} different checkpoints: {listed}",
+            "decode each checkpoint's latents by themselves",
+        )

@@ -1,0 +1,79 @@
+"""What a run did: counts, failures, sizes, and where its time went."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+from stae_cli.files.sources import Problem
+
+Stage = Literal["reading", "network", "writing"]
+Item = TypeVar("Item")
+
+
+@dataclass
+class Report:
+    """Counts of inputs, and seconds that the run's own thread spent on or waiting for each stage.
+
+    Reading and writing go on in other threads meanwhile: a stage's seconds are those in which the
+    run could not go on without it.
+    """
+
+    advance: Callable[[int], None]
+    done: int = 0
+    skipped: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    pixels: int = 0
+    bytes_written: int = 0
+    seconds: float = 0.0
+    waits: dict[Stage, float] = field(
+        default_factory=lambda: {"reading": 0.0, "network": 0.0, "writing": 0.0}
+    )
+
+    def written(self, size: int) -> None:
+        """One output is complete on disk."""
+        self.done += 1
+        self.bytes_written += size
+        self.advance(1)
+
+    def skip(self) -> None:
+        """One output was there already."""
+        self.skipped += 1
+        self.advance(1)
+
+    def fail(self, problem: Problem) -> None:
+        """One input gave no output."""
+        self.problems.append(problem)
+        self.advance(1)
+
+    @contextmanager
+    def spending(self, stage: Stage) -> Iterator[None]:
+        """Books the time of the block on a stage."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.waits[stage] += time.perf_counter() - started
+
+    def drawing(self, items: Iterable[Item], stage: Stage) -> Iterator[Item]:
+        """The items, the time to get each booked on a stage."""
+        iterator = iter(items)
+        while True:
+            with self.spending(stage):
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    return
+            yield item
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Books the whole run."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - started

@@ -1,0 +1,368 @@
+"""`stae encode` as users run it: what comes out, what is refused, and going on after a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from stae_cli import Codec
+from stae_cli.files.latents import read_header, read_latent
+from stae_cli.model.checkpoint import read_checkpoint, write_checkpoint
+from tests.pictures import EXAMPLES, noise, write_photos
+from tests.seeded import TINY, seeded_tensors
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Nine small photos of different sizes, two of them in a folder."""
+    return write_photos(tmp_path / "photos")
+
+
+def latents(dest: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(dest).as_posix(): path.read_bytes() for path in dest.rglob("*.safetensors")
+    }
+
+
+def left_over(dest: Path) -> list[Path]:
+    return [path for path in dest.rglob("*") if path.name.endswith(".tmp")]
+
+
+def test_every_photo_becomes_a_latent(stae, photos, tiny, tmp_path):
+    ran = stae("encode", photos, tmp_path / "out", "--weights", tiny)
+    assert ran.code == 0, ran.err
+    assert ran.out == ""
+    assert "encoded 9, skipped 0 already done, failed 0" in ran.err
+    assert "images/s" in ran.err
+    assert "reading" in ran.err
+    expected = {
+        p.relative_to(photos).with_suffix(".safetensors").as_posix() for p in photos.rglob("*.png")
+    }
+    assert set(latents(tmp_path / "out")) == expected
+    assert left_over(tmp_path / "out") == []
+
+
+def test_the_file_is_as_documented(stae, tiny, tmp_path):
+    source = tmp_path / "a.b.png"
+    pixels = noise(21, 9)
+    Image.fromarray(pixels).save(source)
+    assert stae("encode", source, tmp_path / "out", "--weights", tiny).code == 0
+    checkpoint = read_checkpoint(tiny, name="tiny.safetensors")
+    with safe_open(tmp_path / "out" / "a.b.safetensors", framework="np") as file:
+        latent, metadata = file.get_tensor("latents"), file.metadata()
+    assert latent.shape == (16, 2, 3)
+    assert latent.dtype == np.float16
+    stat = source.stat()
+    expected = {
+        "format": "stae-latents", "format_version": "1", "weights": "tiny.safetensors",
+        "weights_sha256": checkpoint.fingerprint, "downsample": "8", "latent_channels": "16",
+        "source": "a.b.png", "source_size": str(stat.st_size),
+        "source_mtime_ns": str(stat.st_mtime_ns), "width": "21", "height": "9",
+        "original_width": "21", "original_height": "9", "prep": "{}", "compute_dtype": "float32",
+    }  # fmt: skip
+    assert expected.items() <= metadata.items()
+    padded = np.pad(pixels, ((0, 7), (0, 3), (0, 0)), mode="edge")
+    reference = checkpoint.model().encode(
+        torch.from_numpy(padded).permute(2, 0, 1)[None] / 127.5 - 1
+    )
+    assert np.abs(latent - reference[0].detach().numpy()).max() < 2e-3
+
+
+def test_a_latent_does_not_depend_on_its_company(stae, photos, tiny, tmp_path):
+    stae("encode", photos, tmp_path / "all", "--weights", tiny)
+    stae("encode", photos, tmp_path / "small", "--weights", tiny, "--batch-patches", 7)
+    assert latents(tmp_path / "all") == latents(tmp_path / "small")
+    for path in photos.glob("*.png"):
+        stae("encode", path, tmp_path / "alone", "--weights", tiny)
+    together = latents(tmp_path / "all")
+    assert all(together[name] == data for name, data in latents(tmp_path / "alone").items())
+
+
+def test_a_finished_run_is_skipped_and_a_changed_source_is_not(stae, photos, tiny, tmp_path):
+    out = tmp_path / "out"
+    stae("encode", photos, out, "--weights", tiny)
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    again = stae("encode", photos, out, "--weights", tiny, "--json")
+    assert (again.json["done"], again.json["skipped"]) == (0, 9)
+    changed = photos / "p0.png"
+    Image.fromarray(noise(30, 30, seed=9)).save(changed)
+    third = stae("encode", photos, out, "--weights", tiny, "--json")
+    assert (third.json["done"], third.json["skipped"]) == (1, 8)
+    after = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    assert [path.name for path in before if before[path] != after[path]] == ["p0.safetensors"]
+    assert read_header(out / "p0.safetensors").info.width == 30
+
+
+def test_a_damaged_output_is_made_again(stae, photos, tiny, tmp_path):
+    out = tmp_path / "out"
+    stae("encode", photos, out, "--weights", tiny)
+    whole = latents(out)
+    (out / "p0.safetensors").write_bytes(whole["p0.safetensors"][:-5])
+    (out / "p1.safetensors").write_bytes(b"")
+    assert stae("encode", photos, out, "--weights", tiny, "--json").json["done"] == 2
+    assert latents(out) == whole
+
+
+def test_a_foreign_file_in_an_outputs_place_is_kept(stae, photos, tiny, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    save_file({"precious": torch.ones(3)}, out / "p0.safetensors")
+    precious = (out / "p0.safetensors").read_bytes()
+    ran = stae("encode", photos, out, "--weights", tiny)
+    assert ran.code == 3
+    assert "p0.png" in ran.err
+    assert "no stae latent" in ran.err
+    assert (out / "p0.safetensors").read_bytes() == precious
+    assert stae("encode", photos, out, "--weights", tiny, "--overwrite").code == 0
+
+
+def test_bad_files_among_good_ones_are_listed(stae, photos, tiny, tmp_path):
+    whole = (photos / "p0.png").read_bytes()
+    (photos / "truncated.png").write_bytes(whole[: len(whole) // 2])
+    (photos / "empty.jpg").write_bytes(b"")
+    (photos / "text.jpg").write_text("not an image")
+    out = tmp_path / "out"
+    ran = stae("encode", photos, out, "--weights", tiny, "--json")
+    assert ran.code == 3
+    assert (ran.json["done"], ran.json["failed"]) == (9, 3)
+    listed = [json.loads(line) for line in (out / "failures.jsonl").read_text().splitlines()]
+    assert {row["source"] for row in listed} == {"truncated.png", "empty.jpg", "text.jpg"}
+    assert all(row["reason"] and row["source"] in ran.err for row in listed)
+    for name in ("truncated.png", "empty.jpg", "text.jpg"):
+        (photos / name).unlink()
+    assert stae("encode", photos, out, "--weights", tiny).code == 0
+    assert not (out / "failures.jsonl").exists()
+
+
+def test_another_runs_dest_is_refused(stae, photos, tiny, other_tiny, tmp_path):
+    out = tmp_path / "out"
+    stae("encode", photos, out, "--weights", tiny)
+    whole = latents(out)
+    stae("encode", photos, out, "--weights", other_tiny).assert_fails(1, "weights", "--overwrite")
+    shrunk = stae("encode", photos, out, "--weights", tiny, "--short-side", 8)
+    shrunk.assert_fails(1, "prep")
+    stae("encode", photos, out, "--weights", tiny, "--save-dtype", "float32").assert_fails(1)
+    assert latents(out) == whole
+    # Without its record the folder is still not mixed.
+    (out / "stae.json").unlink()
+    stae("encode", photos, out, "--weights", other_tiny).assert_fails(1, "other weights")
+    assert latents(out) == whole
+    assert stae("encode", photos, out, "--weights", tiny, "--json").json["skipped"] == 9
+
+
+def test_overwrite_replaces_all_or_nothing(stae, photos, tiny, other_tiny, tmp_path):
+    out = tmp_path / "out"
+    stae("encode", photos, out, "--weights", tiny)
+    whole = latents(out)
+    some = stae("encode", photos / "p0.png", out, "--weights", other_tiny, "--overwrite")
+    some.assert_fails(1, "would stay")
+    assert latents(out) == whole
+    every = stae("encode", photos, out, "--weights", other_tiny, "--overwrite", "--json")
+    assert every.json["done"] == 9
+    assert all(
+        read_header(p).info.weights == "other.safetensors" for p in out.rglob("*.safetensors")
+    )
+    same = stae("encode", photos / "p0.png", out, "--weights", other_tiny, "--overwrite", "--json")
+    assert same.json["done"] == 1
+
+
+def test_colliding_outputs_are_refused_before_any_work(stae, photos, tiny, tmp_path):
+    Image.fromarray(noise(8, 8)).save(photos / "p0.jpg")
+    out = tmp_path / "out"
+    ran = stae("encode", photos, out, "--weights", tiny)
+    ran.assert_fails(2, "p0.jpg", "p0.png", "--keep-extension")
+    assert not out.exists()
+    assert stae("encode", photos, out, "--weights", tiny, "--keep-extension").code == 0
+    assert {"p0.jpg.safetensors", "p0.png.safetensors"} <= set(latents(out))
+
+
+def test_usage_errors_exit_2(stae, photos, tiny, tmp_path):
+    out = tmp_path / "out"
+    stae("encode", tmp_path / "absent", out, "--weights", tiny).assert_fails(2, "absent")
+    stae("encode", photos, photos / "out", "--weights", tiny).assert_fails(2, "inside SOURCE")
+    stae("encode", photos, photos / "p0.png", "--weights", tiny).assert_fails(2)
+    stae("encode", photos, out, "--device", "tpu").assert_fails(2, "tpu")
+    stae("encode", photos).assert_fails(2)
+    stae("encode", photos, out, "--no-such-option").assert_fails(2)
+    stae("encode", photos, out, "--workers", 0).assert_fails(2)
+    stae("encode", photos, out, "--square", 64, "--short-side", 8).assert_fails(2, "--square")
+    background = stae("encode", photos, out, "--background", "nocolour", "--weights", tiny)
+    background.assert_fails(2, "nocolour")
+    file = tmp_path / "file"
+    file.write_text("x")
+    stae("encode", photos, file, "--weights", tiny).assert_fails(2, "is a file")
+
+
+def test_fatal_errors_exit_1(stae, photos, tiny, tmp_path):
+    out = tmp_path / "out"
+    (tmp_path / "empty").mkdir()
+    stae("encode", tmp_path / "empty", out, "--weights", tiny).assert_fails(1, "no inputs found")
+    stae("encode", photos, out, "--weights", tmp_path / "no.pt").assert_fails(1, "no.pt")
+    if not torch.cuda.is_available():
+        stae("encode", photos, out, "--device", "cuda").assert_fails(1, "cuda", "--device cpu")
+    if not torch.backends.mps.is_available():
+        stae("encode", photos, out, "--device", "mps").assert_fails(1, "mps")
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs a folder root cannot write")
+def test_a_read_only_dest_is_told(stae, photos, tiny):
+    stae("encode", photos, "/proc/stae", "--weights", tiny).assert_fails(1, "cannot write")
+
+
+def test_edges(stae, tiny, tmp_path):
+    source = tmp_path / "a.png"
+    Image.fromarray(noise(21, 30)).save(source)
+    for edges, size in [("pad", (21, 30)), ("crop", (16, 24))]:
+        out = tmp_path / edges
+        assert stae("encode", source, out, "--weights", tiny, "--edges", edges).code == 0
+        info = read_header(out / "a.safetensors").info
+        assert (info.width, info.height) == size
+        assert (info.original_width, info.original_height) == (21, 30)
+    ran = stae("encode", source, tmp_path / "error", "--weights", tiny, "--edges", "error")
+    assert ran.code == 3
+    assert "21x30" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        (["--short-side", 50], (75, 50)),
+        (["--short-side", 500], (150, 100)),
+        (["--max-pixels", 6000], (95, 63)),
+        (["--square", 64], (64, 64)),
+    ],
+)
+def test_sizes(stae, tiny, tmp_path, options, size):
+    Image.fromarray(noise(150, 100)).save(tmp_path / "a.png")
+    out = tmp_path / "out"
+    assert stae("encode", tmp_path / "a.png", out, "--weights", tiny, *options).code == 0
+    info = read_header(out / "a.safetensors").info
+    assert (info.width, info.height) == size
+
+
+def test_latents_that_are_not_finite_are_never_written(stae, tmp_path):
+    tensors = seeded_tensors(TINY)
+    tensors["encoder.0.out.model.2.weight"].fill_(3e38)
+    bad = tmp_path / "bad.safetensors"
+    write_checkpoint(bad, tensors, TINY, {})
+    Image.fromarray(noise(16, 16)).save(tmp_path / "a.png")
+    ran = stae("encode", tmp_path / "a.png", tmp_path / "out", "--weights", bad)
+    assert ran.code == 3
+    assert "NaN or infinity" in ran.err
+    assert latents(tmp_path / "out") == {}
+
+
+def test_what_overflows_half_precision_is_redone_in_float32(stae, tmp_path):
+    tensors = seeded_tensors(TINY)
+    tensors["encoder.0.out.model.2.bias"].fill_(1e5)
+    big = tmp_path / "big.safetensors"
+    write_checkpoint(big, tensors, TINY, {})
+    Image.fromarray(noise(16, 16)).save(tmp_path / "a.png")
+    args = ["encode", tmp_path / "a.png", tmp_path / "out", "--weights", big]
+    refused = stae(*args, "--dtype", "float16")
+    assert refused.code == 3
+    assert "--save-dtype float32" in refused.err
+    (tmp_path / "out" / "stae.json").unlink()
+    ran = stae(*args, "--dtype", "float16", "--save-dtype", "float32")
+    assert ran.code == 0, ran.err
+    latent, _ = read_latent(tmp_path / "out" / "a.safetensors")
+    assert np.isfinite(latent).all()
+    assert 9e4 < latent.mean() < 1.1e5
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_every_dtype_works_and_is_recorded(stae, photos, tiny, tmp_path, dtype):
+    out = tmp_path / "out"
+    assert stae("encode", photos, out, "--weights", tiny, "--dtype", dtype).code == 0
+    assert read_header(out / "p0.safetensors").info.compute_dtype == dtype
+
+
+def test_json_is_the_only_thing_on_stdout(stae, photos, tiny, tmp_path):
+    ran = stae("encode", photos, tmp_path / "out", "--weights", tiny, "--json", "--quiet")
+    assert ran.json["done"] == 9
+    assert ran.json["seconds_spent_on"].keys() == {"reading", "network", "writing"}
+    assert ran.err == ""
+
+
+def run_apart(*arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "stae_cli", *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stderr=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def wait_for_some(out: Path, process: subprocess.Popen[str], count: int = 5) -> None:
+    deadline = time.monotonic() + 60
+    while len(list(out.rglob("*.safetensors"))) < count:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        pytest.param("SIGKILL", -9, marks=pytest.mark.skipif(os.name == "nt", reason="posix")),
+        pytest.param("SIGTERM", 143, marks=pytest.mark.skipif(os.name == "nt", reason="posix")),
+        pytest.param("SIGINT", 130, marks=pytest.mark.skipif(os.name == "nt", reason="posix")),
+    ],
+)
+def test_a_killed_run_goes_on_where_it_stopped(stae, tiny, tmp_path, number, code):
+    photos = write_photos(tmp_path / "photos", count=400)
+    stae("encode", photos, tmp_path / "whole", "--weights", tiny)
+    out = tmp_path / "out"
+    arguments = ["encode", photos, out, "--weights", tiny, "--batch-patches", 40, "--workers", 1]
+    process = run_apart(*arguments)
+    wait_for_some(out, process)
+    process.send_signal(getattr(signal, number))
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    survived = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    assert 5 <= len(survived) < 400
+    ran = stae(*arguments, "--json")
+    assert ran.code == 0
+    assert ran.json["skipped"] == len(survived)
+    assert all(path.stat().st_mtime_ns == before for path, before in survived.items())
+    assert latents(out) == latents(tmp_path / "whole")
+    assert left_over(out) == []
+
+
+def test_memory_stays_bounded_when_every_size_differs(stae, tiny, tmp_path, monkeypatch):
+    """What is read and not yet encoded never exceeds the bounds, however many files there are."""
+    import stae_cli.pipeline.encode as room
+
+    monkeypatch.setattr(room, "READ_AHEAD_BYTES", 100_000)
+    seen = []
+    encode_pixels = Codec.encode_pixels
+
+    def watched(self, pictures):
+        seen.append(sum(picture.size for picture in pictures))
+        return encode_pixels(self, pictures)
+
+    monkeypatch.setattr(Codec, "encode_pixels", watched)
+    photos = write_photos(tmp_path / "photos", count=60)
+    ran = stae(
+        "encode", photos, tmp_path / "out", "--weights", tiny, "--batch-patches", 100, "--json"
+    )
+    assert ran.json["done"] == 60
+    assert max(seen) <= 100 * 192
+
+
+def test_the_examples_encode_with_the_builtin_checkpoint(stae, tmp_path):
+    ran = stae("encode", EXAMPLES, tmp_path / "out", "--weights", "builtin", "--json")
+    assert (ran.code, ran.json["failed"]) == (0, 0)
+    assert ran.json["done"] >= 6

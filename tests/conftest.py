@@ -1,0 +1,61 @@
+"""Fixtures for tests that go through the command line as a user would."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import pytest
+
+from tests.seeded import tiny_checkpoint
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one command line did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self):
+        return json.loads(self.out)
+
+    def assert_fails(self, code: int, *words: str) -> None:
+        """The exit code, one `error:` that holds the words, a `hint:`, and no traceback."""
+        assert self.code == code, self.err
+        assert "error: " in self.err
+        assert "hint: " in self.err
+        assert "Traceback" not in self.err
+        for word in words:
+            assert word in self.err
+
+
+@pytest.fixture
+def stae(capsys, monkeypatch):
+    """Runs `stae ARGUMENTS` in this process; with a tiny network unless told otherwise."""
+    from stae_cli.cli.main import main
+
+    monkeypatch.delenv("STAE_WEIGHTS", raising=False)
+
+    def run(*arguments: object) -> Ran:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return Ran(code, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """The file of a tiny seeded checkpoint."""
+    return tiny_checkpoint(tmp_path_factory.mktemp("weights") / "tiny.safetensors")
+
+
+@pytest.fixture(scope="session")
+def other_tiny(tmp_path_factory):
+    """The file of another tiny checkpoint, of the same shape."""
+    return tiny_checkpoint(tmp_path_factory.mktemp("weights") / "other.safetensors", seed=2)

@@ -1,0 +1,169 @@
+"""Checkpoint files: what is read, what is refused and how, and the fingerprint."""
+
+import hashlib
+import os
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from stae_cli import StupidAE
+from stae_cli.errors import CheckpointError
+from stae_cli.model.architecture import F8C16, parse_architecture
+from stae_cli.model.checkpoint import (
+    fingerprint,
+    load_checkpoint,
+    load_recorded,
+    read_checkpoint,
+    write_checkpoint,
+)
+from tests.seeded import TINY, seeded_tensors
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.mkdir, ("exploded",)
+
+
+@pytest.fixture
+def tensors():
+    return seeded_tensors(TINY)
+
+
+def saved(path, tensors, metadata=None):
+    save_file(tensors, path, metadata=metadata or {"architecture": TINY.describe()})
+    return path
+
+
+def test_fingerprint_is_the_documented_sha256():
+    tensors = {"b": torch.arange(6, dtype=torch.float16).view(2, 3), "a": torch.ones(1)}
+    expected = hashlib.sha256(
+        b"a\0F32\x001\n" + tensors["a"].numpy().tobytes()
+        + b"b\0F16\x002,3\n" + tensors["b"].numpy().tobytes()
+    )  # fmt: skip
+    assert fingerprint(tensors) == expected.hexdigest()
+
+
+def test_pickle_and_safetensors_of_the_same_tensors_agree(tmp_path):
+    tensors = seeded_tensors()
+    torch.save(tensors, tmp_path / "a.pt")
+    save_file(tensors, tmp_path / "a.safetensors")
+    one = read_checkpoint(tmp_path / "a.pt", name="a")
+    two = read_checkpoint(tmp_path / "a.safetensors", name="b")
+    assert one.fingerprint == two.fingerprint
+    assert one.architecture == two.architecture == F8C16
+
+
+def test_from_checkpoint_gives_a_trainable_float32_model():
+    model = StupidAE.from_checkpoint("builtin")
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_any_described_architecture_round_trips(tmp_path, tensors):
+    write_checkpoint(tmp_path / "t.safetensors", tensors, TINY, {"note": "x"})
+    read = read_checkpoint(tmp_path / "t.safetensors", name="t")
+    assert (read.architecture, read.metadata["note"]) == (TINY, "x")
+    assert all(torch.equal(read.tensors[name], tensors[name]) for name in tensors)
+    assert parse_architecture(F8C16.describe()) is F8C16
+
+
+@pytest.mark.parametrize("text", ["f9", "{}", '{"name":"x","width":0}', '{"name":"x","w":1}', "[]"])
+def test_unknown_architectures_are_refused(tmp_path, tensors, text):
+    with pytest.raises(CheckpointError):
+        read_checkpoint(saved(tmp_path / "t.safetensors", tensors, {"architecture": text}), name="")
+
+
+def test_wrong_tensors_are_named(tmp_path, tensors):
+    del tensors["decoder.0.last.bias"]
+    tensors["extra"] = torch.ones(1)
+    tensors["decoder.0.positions"] = torch.ones(1, 64, 3)
+    with pytest.raises(CheckpointError) as caught:
+        read_checkpoint(saved(tmp_path / "t.safetensors", tensors), name="t")
+    assert "missing decoder.0.last.bias" in str(caught.value)
+    assert "unexpected extra" in str(caught.value)
+    assert "decoder.0.positions (1, 64, 3) instead of (1, 64, 8)" in str(caught.value)
+
+
+def test_nan_weights_and_integers_are_refused(tmp_path, tensors):
+    broken = {**tensors, "decoder.0.last.bias": torch.full((3,), torch.nan)}
+    with pytest.raises(CheckpointError, match=r"NaN.*decoder\.0\.last\.bias"):
+        read_checkpoint(saved(tmp_path / "a.safetensors", broken), name="")
+    integer = {**tensors, "decoder.0.last.bias": torch.ones(3, dtype=torch.int32)}
+    with pytest.raises(CheckpointError, match="no float"):
+        read_checkpoint(saved(tmp_path / "b.safetensors", integer), name="")
+
+
+def test_a_pickle_that_would_run_code_is_refused_without_running_it(tmp_path, monkeypatch, stae):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(Bomb()))
+    torch.save({"x": Bomb()}, tmp_path / "zip.pt")
+    for name in ("plain.pt", "zip.pt"):
+        stae("weights", "show", name).assert_fails(1, name, "without running it")
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.pth", "a.safetensors", "a.bin"])
+@pytest.mark.parametrize("data", [b"", b"text", b"PK\x03\x04broken", b"\xff" * 100])
+def test_damaged_files_are_refused(tmp_path, stae, name, data):
+    (tmp_path / name).write_bytes(data)
+    stae("weights", "show", tmp_path / name).assert_fails(1, name)
+
+
+def test_truncated_checkpoints_are_refused(tmp_path, tensors, stae):
+    torch.save(tensors, tmp_path / "a.pt")
+    saved(tmp_path / "a.safetensors", tensors)
+    for path in (tmp_path / "a.pt", tmp_path / "a.safetensors"):
+        path.write_bytes(path.read_bytes()[:-1000])
+        stae("weights", "show", path).assert_fails(1, path.name)
+
+
+def test_a_pickle_of_something_else_is_refused(tmp_path, stae):
+    torch.save({"model": {"a": torch.ones(1)}}, tmp_path / "a.pt")
+    stae("weights", "show", tmp_path / "a.pt").assert_fails(1, "state dict")
+
+
+def test_absent_and_unknown_names_are_told(tmp_path, stae):
+    stae("weights", "show", tmp_path / "no.pt").assert_fails(1, "no.pt")
+    stae("weights", "show", "photo-99").assert_fails(1, "photo-99", "builtin")
+    stae("weights", "show", "hf://x").assert_fails(2, "hf://x")
+
+
+def test_recorded_weights_must_have_the_recorded_fingerprint():
+    known = load_checkpoint("builtin")
+    assert load_recorded("photo-1", known.fingerprint).fingerprint == known.fingerprint
+    with pytest.raises(CheckpointError, match="other weights"):
+        load_recorded("photo-1", "0" * 64)
+    with pytest.raises(CheckpointError, match="not at hand"):
+        load_recorded("mine.safetensors", known.fingerprint)
+
+
+def test_convert_keeps_the_fingerprint(tmp_path, tensors, stae):
+    torch.save(seeded_tensors(), tmp_path / "a.pt")
+    assert stae("weights", "convert", tmp_path / "a.pt", tmp_path / "b.safetensors").code == 0
+    shown = [
+        stae("weights", "show", tmp_path / n, "--json").json for n in ("a.pt", "b.safetensors")
+    ]
+    assert shown[0]["fingerprint"] == shown[1]["fingerprint"]
+    again = stae("weights", "convert", tmp_path / "a.pt", tmp_path / "b.safetensors")
+    again.assert_fails(2, "exists")
+    stae("weights", "convert", tmp_path / "a.pt", tmp_path / "b.pt").assert_fails(2, "b.pt")
+    nowhere = stae("weights", "convert", tmp_path / "a.pt", tmp_path / "no" / "b.safetensors")
+    nowhere.assert_fails(1, "cannot write")
+
+
+def test_convert_to_half_precision(tmp_path, stae):
+    source, target = (
+        saved(tmp_path / "a.safetensors", seeded_tensors(TINY)),
+        tmp_path / "b.safetensors",
+    )
+    assert stae("weights", "convert", source, target, "--dtype", "float16").code == 0
+    assert {t.dtype for t in load_file(target).values()} == {torch.float16}
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_list_names_what_ships(stae):
+    listed = stae("weights", "list", "--json").json
+    assert listed["photo-1"]["where"].startswith("ships")
+    assert "stupidae" in listed

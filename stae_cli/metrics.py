@@ -1,0 +1,158 @@
+"""How far a reconstruction is from its original, on 8-bit pixels: MSE, PSNR and SSIM."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+from skimage.metrics import structural_similarity
+
+Pixels = npt.NDArray[np.uint8]
+
+HALF_RANGE = 127.5  # pixels are compared on the network's scale, [-1, 1]
+SSIM_TAPS = 11
+SSIM_SIGMA = 1.5
+STRIP_PIXELS = 1 << 18  # keeps SSIM's dozen float32 temporaries to about 12 MB
+STRIP_ROWS = 100  # at least, so that the rows which strips share cost little
+
+
+@dataclass(frozen=True)
+class Score:
+    """How far one reconstruction is from its original.
+
+    `mse` is on the scale [-1, 1]. `psnr` is in dB, infinite for identical pictures. `ssim` is
+    None for a picture with a side below 11, which the window does not fit into.
+    """
+
+    mse: float
+    psnr: float
+    ssim: float | None
+    pixels: int
+
+    def as_json(self) -> dict[str, float | None]:
+        """The figures, with null for a PSNR that is infinite (`mse` is then 0)."""
+        return {"mse": self.mse, "psnr": _finite(self.psnr), "ssim": self.ssim}
+
+
+@dataclass(frozen=True)
+class Overall:
+    """Figures of a set of pictures.
+
+    `mse` is pooled over all pixels. `psnr` is the mean over the pictures that differ at all
+    (infinite if none does), so that one reproduced exactly does not hide the others; `identical`
+    says how many were. `ssim` is the mean over the pictures that have one, None if none has.
+    """
+
+    pictures: int
+    identical: int
+    mse: float
+    psnr: float
+    ssim: float | None
+
+    def as_json(self) -> dict[str, int | float | None]:
+        """The figures, with null for an infinite PSNR."""
+        return {**asdict(self), "psnr": _finite(self.psnr)}
+
+
+def compare(original: Pixels, reconstruction: Pixels) -> Score:
+    """Scores a reconstruction.
+
+    MSE = mean((a - b)^2) / 127.5^2, PSNR = 10 log10(4 / MSE). SSIM is that of Wang et al., Image
+    quality assessment (IEEE TIP, 2004): 11-tap Gaussian window, sigma 1.5, data range 255,
+    population covariance, averaged over the places where the window fits and over RGB.
+
+    Args:
+        original: (H, W, 3) uint8.
+        reconstruction: (H, W, 3) uint8 of the same size.
+
+    Raises:
+        ValueError: anything else.
+    """
+    for pixels in (original, reconstruction):
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+            raise ValueError(f"not (H, W, 3) uint8 pixels: {pixels.dtype} {pixels.shape}")
+    if original.shape != reconstruction.shape:
+        raise ValueError(f"sizes differ: {original.shape} and {reconstruction.shape}")
+    mse = _mean_squared_error(original, reconstruction)
+    height, width = original.shape[:2]
+    return Score(mse, psnr(mse), _similarity(original, reconstruction), height * width)
+
+
+def overall(scores: Sequence[Score]) -> Overall:
+    """The figures of a set of at least one picture.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not scores:
+        raise ValueError("no scores to summarise")
+    pixels = sum(score.pixels for score in scores)
+    ratios = [score.psnr for score in scores if math.isfinite(score.psnr)]
+    similarities = [score.ssim for score in scores if score.ssim is not None]
+    return Overall(
+        pictures=len(scores),
+        identical=len(scores) - len(ratios),
+        mse=math.fsum(score.mse * score.pixels for score in scores) / pixels,
+        psnr=_mean(ratios) if ratios else math.inf,
+        ssim=_mean(similarities) if similarities else None,
+    )
+
+
+def psnr(mse: float) -> float:
+    """10 log10(4 / MSE) in dB for an MSE on the scale [-1, 1]; infinite for 0."""
+    return 10 * math.log10(4 / mse) if mse else math.inf
+
+
+def _mean_squared_error(original: Pixels, reconstruction: Pixels) -> float:
+    total = 0  # an exact integer, so strips of any height give the same figure
+    for top, bottom in _strips(*original.shape[:2]):
+        difference = np.subtract(original[top:bottom], reconstruction[top:bottom], dtype=np.int32)
+        total += int(np.square(difference, out=difference).sum(dtype=np.int64))
+    return total / original.size / HALF_RANGE**2
+
+
+def _similarity(original: Pixels, reconstruction: Pixels) -> float | None:
+    height, width = original.shape[:2]
+    if min(height, width) < SSIM_TAPS:
+        return None
+    rows = height - SSIM_TAPS + 1  # where the window fits
+    total = 0.0
+    for top, bottom in _strips(rows, width):
+        window = slice(top, bottom + SSIM_TAPS - 1)
+        for channel in range(3):
+            total += (bottom - top) * _mean_similarity(
+                original[window, :, channel], reconstruction[window, :, channel]
+            )
+    return total / (3 * rows)
+
+
+def _mean_similarity(original: Pixels, reconstruction: Pixels) -> float:
+    """SSIM of one channel's strip (h, W), averaged over the places where the window fits."""
+    similarity = structural_similarity(
+        original.astype(np.float32),
+        reconstruction.astype(np.float32),
+        win_size=SSIM_TAPS,
+        gaussian_weights=True,
+        sigma=SSIM_SIGMA,
+        use_sample_covariance=False,
+        data_range=255,
+    )
+    return float(similarity)
+
+
+def _strips(height: int, width: int) -> Iterator[tuple[int, int]]:
+    """Ranges of rows that cover the height, about STRIP_PIXELS each."""
+    step = max(STRIP_ROWS, STRIP_PIXELS // width)
+    for top in range(0, height, step):
+        yield top, min(top + step, height)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ from stae_cli.files.readahead import Reserve, read_ahead
 from stae_cli.files.record import NO_PREP, RunRecord, settle_record
 from stae_cli.files.sources import Planned, Problem, list_sources, plan_outputs
 from stae_cli.files.writebehind import WriteBehind
-from stae_cli.pipeline.report import Report
+from stae_cli.pipeline.report import Report, problem_or
 
 if TYPE_CHECKING:
     from stae_cli.model.checkpoint import Checkpoint
@@ -164,8 +164,11 @@ class _Decoding:
             threads=self.threads, max_bytes=WRITE_BEHIND_BYTES, on_written=report.written
         )
         with writer:
+            results = read_ahead(
+                self.plan.outputs, self._read, threads=self.threads, max_bytes=READ_AHEAD_BYTES
+            )
             groups = group(
-                self._latents(),
+                report.sift(results),
                 shape=lambda loaded: loaded.latent.shape,
                 patches=lambda loaded: loaded.latent[0].size,
                 limit=self.codec.batch_patches,
@@ -179,37 +182,22 @@ class _Decoding:
             with report.spending("writing"):
                 writer.drain()
 
-    def _latents(self) -> Iterator[_Loaded]:
-        """What was read, in order; what is done or failed goes to the report."""
-        results = read_ahead(
-            self.plan.outputs, self._read, threads=self.threads, max_bytes=READ_AHEAD_BYTES
-        )
-        for result in results:
-            if isinstance(result, _Loaded):
-                yield result
-            elif isinstance(result, Problem):
-                self.report.fail(result)
-            else:
-                self.report.skip()
-
     def _read(self, planned: Planned, reserve: Reserve) -> _Loaded | Problem | None:
         """Runs in a reading thread; None means that the picture is there already."""
+        return problem_or(planned.entry.key, lambda: self._load(planned, reserve))
+
+    def _load(self, planned: Planned, reserve: Reserve) -> _Loaded | None:
         path = planned.entry.path
-        try:
-            source = path.stat()
-            header = read_header(path)
-            if header.info.weights_sha256 != self.plan.weights_sha256:
-                raise InputError("it changed while the run was under way")
-            record = self._picture_record(planned.entry.key, source, header.info)
-            if not self.settings.overwrite and self._is_done(planned, record):
-                return None
-            reserve(source.st_size)
-            latent, header = read_latent(path)
-            self._check_latent(latent, header.info)
-        except InputError as error:
-            return Problem(planned.entry.key, error.message)
-        except OSError as error:
-            return Problem(planned.entry.key, f"cannot read it: {error.strerror or error}")
+        source = path.stat()
+        header = read_header(path)
+        if header.info.weights_sha256 != self.plan.weights_sha256:
+            raise InputError("it changed while the run was under way")
+        record = self._picture_record(planned.entry.key, source, header.info)
+        if not self.settings.overwrite and self._is_done(planned, record):
+            return None
+        reserve(source.st_size)
+        latent, header = read_latent(path)
+        self._check_latent(latent, header.info)
         return _Loaded(planned, latent, header.info, record)
 
     def _check_latent(self, latent: Latent, info: LatentInfo) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,7 +15,7 @@ from stae_cli.batching import pack
 from stae_cli.errors import InputError
 from stae_cli.files.destination import Destination
 from stae_cli.files.failures import write_failures
-from stae_cli.files.images import IMAGE_SUFFIXES, open_image
+from stae_cli.files.images import IMAGE_SUFFIXES
 from stae_cli.files.latents import (
     SUFFIX,
     ForeignFileError,
@@ -24,18 +24,18 @@ from stae_cli.files.latents import (
     read_header,
     write_latent,
 )
-from stae_cli.files.prep import Prep, Prepared, prepare
+from stae_cli.files.prep import Prep
 from stae_cli.files.readahead import Reserve, read_ahead
 from stae_cli.files.record import RunRecord, settle_record
 from stae_cli.files.sources import Planned, Problem, list_sources, plan_outputs
 from stae_cli.files.writebehind import WriteBehind
-from stae_cli.pipeline.report import Report
+from stae_cli.pipeline.reading import READ_AHEAD_BYTES, Picture, read_picture, source_state
+from stae_cli.pipeline.report import Report, problem_or
 
 if TYPE_CHECKING:
     from stae_cli.model.checkpoint import Checkpoint
     from stae_cli.model.codec import Codec
 
-READ_AHEAD_BYTES = 256 << 20
 WRITE_BEHIND_BYTES = 64 << 20
 
 
@@ -62,15 +62,6 @@ class EncodePlan:
 
     def __len__(self) -> int:
         return len(self.outputs) + len(self.problems)
-
-
-@dataclass(frozen=True)
-class _Picture:
-    """One image, read and prepared."""
-
-    planned: Planned
-    prepared: Prepared
-    source: os.stat_result
 
 
 def plan_encode(sources: Sequence[Path], dest: Path, settings: EncodeSettings) -> EncodePlan:
@@ -142,9 +133,12 @@ class _Encoding:
             threads=self.threads, max_bytes=WRITE_BEHIND_BYTES, on_written=report.written
         )
         with writer:
+            results = read_ahead(
+                self.plan.outputs, self._read, threads=self.threads, max_bytes=READ_AHEAD_BYTES
+            )
             packs = pack(
-                self._pictures(),
-                patches=lambda picture: picture.prepared.pixels.size // self._patch_values,
+                report.sift(results),
+                patches=lambda picture: picture.values // (3 * self._patch**2),
                 limit=self.codec.batch_patches,
             )
             for pictures in report.drawing(packs, "reading"):
@@ -156,38 +150,15 @@ class _Encoding:
             with report.spending("writing"):
                 writer.drain()
 
-    def _pictures(self) -> Iterator[_Picture]:
-        """What was read, in order; what is done or failed goes to the report."""
-        results = read_ahead(
-            self.plan.outputs, self._read, threads=self.threads, max_bytes=READ_AHEAD_BYTES
-        )
-        for result in results:
-            if isinstance(result, _Picture):
-                yield result
-            elif isinstance(result, Problem):
-                self.report.fail(result)
-            else:
-                self.report.skip()
-
-    def _read(self, planned: Planned, reserve: Reserve) -> _Picture | Problem | None:
+    def _read(self, planned: Planned, reserve: Reserve) -> Picture | Problem | None:
         """Runs in a reading thread; None means that the output is there already."""
-        try:
-            _check_name(planned.entry.key)
-            before = planned.entry.path.stat()
-            if not self.settings.overwrite and self._is_done(planned, before):
+
+        def read() -> Picture | None:
+            if not self.settings.overwrite and self._is_done(planned, source_state(planned)):
                 return None
-            with planned.entry.path.open("rb") as file:
-                image = open_image(file, name=planned.entry.key)
-                reserve(image.width * image.height * 3)
-                prepared = prepare(image, self.settings.prep, patch=self._patch)
-                after = planned.entry.path.stat()
-            if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-                raise InputError("it changed while it was read")
-        except InputError as error:
-            return Problem(planned.entry.key, error.message)
-        except OSError as error:
-            return Problem(planned.entry.key, f"cannot read it: {error.strerror or error}")
-        return _Picture(planned, prepared, before)
+            return read_picture(planned, self.settings.prep, patch=self._patch, reserve=reserve)
+
+        return problem_or(planned.entry.key, read)
 
     def _is_done(self, planned: Planned, source: os.stat_result) -> bool:
         """Whether the output is whole and was made from this source with these settings.
@@ -214,7 +185,7 @@ class _Encoding:
             and (info.source_size, info.source_mtime_ns) == (source.st_size, source.st_mtime_ns)
         )
 
-    def _save(self, picture: _Picture, latent: Latent | None, writer: WriteBehind) -> None:
+    def _save(self, picture: Picture, latent: Latent | None, writer: WriteBehind) -> None:
         key = picture.planned.entry.key
         if latent is None:
             self.report.fail(Problem(key, "the network gave NaN or infinity, in float32 too"))
@@ -233,7 +204,7 @@ class _Encoding:
         self.report.pixels += picture.prepared.width * picture.prepared.height
         writer.submit(kept.nbytes, write)
 
-    def _info(self, picture: _Picture) -> LatentInfo:
+    def _info(self, picture: Picture) -> LatentInfo:
         prepared, architecture = picture.prepared, self.codec.architecture
         return LatentInfo(
             stae_version=__version__,
@@ -265,14 +236,3 @@ class _Encoding:
     @property
     def _patch(self) -> int:
         return self.codec.architecture.patch
-
-    @property
-    def _patch_values(self) -> int:
-        return 3 * self._patch**2
-
-
-def _check_name(key: str) -> None:
-    try:
-        key.encode()
-    except UnicodeEncodeError as error:
-        raise InputError("its name is no valid UTF-8; rename it") from error

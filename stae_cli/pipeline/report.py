@@ -8,10 +8,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
+from stae_cli.errors import InputError
 from stae_cli.files.sources import Problem
 
 Stage = Literal["reading", "network", "writing"]
 Item = TypeVar("Item")
+
+
+def problem_or(key: str, read: Callable[[], Item]) -> Item | Problem:
+    """What `read` returns, or why this input cannot be used."""
+    try:
+        return read()
+    except InputError as error:
+        return Problem(key, error.message)
+    except OSError as error:
+        return Problem(key, f"cannot read it: {error.strerror or error}")
 
 
 @dataclass
@@ -48,6 +59,16 @@ class Report:
         """One input gave no output."""
         self.problems.append(problem)
         self.advance(1)
+
+    def sift(self, results: Iterable[Item | Problem | None]) -> Iterator[Item]:
+        """The items among results; problems and skipped ones (None) are counted."""
+        for result in results:
+            if result is None:
+                self.skip()
+            elif isinstance(result, Problem):
+                self.fail(result)
+            else:
+                yield result
 
     @contextmanager
     def spending(self, stage: Stage) -> Iterator[None]:

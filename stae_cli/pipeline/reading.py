@@ -1,0 +1,66 @@
+"""Reading one image for the network, with what its source was when it was read."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from stae_cli.errors import InputError
+from stae_cli.files.images import open_image
+from stae_cli.files.prep import Prep, Prepared, prepare
+from stae_cli.files.readahead import Reserve
+from stae_cli.files.sources import Planned
+
+READ_AHEAD_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image, read and prepared."""
+
+    planned: Planned
+    prepared: Prepared
+    source: os.stat_result
+
+    @property
+    def values(self) -> int:
+        """How many numbers the network is given."""
+        return self.prepared.pixels.size
+
+
+def source_state(planned: Planned) -> os.stat_result:
+    """The source's size and time of change.
+
+    Raises:
+        InputError: it is gone, or its name cannot be recorded.
+        OSError: it cannot be reached.
+    """
+    try:
+        planned.entry.key.encode()
+    except UnicodeEncodeError as error:
+        raise InputError("its name is no valid UTF-8; rename it") from error
+    return planned.entry.path.stat()
+
+
+def read_picture(planned: Planned, prep: Prep, *, patch: int, reserve: Reserve) -> Picture:
+    """Reads and prepares one image.
+
+    Args:
+        planned: the entry.
+        prep: what to do to its size.
+        patch: what sides must be multiples of.
+        reserve: called with the bytes of pixels before they are decoded.
+
+    Raises:
+        InputError: it is no sound image, or changed while it was read.
+        OSError: it cannot be read.
+    """
+    before = source_state(planned)
+    with planned.entry.path.open("rb") as file:
+        image = open_image(file, name=planned.entry.key)
+        reserve(image.width * image.height * 3)
+        prepared = prepare(image, prep, patch=patch)
+    after = planned.entry.path.stat()
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise InputError("it changed while it was read")
+    return Picture(planned, prepared, before)

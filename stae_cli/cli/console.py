@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+WIDTH_OF_FILES = 160
+
 
 def print_error(message: str, hint: str = "") -> None:
     """`error: ...` and `hint: ...` on stderr."""
@@ -44,7 +46,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for index, name in enumerate(columns):
-        table.add_column(name, justify="right" if index else "left")
+        table.add_column(name, justify="right" if index else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     _stderr().print(table)
@@ -79,4 +81,5 @@ def _print_labelled(label: str, style: str, message: str) -> None:
 def _stderr() -> Any:
     from rich.console import Console
 
-    return Console(stderr=True)
+    # In a file there is no width to keep to.
+    return Console(stderr=True, width=None if sys.stderr.isatty() else WIDTH_OF_FILES)

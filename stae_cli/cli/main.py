@@ -15,6 +15,8 @@ from stae_cli import __version__
 from stae_cli.cli.console import print_error, print_line
 from stae_cli.cli.decode import decode
 from stae_cli.cli.encode import encode
+from stae_cli.cli.inspect import inspect
+from stae_cli.cli.roundtrip import roundtrip
 from stae_cli.cli.weights import weights
 from stae_cli.errors import StaeError, UsageError
 
@@ -34,6 +36,8 @@ app = typer.Typer(
 )
 app.command("encode")(encode)
 app.command("decode")(decode)
+app.command("roundtrip")(roundtrip)
+app.command("inspect")(inspect)
 app.add_typer(weights, name="weights")
 
 

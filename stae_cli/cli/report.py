@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from stae_cli.cli.console import print_error, print_json, print_note
@@ -11,20 +12,24 @@ if TYPE_CHECKING:
     from stae_cli.pipeline.decode import DecodePlan
     from stae_cli.pipeline.encode import EncodePlan
     from stae_cli.pipeline.report import Report
+    from stae_cli.pipeline.roundtrip import RoundtripPlan
+
+    Plan = EncodePlan | DecodePlan | RoundtripPlan
 
 ALL_GOOD, SOME_FAILED = 0, 3
 
 
 def finish(
     report: Report,
-    plan: EncodePlan | DecodePlan,
+    plan: Plan,
     codec: Codec | None,
     *,
     verb: str,
     quiet: bool,
     as_json: bool,
+    extra: Mapping[str, Any] | None = None,
 ) -> int:
-    """Prints the report and returns the exit code."""
+    """Prints the report, with `extra` in the JSON, and returns the exit code."""
     for problem in report.problems:
         print_error(f"{problem.key}: {problem.reason}")
     if report.problems:
@@ -33,11 +38,11 @@ def finish(
     if not quiet:
         _print_summary(report, plan, verb)
     if as_json:
-        print_json(_summary(report, plan, codec))
+        print_json(_summary(report, plan, codec) | dict(extra or {}))
     return SOME_FAILED if report.problems else ALL_GOOD
 
 
-def _print_summary(report: Report, plan: EncodePlan | DecodePlan, verb: str) -> None:
+def _print_summary(report: Report, plan: Plan, verb: str) -> None:
     counts = [f"{verb} {report.done}", f"skipped {report.skipped} already done"]
     counts.append(f"failed {len(report.problems)}")
     if plan.passed_over:
@@ -60,7 +65,7 @@ def _shares(report: Report) -> dict[str, float]:
     return {stage: seconds / total for stage, seconds in report.waits.items()}
 
 
-def _summary(report: Report, plan: EncodePlan | DecodePlan, codec: Codec | None) -> dict[str, Any]:
+def _summary(report: Report, plan: Plan, codec: Codec | None) -> dict[str, Any]:
     seconds = report.seconds or 1.0
     return {
         "done": report.done,

@@ -47,7 +47,7 @@ class Planned:
     output: str
 
 
-def list_sources(sources: Sequence[Path], dest: Path, *, suffixes: Iterable[str]) -> Listing:
+def list_sources(sources: Sequence[Path], dest: Path | None, *, suffixes: Iterable[str]) -> Listing:
     """Lists every input below the sources.
 
     Folders are read recursively and in name order; hidden files are passed over, links are
@@ -55,7 +55,7 @@ def list_sources(sources: Sequence[Path], dest: Path, *, suffixes: Iterable[str]
 
     Args:
         sources: files or folders.
-        dest: where results will go; it must not lie inside a source folder.
+        dest: where results will go, if anywhere; it must not lie inside a source folder.
         suffixes: lowercase suffixes, with the dot, of the files to take from folders.
 
     Raises:
@@ -106,10 +106,10 @@ def plan_outputs(
     return planned
 
 
-def _check_source(source: Path, dest: Path) -> None:
+def _check_source(source: Path, dest: Path | None) -> None:
     if not os.path.lexists(source):
         raise UsageError(f"no such file or folder: `{source}`", "check the SOURCE path")
-    if source.is_dir() and dest.resolve().is_relative_to(source.resolve()):
+    if dest and source.is_dir() and dest.resolve().is_relative_to(source.resolve()):
         raise UsageError(
             f"DEST `{dest}` lies inside SOURCE `{source}`", "choose a DEST outside of it"
         )

@@ -1,0 +1,113 @@
+"""`stae roundtrip`: what the autoencoder does to pictures, to look at and in figures."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from stae_cli.cli.console import print_note, print_table, progress_bar
+from stae_cli.cli.options import (
+    AsJson,
+    BatchPatches,
+    ComputeDtype,
+    Dest,
+    Device,
+    Dtype,
+    Quiet,
+    Sources,
+    Weights,
+    Workers,
+    parse_device,
+    parse_dtype,
+)
+from stae_cli.cli.prep import (
+    Background,
+    Edges,
+    EdgesOption,
+    MaxPixels,
+    ShortSide,
+    Square,
+    parse_prep,
+)
+from stae_cli.cli.report import finish
+from stae_cli.model.weights import DEFAULT_WEIGHTS
+
+if TYPE_CHECKING:
+    from stae_cli.metrics import Overall
+    from stae_cli.pipeline.roundtrip import RoundtripReport
+
+ROWS_SHOWN = 25
+
+
+def roundtrip(
+    sources: Sources,
+    dest: Dest,
+    weights: Weights = DEFAULT_WEIGHTS,
+    device: Device = "auto",
+    dtype: ComputeDtype = Dtype.auto,
+    edges: EdgesOption = Edges.pad,
+    short_side: ShortSide = None,
+    max_pixels: MaxPixels = None,
+    square: Square = None,
+    background: Background = "white",
+    batch_patches: BatchPatches = None,
+    workers: Workers = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> int:
+    """Encode and decode images, and compare: pictures side by side, PSNR, SSIM and MSE.
+
+    Writes KEY.reconstruction.png and KEY.comparison.png for every image, and metrics.json.
+    """
+    from stae_cli.pipeline.roundtrip import RoundtripSettings, plan_roundtrip
+    from stae_cli.pipeline.roundtrip import roundtrip as run
+
+    device = parse_device(device)
+    prep = parse_prep(edges, short_side, max_pixels, square, background)
+    plan = plan_roundtrip(sources, dest, RoundtripSettings(prep=prep, workers=workers))
+
+    from stae_cli.model.checkpoint import load_checkpoint
+    from stae_cli.model.codec import Codec, pick_device
+
+    place = pick_device(device)
+    checkpoint = load_checkpoint(weights)
+    codec = Codec(
+        checkpoint.model(), device=place, dtype=parse_dtype(dtype), batch_patches=batch_patches
+    )
+    with progress_bar(len(plan), what="roundtrip", quiet=quiet) as advance:
+        report = run(plan, checkpoint, codec, advance=advance)
+    if not quiet:
+        _print_figures(report)
+    extra = {"overall": report.overall.as_json() if report.overall else None}
+    return finish(report, plan, codec, verb="compared", quiet=quiet, as_json=as_json, extra=extra)
+
+
+def _print_figures(report: RoundtripReport) -> None:
+    if report.overall is None:
+        return
+    worst_first = sorted(report.scored, key=lambda one: -one.score.mse)
+    rows = [
+        (
+            one.key,
+            f"{one.width}x{one.height}",
+            *_figures(one.score.psnr, one.score.ssim, one.score.mse),
+        )
+        for one in worst_first[:ROWS_SHOWN]
+    ]
+    print_table("worst first", ("image", "size", "PSNR dB", "SSIM", "MSE"), rows)
+    if len(worst_first) > ROWS_SHOWN:
+        print_note(f"and {len(worst_first) - ROWS_SHOWN} better ones in metrics.json")
+    print_note(_sentence(report.overall))
+
+
+def _sentence(overall: Overall) -> str:
+    psnr, ssim, mse = _figures(overall.psnr, overall.ssim, overall.mse)
+    return f"overall: PSNR {psnr} dB, SSIM {ssim} (means), MSE {mse} (pooled)"
+
+
+def _figures(psnr: float, ssim: float | None, mse: float) -> tuple[str, str, str]:
+    return (
+        f"{psnr:.2f}" if math.isfinite(psnr) else "identical",
+        "-" if ssim is None else f"{ssim:.4f}",
+        f"{mse:.6f}",
+    )

@@ -20,7 +20,7 @@ SIZES_SHOWN = 8
 
 def inspect(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="PATH...", help="Latent files, or folders of them.")
+        list[Path], typer.Argument(metavar="PATH", help="Latent files, or folders of them.")
     ],
     files: Annotated[bool, typer.Option("--files", help="Print a row for every file.")] = False,
     as_json: AsJson = False,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 WEIGHTS_HELP = (
     "Checkpoint: `stupidae` (published, from the hub), `builtin`, a name from `stae weights list`, "
-    "a .safetensors/.pt/.pth file, or hf://OWNER/REPO/FILE[@REVISION]."
+    "a .safetensors/.pt/.pth file, or hf://OWNER/REPO/FILE\\[@REVISION]."
 )
 
 
@@ -30,7 +30,7 @@ class Dtype(StrEnum):
 
 
 Sources = Annotated[
-    list[Path], typer.Argument(metavar="SOURCE...", help="Files or folders.", show_default=False)
+    list[Path], typer.Argument(metavar="SOURCE", help="Files or folders.", show_default=False)
 ]
 Dest = Annotated[
     Path, typer.Argument(metavar="DEST", help="Folder for the results, made if absent.")

@@ -47,12 +47,13 @@ class Stopwatch:
         return seconds / calls
 
     def _on_cuda(self, calls: int) -> float:
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize(self._device)
-        start.record()
-        self._call(calls)
-        end.record()
-        torch.cuda.synchronize(self._device)
+        with torch.cuda.device(self._device):  # whose stream the events are recorded on
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda.synchronize()
+            start.record()
+            self._call(calls)
+            end.record()
+            torch.cuda.synchronize()
         return start.elapsed_time(end) / 1000
 
     def _on_host(self, calls: int) -> float:

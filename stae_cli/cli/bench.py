@@ -33,7 +33,8 @@ Sizes = Annotated[
     typer.Option("--size", metavar="N|WxH", help="Pixels, multiples of 8. May be repeated."),
 ]
 Batches = Annotated[
-    list[int], typer.Option("--batch", min=1, help="Pictures in a call. May be repeated.")
+    list[int],
+    typer.Option("--batch", metavar="N", min=1, help="Pictures in a call. May be repeated."),
 ]
 Against = Annotated[
     str,
@@ -45,7 +46,9 @@ Against = Annotated[
 ]
 Seconds = Annotated[
     float,
-    typer.Option(min=0, help="Time for the rounds of each size and batch; at least 3 are made."),
+    typer.Option(
+        metavar="S", min=0, help="Time for the rounds of each size and batch; at least 3 are made."
+    ),
 ]
 Plot = Annotated[
     Path | None, typer.Option(metavar="FILE.png", help="Draw images per second as a chart.")

@@ -57,6 +57,8 @@ def test_others_are_compared_in_a_table_for_each_stage(bench):
     assert ran.code == 0
     assert "x stae" in ran.err
     assert "reference" in ran.err
+    assert all(len(line) <= 80 for line in ran.err.splitlines() if "─" in line)
+    assert "…" not in ran.err
     timings = ran.json["results"][0]["timings"]
     assert [(each["network"], each["stage"]) for each in timings] == [
         ("stae", "encoder"),
@@ -81,12 +83,6 @@ def test_the_chart_is_written(bench, tmp_path):
     assert bench("--size", "16", "--plot", path).code == 0
     with Image.open(path) as image:
         assert image.format == "PNG"
-
-
-def test_a_table_fits_a_terminal_of_80_columns(bench):
-    ran = bench("--size", "16", "--against", "reference")
-    assert all(len(line) <= 80 for line in ran.err.splitlines() if "─" in line)
-    assert "…" not in ran.err
 
 
 @pytest.mark.usefixtures("unmeasured")

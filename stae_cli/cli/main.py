@@ -12,9 +12,11 @@ from typing import Annotated
 import typer
 
 from stae_cli import __version__
+from stae_cli.cli.bench import bench
 from stae_cli.cli.console import print_error, print_line
 from stae_cli.cli.decode import decode
 from stae_cli.cli.encode import encode
+from stae_cli.cli.flops import flops
 from stae_cli.cli.inspect import inspect
 from stae_cli.cli.roundtrip import roundtrip
 from stae_cli.cli.weights import weights
@@ -37,6 +39,8 @@ app = typer.Typer(
 app.command("encode")(encode)
 app.command("decode")(decode)
 app.command("roundtrip")(roundtrip)
+app.command("bench")(bench)
+app.command("flops")(flops)
 app.command("inspect")(inspect)
 app.add_typer(weights, name="weights")
 

@@ -1,0 +1,1 @@
+"""Speed: timing the codec and other autoencoders side by side on one machine."""

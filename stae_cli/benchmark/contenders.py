@@ -1,0 +1,96 @@
+"""The networks that a benchmark times, each with what it likes to be given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from stae_cli.benchmark.report import OURS
+from stae_cli.errors import UsageError
+from stae_cli.model.codec import Codec
+from stae_cli.model.flops import Cost, count
+from stae_cli.model.peers import FACTOR, LATENT_CHANNELS, PEERS, count_peer, load_peer
+from stae_cli.model.seeding import seeded
+from stae_cli.model.stupid_ae import StupidAE
+
+REFERENCE = "reference"
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A network on the device, and the count of its operations for one picture."""
+
+    name: str
+    encode: Callable[[Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor]
+    cost: Callable[[int, int], Cost]
+    latent_channels: int
+    factor: int  # pixels on a side of one latent position
+    takes_pixels: bool = False  # uint8 instead of floats
+
+
+def check_against(names: Sequence[str]) -> None:
+    """Checks that every name is `reference` or a known peer.
+
+    Raises:
+        UsageError: one is not.
+    """
+    for name in names:
+        if name != REFERENCE and name not in PEERS:
+            known = ", ".join((REFERENCE, *PEERS))
+            raise UsageError(f"unknown network `{name}`", f"known are: {known}")
+
+
+def seeded_model() -> StupidAE:
+    """The published architecture with seeded weights, on which speed does not depend."""
+    with seeded():
+        return StupidAE().eval()
+
+
+def contenders(codec: Codec, model: StupidAE, against: Sequence[str]) -> list[Contender]:
+    """The codec, then each of `against` on the codec's device in its dtype."""
+    found = [_ours(codec, model)]
+    for name in dict.fromkeys(against):
+        found.append(_reference(codec, model) if name == REFERENCE else _peer(codec, name))
+    return found
+
+
+def _ours(codec: Codec, model: StupidAE) -> Contender:
+    sizes = model.architecture
+    return Contender(
+        OURS,
+        codec.encode,
+        codec.decode,
+        lambda width, height: count(sizes, width, height),
+        sizes.latent_channels,
+        sizes.patch,
+        takes_pixels=True,
+    )
+
+
+def _reference(codec: Codec, model: StupidAE) -> Contender:
+    sizes = model.architecture
+    plain = deepcopy(model).eval().to(codec.device, codec.dtype)
+    return Contender(
+        REFERENCE,
+        plain.encode,
+        plain.decode,
+        lambda width, height: count(sizes, width, height),
+        sizes.latent_channels,
+        sizes.patch,
+    )
+
+
+def _peer(codec: Codec, name: str) -> Contender:
+    peer = load_peer(name).to(codec.device, codec.dtype)
+    return Contender(
+        name,
+        peer.encode,
+        peer.decode,
+        lambda width, height: count_peer(name, width, height),
+        LATENT_CHANNELS,
+        FACTOR,
+    )

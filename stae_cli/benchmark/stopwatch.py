@@ -1,0 +1,81 @@
+"""Timing calls on a device: synchronised on both sides, with a buffer of its own for each call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+SHORTEST_SAMPLE = 0.05  # seconds; quicker calls are timed several at a time
+MOST_CALLS = 1000
+SLOW_CALL = 2.0  # seconds; one such is warm-up enough
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """What the first calls showed: how many make up one sample, and the memory that one needs."""
+
+    calls: int
+    memory_bytes: int | None
+
+
+class Stopwatch:
+    """Times a function of one tensor, which gets the next of its inputs at each call."""
+
+    def __init__(
+        self, device: torch.device, function: Callable[[Tensor], object], inputs: Sequence[Tensor]
+    ) -> None:
+        self._device, self._function, self._inputs = device, function, inputs
+        self._turn = count()
+
+    def warm_up(self) -> WarmUp:
+        """Calls until caches and kernels are in place."""
+        once = self.sample(1)
+        if once < SLOW_CALL:
+            once = min(once, self.sample(1))
+        calls = min(math.ceil(SHORTEST_SAMPLE / once), MOST_CALLS)
+        return WarmUp(calls, self._memory_of_a_call())
+
+    def sample(self, calls: int) -> float:
+        """Seconds per call, over `calls` of them back to back."""
+        seconds = self._on_cuda(calls) if self._device.type == "cuda" else self._on_host(calls)
+        return seconds / calls
+
+    def _on_cuda(self, calls: int) -> float:
+        with torch.cuda.device(self._device):  # whose stream the events are recorded on
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda.synchronize()
+            start.record()
+            self._call(calls)
+            end.record()
+            torch.cuda.synchronize()
+        return start.elapsed_time(end) / 1000
+
+    def _on_host(self, calls: int) -> float:
+        self._synchronise()
+        start = perf_counter()
+        self._call(calls)
+        self._synchronise()
+        return perf_counter() - start
+
+    def _call(self, calls: int) -> None:
+        for _ in range(calls):
+            self._function(self._inputs[next(self._turn) % len(self._inputs)])
+
+    def _synchronise(self) -> None:
+        if self._device.type == "mps":
+            torch.mps.synchronize()
+
+    def _memory_of_a_call(self) -> int | None:
+        if self._device.type != "cuda":
+            return None
+        before = torch.cuda.memory_allocated(self._device)
+        torch.cuda.reset_peak_memory_stats(self._device)
+        self._call(1)
+        torch.cuda.synchronize(self._device)
+        return torch.cuda.max_memory_allocated(self._device) - before

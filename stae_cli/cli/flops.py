@@ -1,0 +1,137 @@
+"""`stae flops`: what the network costs, layer by layer, beside what is published of it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stae_cli.cli.console import print_json, print_note, print_table
+from stae_cli.cli.options import AsJson
+from stae_cli.cli.size import parse_names, parse_size
+
+if TYPE_CHECKING:
+    from stae_cli.model.flops import Cost, Flops, Published, Stage
+
+Size = Annotated[
+    str, typer.Option("--size", metavar="N|WxH", help="Pixels of the picture, multiples of 8.")
+]
+Against = Annotated[
+    str,
+    typer.Option(metavar="NAME,...", help="Count these too: `sdxl`, `taesd`.", show_default=False),
+]
+Layers = Annotated[bool, typer.Option("--layers", help="List every layer.")]
+
+
+def flops(
+    size: Size = "1024",
+    against: Against = "",
+    layers: Layers = False,
+    as_json: AsJson = False,
+) -> None:
+    """Count operations and parameters; needs no weights.
+
+    Two operations per multiply-add, matrix products only: convolutions, linear layers, matmuls.
+    """
+    width, height = parse_size(size)
+
+    from stae_cli.model.architecture import F8C16
+    from stae_cli.model.flops import count
+    from stae_cli.model.peers import check_peers, count_peer
+
+    names = parse_names(against)
+    check_peers(names)
+    costs = [count(F8C16, width, height), *(count_peer(name, width, height) for name in names)]
+    if as_json:
+        print_json({"networks": [_facts(cost, layers=layers) for cost in costs]})
+        return
+    for cost in costs:
+        _print_cost(cost, layers=layers)
+
+
+def _print_cost(cost: Cost, *, layers: bool) -> None:
+    columns = ("", "conv", "linear", "matmul", "total", "published", "parameters")
+    rows = [
+        (
+            stage.name,
+            *map(_figure, (stage.flops.convolution, stage.flops.linear, stage.flops.matmul)),
+            _figure(stage.flops.total),
+            _published_flops(cost, stage.name),
+            f"{stage.parameters:,}",
+        )
+        for stage in cost.stages
+    ]
+    print_table(f"{cost.network}: FLOPs for {cost.width}x{cost.height} pixels", columns, rows)
+    if published := _published(cost):
+        print_note(f"published: {published.source}. {published.why}")
+    for stage in cost.stages if layers else ():
+        _print_layers(cost.network, stage)
+
+
+def _print_layers(network: str, stage: Stage) -> None:
+    total = stage.flops.total
+    rows = [
+        (
+            layer.path,
+            _figure(layer.flops.total),
+            f"{layer.flops.total / total:.1%}" if layer.flops.total else "",
+            f"{layer.parameters:,}" if layer.parameters else "",
+        )
+        for layer in stage.layers
+    ]
+    print_table(f"{network} {stage.name}", ("layer", "FLOPs", "share", "parameters"), rows)
+
+
+def _facts(cost: Cost, *, layers: bool) -> dict[str, Any]:
+    published = _published(cost)
+    return {
+        "network": cost.network,
+        "width": cost.width,
+        "height": cost.height,
+        "stages": [_stage_facts(stage, layers=layers) for stage in cost.stages],
+        "published": asdict(published) if published else None,
+    }
+
+
+def _stage_facts(stage: Stage, *, layers: bool) -> dict[str, Any]:
+    facts = {
+        "name": stage.name,
+        "flops": _by_kind(stage.flops),
+        "parameters": stage.parameters,
+    }
+    if layers:
+        facts["layers"] = [
+            {"path": one.path, "flops": _by_kind(one.flops), "parameters": one.parameters}
+            for one in stage.layers
+        ]
+    return facts
+
+
+def _by_kind(flops: Flops) -> dict[str, int]:
+    return {**asdict(flops), "total": flops.total}
+
+
+def _published(cost: Cost) -> Published | None:
+    """What is published of the network, if it is so at this size."""
+    from stae_cli.model.flops import PUBLISHED, PUBLISHED_SIZE
+
+    if (cost.width, cost.height) != (PUBLISHED_SIZE, PUBLISHED_SIZE):
+        return None
+    return PUBLISHED.get(cost.network)
+
+
+def _published_flops(cost: Cost, stage: str) -> str:
+    published = _published(cost)
+    if published is None:
+        return ""
+    return _figure(published.encoder_flops if stage == "encoder" else published.decoder_flops)
+
+
+def _figure(flops: float) -> str:
+    """With the prefix that leaves digits before the point: 115.16 G, 4.879 T."""
+    if not flops:
+        return ""
+    if flops >= 1e12:
+        return f"{flops / 1e12:.3f} T"
+    return f"{flops / 1e9:.2f} G" if flops >= 1e9 else f"{flops / 1e6:.2f} M"

@@ -1,0 +1,160 @@
+"""What a benchmark reports: every network in every case, with figures that agree with each other.
+
+Nothing here depends on how fast the machine is.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from stae_cli.benchmark import run as running
+from stae_cli.benchmark.contenders import seeded_model
+from stae_cli.benchmark.report import Case, CaseResult, Report, Spread
+from stae_cli.benchmark.run import FEWEST_ROUNDS, run
+from stae_cli.errors import StaeError, UsageError
+from stae_cli.model.flops import count
+from tests.seeded import TINY
+from tests.seeded import seeded_model as seeded_tiny
+
+CASES = [Case(32, 24), Case(16, 16, batch=3)]
+
+
+@pytest.fixture(autouse=True)
+def _small_matmuls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stae_cli.benchmark.matmul.LARGE", ((64, 64, 64), (128, 32, 64)))
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stae_cli.benchmark.matmul.LARGE", ((64, 64, 64), (128, 32, 64)))
+        patch.setattr("stae_cli.benchmark.stopwatch.SHORTEST_SAMPLE", 0.001)
+        return run(
+            seeded_tiny(TINY),
+            CASES,
+            weights="tiny",
+            against=["reference"],
+            device="cpu",
+            seconds=0,
+        )
+
+
+def test_every_network_has_both_stages_in_every_case(report: Report) -> None:
+    assert [result.case for result in report.results] == CASES
+    for result in report.results:
+        found = [(timing.network, timing.stage) for timing in result.timings]
+        stages = ("encoder", "decoder")
+        assert found == [(name, stage) for name in ("stae", "reference") for stage in stages]
+
+
+def test_there_are_three_rounds_even_without_time(report: Report) -> None:
+    assert {result.rounds for result in report.results} == {FEWEST_ROUNDS}
+
+
+@pytest.mark.parametrize("index", range(len(CASES)))
+def test_figures_agree_with_each_other(report: Report, index: int) -> None:
+    result = report.results[index]
+    cost = count(TINY, result.case.width, result.case.height)
+    for timing in result.timings:
+        flops = getattr(cost, timing.stage).flops.total * result.case.batch
+        seconds = timing.milliseconds.median / 1000
+        assert timing.images_per_second.median == pytest.approx(result.case.batch / seconds)
+        assert timing.tflops == pytest.approx(flops / seconds / 1e12)
+        assert timing.share.median > 0
+        for spread in (timing.milliseconds, timing.images_per_second, timing.slowdown):
+            assert spread.p10 <= spread.median <= spread.p90
+
+
+def test_ours_is_the_measure_of_the_others(report: Report) -> None:
+    for result in report.results:
+        ours, others = result.timings[:2], result.timings[2:]
+        assert all(timing.slowdown == Spread(1, 1, 1) for timing in ours)
+        assert all(timing.slowdown.median > 0 for timing in others)
+
+
+def test_the_report_says_what_it_ran_on_and_serialises(report: Report) -> None:
+    told = json.loads(json.dumps(report.as_json(), allow_nan=False))
+    assert told["machine"]["device"] == "cpu"
+    assert told["machine"]["accelerator"] is None
+    assert told["machine"]["threads"] == torch.get_num_threads()
+    assert (told["architecture"], told["weights"]) == (TINY.describe(), "tiny")
+    assert told["dtype"] == "float32"
+    assert told["results"][1]["case"] == {"width": 16, "height": 16, "batch": 3}
+    assert all(each["memory_bytes"] is None for each in told["results"][0]["timings"])
+
+
+def test_the_machines_own_speed_is_that_of_the_faster_product(report: Report) -> None:
+    for result in report.results:
+        assert result.matmul in ((64, 64, 64), (128, 32, 64))
+        assert result.matmul_tflops.median > 0
+
+
+def test_bfloat16_and_peers_run_through_the_same_rounds() -> None:
+    pytest.importorskip("diffusers", exc_type=ImportError)
+    report = run(
+        seeded_tiny(TINY),
+        [Case(16, 16)],
+        weights="tiny",
+        against=["taesd", "taesd"],
+        device="cpu",
+        dtype=torch.bfloat16,
+        seconds=0,
+    )
+    assert report.dtype == "bfloat16"
+    assert [timing.network for timing in report.results[0].timings] == ["stae"] * 2 + ["taesd"] * 2
+
+
+def test_time_is_spent_in_whole_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(1000))
+    monkeypatch.setattr(running, "monotonic", lambda: next(clock))
+    rounds = running._rounds({"one": lambda: 1.0, "other": lambda: 2.0}, seconds=6)
+    assert len(rounds) > FEWEST_ROUNDS
+    assert all(each == {"one": 1.0, "other": 2.0} for each in rounds)
+
+
+def test_rounds_are_shuffled() -> None:
+    orders = [tuple(each) for each in running._rounds(dict.fromkeys("abcd", float), seconds=0)]
+    assert len(set(orders)) > 1
+
+
+def test_nothing_of_torch_is_left_changed() -> None:
+    model = seeded_tiny(TINY)
+    state = torch.random.get_rng_state()
+    tf32 = torch.backends.cudnn.allow_tf32
+    run(model, [Case(8, 8)], weights="tiny", against=["reference"], device="cpu", seconds=0)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.backends.cudnn.allow_tf32 == tf32
+    assert torch.is_grad_enabled()
+
+
+def test_seeded_models_are_alike_and_disturb_no_random_numbers() -> None:
+    state = torch.random.get_rng_state()
+    first, second = seeded_model(), seeded_model()
+    assert torch.equal(torch.random.get_rng_state(), state)
+    others = second.state_dict()
+    assert all(torch.equal(tensor, others[name]) for name, tensor in first.state_dict().items())
+
+
+def test_requests_that_make_no_sense_fail_before_anything_is_timed() -> None:
+    model = seeded_tiny(TINY)
+
+    def refuse(case: Case) -> None:
+        raise AssertionError(f"timed {case}")
+
+    with pytest.raises(UsageError, match="no multiple of 8"):
+        run(model, [Case(16, 16), Case(20, 16)], weights="tiny", on_case=refuse)
+    with pytest.raises(UsageError, match="unknown network `flux`"):
+        run(model, [Case(16, 16)], weights="tiny", against=["flux"], on_case=refuse)
+
+
+def test_a_case_that_does_not_fit_into_memory_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object) -> CaseResult:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(running, "_run_case", exhausted)
+    with pytest.raises(StaeError, match="out of memory at 16x16, batch 2") as raised:
+        run(seeded_tiny(TINY), [Case(16, 16, 2)], weights="tiny", device="cpu")
+    assert "--batch" in raised.value.hint

@@ -1,0 +1,64 @@
+"""The stopwatch: inputs take turns, and quick calls are timed several at a time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stae_cli.benchmark import stopwatch
+from stae_cli.benchmark.stopwatch import Stopwatch
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def seen() -> list[float]:
+    return []
+
+
+@pytest.fixture
+def watch(seen: list[float]) -> Stopwatch:
+    inputs = [torch.tensor(float(number)) for number in range(3)]
+    return Stopwatch(CPU, lambda given: seen.append(given.item()), inputs)
+
+
+def test_inputs_take_turns(watch: Stopwatch, seen: list[float]) -> None:
+    watch.sample(2)
+    watch.sample(2)
+    assert seen == [0, 1, 2, 0]
+
+
+def test_a_sample_is_the_time_of_one_call(
+    watch: Stopwatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moments = iter((10.0, 12.0))
+    monkeypatch.setattr(stopwatch, "perf_counter", lambda: next(moments))
+    assert watch.sample(4) == 0.5
+
+
+@pytest.mark.parametrize(("once", "calls"), [(0.02, 3), (1.0, 1), (1e-9, stopwatch.MOST_CALLS)])
+def test_quick_calls_are_timed_several_at_a_time(
+    watch: Stopwatch, monkeypatch: pytest.MonkeyPatch, once: float, calls: int
+) -> None:
+    monkeypatch.setattr(watch, "_on_host", lambda calls: once * calls)
+    assert watch.warm_up() == stopwatch.WarmUp(calls, None)
+
+
+def test_a_slow_call_is_not_made_twice_to_warm_up(
+    watch: Stopwatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    monkeypatch.setattr(watch, "_on_host", lambda calls: made.append(calls) or 60.0)
+    watch.warm_up()
+    assert made == [1]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_memory_of_a_call_on_a_device() -> None:
+    device = torch.device("cuda")
+    inputs = [torch.zeros(1 << 20, device=device)]
+    watch = Stopwatch(device, lambda given: given + 1, inputs)
+    memory = watch.warm_up().memory_bytes
+    assert memory is not None
+    assert 4 << 20 <= memory < 8 << 20

@@ -1,0 +1,117 @@
+"""`stae bench` as users run it: what it prints where, and what it refuses before measuring."""
+
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Shortens what takes its time for the sake of precision; it is not tested here."""
+    monkeypatch.setattr("stae_cli.benchmark.matmul.LARGE", ((64, 64, 64),))
+    monkeypatch.setattr("stae_cli.benchmark.stopwatch.SHORTEST_SAMPLE", 0.001)
+
+
+@pytest.fixture
+def bench(stae, tiny):
+    def run(*arguments):
+        return stae("bench", "--weights", tiny, "--device", "cpu", "--seconds", "0", *arguments)
+
+    return run
+
+
+@pytest.fixture
+def unmeasured(monkeypatch):
+    def refuse(*_arguments, **_options):
+        raise AssertionError("measured")
+
+    monkeypatch.setattr("stae_cli.benchmark.run._run_case", refuse)
+
+
+def test_every_size_meets_every_batch(bench):
+    ran = bench("--size", "16", "--size", "24x8", "--batch", "1", "--batch", "2", "--json")
+    assert ran.code == 0
+    cases = [result["case"] for result in ran.json["results"]]
+    assert [(case["width"], case["height"], case["batch"]) for case in cases] == [
+        (16, 16, 1),
+        (16, 16, 2),
+        (24, 8, 1),
+        (24, 8, 2),
+    ]
+    assert ran.json["weights"] == "tiny.safetensors"
+    assert ran.json["machine"]["device"] == "cpu"
+
+
+def test_stdout_is_for_data_alone_and_the_cpu_is_named(bench):
+    ran = bench("--size", "16")
+    assert ran.code == 0
+    assert ran.out == ""
+    assert "ran on the CPU" in ran.err
+    assert "float32" in ran.err
+    for word in ("16x16, batch 1", "encoder", "decoder", "images/s", "share", "peak memory"):
+        assert word in ran.err
+    assert "x stae" not in ran.err
+
+
+def test_others_are_compared_in_a_table_for_each_stage(bench):
+    ran = bench("--size", "16", "--against", "reference", "--json")
+    assert ran.code == 0
+    assert "x stae" in ran.err
+    assert "reference" in ran.err
+    assert all(len(line) <= 80 for line in ran.err.splitlines() if "─" in line)
+    assert "…" not in ran.err
+    timings = ran.json["results"][0]["timings"]
+    assert [(each["network"], each["stage"]) for each in timings] == [
+        ("stae", "encoder"),
+        ("stae", "decoder"),
+        ("reference", "encoder"),
+        ("reference", "decoder"),
+    ]
+
+
+def test_quiet_says_nothing(bench):
+    ran = bench("--size", "16", "--quiet")
+    assert (ran.code, ran.out, ran.err) == (0, "", "")
+
+
+def test_a_dtype_that_was_asked_for_is_used(bench):
+    ran = bench("--size", "8", "--dtype", "bfloat16", "--json")
+    assert ran.json["dtype"] == "bfloat16"
+
+
+def test_the_chart_is_written(bench, tmp_path):
+    path = tmp_path / "chart.png"
+    assert bench("--size", "16", "--plot", path).code == 0
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+
+
+@pytest.mark.usefixtures("unmeasured")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--size", "20"], ["no multiple of 8"]),
+        (["--size", "0"], ["no multiple of 8"]),
+        (["--size", "16", "--size", "big"], ["malformed size `big`"]),
+        (["--batch", "0"], ["--batch"]),
+        (["--against", "reference,flux"], ["unknown network `flux`", "sdxl"]),
+        (["--device", "tpu"], ["unknown device `tpu`"]),
+        (["--plot", "absent/chart.png"], ["no folder `absent`"]),
+        (["--plot", "chart.svg"], ["does not end in .png"]),
+    ],
+    ids=lambda each: " ".join(each) if each[0].startswith("--") else "",
+)
+def test_what_makes_no_sense_is_refused_before_measuring(bench, arguments, words):
+    bench(*arguments).assert_fails(2, *words)
+
+
+@pytest.mark.usefixtures("unmeasured")
+def test_an_absent_checkpoint_is_named(stae):
+    stae("bench", "--weights", "absent.safetensors").assert_fails(1, "absent.safetensors")
+
+
+def test_weights_are_seeded_unless_named(stae, monkeypatch):
+    from tests.seeded import TINY, seeded_model
+
+    monkeypatch.setattr("stae_cli.benchmark.contenders.seeded_model", lambda: seeded_model(TINY))
+    ran = stae("bench", "--size", "8", "--seconds", "0", "--device", "cpu", "--json")
+    assert ran.json["weights"] == "seeded"

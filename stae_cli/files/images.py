@@ -157,6 +157,7 @@ def _identified(file: BinaryIO, suffix: str) -> Image.Image | None:
 
     Image.open can only be given another bound for the whole process.
     """
+    file.seek(0)
     prefix = file.read(16)
     for name, suffixes in SUFFIXES_OF.items():
         factory, accept = Image.OPEN[name]

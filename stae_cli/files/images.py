@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import struct
 import zlib
 from functools import lru_cache
@@ -97,13 +98,14 @@ class ImageFile:
 
         Raises:
             InputError: the file is truncated, damaged, or of a kind that has no such pixels.
+            OSError: the disk does not give the file.
         """
         try:
             raw = self._jpeg_pixels()
             if raw is None:
                 raw = np.asarray(_to_rgb(self._image, background))
         except DAMAGED as error:
-            raise InputError(f"damaged or truncated image: {_reason(error)}") from error
+            raise _damaged(error) from error
         upright = np.ascontiguousarray(_turned(raw, self._orientation))
         if upright.shape != (self.height, self.width, 3):
             raise InputError("damaged image: its size is not what its header says")
@@ -139,6 +141,7 @@ def open_image(file: BinaryIO, *, name: str = "") -> ImageFile:
 
     Raises:
         InputError: no image, damaged, or larger than 512 megapixels.
+        OSError: the disk does not give the file.
     """
     try:
         image = _identified(file, PurePath(name).suffix.lower())
@@ -149,7 +152,7 @@ def open_image(file: BinaryIO, *, name: str = "") -> ImageFile:
             raise InputError(f"{width}x{height} pixels are more than {MAX_PIXELS // 10**6} million")
         return ImageFile(image, file)
     except DAMAGED as error:
-        raise InputError(f"damaged or truncated image: {_reason(error)}") from error
+        raise _damaged(error) from error
 
 
 def _identified(file: BinaryIO, suffix: str) -> Image.Image | None:
@@ -269,6 +272,12 @@ def _probe(mode: str) -> Image.Image:
     return Image.fromarray(grid[..., 0] if channels == 1 else grid, mode)
 
 
-def _reason(error: BaseException) -> str:
+def _damaged(error: BaseException) -> InputError:
+    """The failure of an image; an error of the disk itself is raised as what it is.
+
+    Pillow's own have no number; offsets out of range in a damaged file give EINVAL.
+    """
+    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+        raise error
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return text[:200]
+    return InputError(f"damaged or truncated image: {text[:200]}")

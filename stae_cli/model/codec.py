@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property, partial
 from typing import TypeVar, cast, overload
 
 import numpy as np
@@ -14,13 +15,15 @@ from torch import Tensor
 from stae_cli.errors import DeviceError, InputError
 from stae_cli.model.inference import InferenceForm
 from stae_cli.model.stupid_ae import StupidAE
+from stae_cli.model.tiling import Piece, pieces
 
 Pixels = npt.NDArray[np.uint8]  # (H, W, 3) RGB
 Latent = npt.NDArray[np.floating]  # (C, h, w)
 Result = TypeVar("Result")
 
-# Latent positions that the decoder holds at once, a little over 30 kB of float32 each.
-BATCH_PATCHES = {"cpu": 16384, "cuda": 131072, "mps": 32768}
+# Latent positions that the decoder holds at once, about 5 kB of float32 each on the CPU.
+BATCH_PATCHES = {"cpu": 32768, "cuda": 131072, "mps": 32768}
+LEAST_PATCHES = 256
 
 
 def pick_device(name: str | torch.device = "auto") -> torch.device:
@@ -79,15 +82,6 @@ class Codec:
         self._model = model
         self._form = InferenceForm(model, device=self.device, dtype=self.dtype)
 
-    def in_float32(self) -> Codec:
-        """The same weights on the same device in float32, for what overflows half precision."""
-        return Codec(
-            self._model,
-            device=self.device,
-            dtype=torch.float32,
-            batch_patches=self.batch_patches,
-        )
-
     @overload
     def encode(self, images: Tensor) -> Tensor: ...
     @overload
@@ -108,9 +102,8 @@ class Codec:
         """
         if not len(images):
             raise InputError("no images to encode", "give at least one")
-        if isinstance(images, Tensor):
-            return torch.stack(self._encoded(list(images)))
-        return self._encoded(images)
+        latents = self._within_memory(lambda: self._encoded(list(images)))
+        return torch.stack(latents) if isinstance(images, Tensor) else latents
 
     @overload
     def decode(self, latents: Tensor) -> Tensor: ...
@@ -132,11 +125,12 @@ class Codec:
         """
         if isinstance(latents, Tensor):
             self._check_channels(latents)
-            return self._decoded(latents).clamp_(-1, 1).permute(0, 3, 1, 2)
+            images = self._within_memory(lambda: self._decoded(latents))
+            return images.clamp_(-1, 1).permute(0, 3, 1, 2)
         results: dict[int, Tensor] = {}
         for group in _equal_shapes(latents):
-            images = self.decode(torch.stack([latents[index].to(self.device) for index in group]))
-            results.update(zip(group, images, strict=True))
+            equal = torch.stack([latents[index].to(self.device) for index in group])
+            results.update(zip(group, self.decode(equal), strict=True))
         return [results[index] for index in range(len(latents))]
 
     def encode_pixels(self, pictures: Sequence[Pixels]) -> list[Latent | None]:
@@ -161,12 +155,9 @@ class Codec:
         results: list[Pixels | None] = [None] * len(latents)
         broken: list[int] = []
         for group in _equal_shapes(latents):
-            batch = np.stack([latents[index] for index in group])
-            with torch.no_grad():
-                images = self._decoded(torch.from_numpy(batch)).float()
-                finite = images.isfinite().flatten(1).all(1).tolist()
-                levels = images.add_(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
-            for index, pixels, good in zip(group, levels.cpu().numpy(), finite, strict=True):
+            batch = torch.from_numpy(np.stack([latents[index] for index in group]))
+            levels, finite = self._within_memory(partial(self._decoded_levels, batch))
+            for index, pixels, good in zip(group, levels.numpy(), finite, strict=True):
                 if good:
                     results[index] = pixels
                 else:
@@ -176,29 +167,58 @@ class Codec:
             results[index] = picture
         return results
 
+    @cached_property
+    def _in_float32(self) -> Codec:
+        """The same weights on the same device, for what overflows half precision."""
+        return Codec(
+            self._model,
+            device=self.device,
+            dtype=torch.float32,
+            batch_patches=self.batch_patches,
+        )
+
+    def _within_memory(self, run: Callable[[], Result]) -> Result:
+        """Tries again with half as much at once, and goes on so, where the device's memory ends.
+
+        Raises:
+            DeviceError: it does not even suffice for a little.
+        """
+        while True:
+            try:
+                return run()
+            except torch.OutOfMemoryError as error:
+                if self.batch_patches <= LEAST_PATCHES:
+                    raise DeviceError(
+                        f"device `{self.device}` has too little free memory",
+                        "end what else runs on it, or use `--device cpu`",
+                    ) from error
+                self.batch_patches = max(LEAST_PATCHES, self.batch_patches // 2)
+
     def _again(
         self, broken: Sequence[int], run: Callable[[Codec], list[Result | None]]
     ) -> list[Result | None]:
         """What was not finite, once more in float32; None where that cannot help."""
         if not broken or self.dtype == torch.float32:
             return [None] * len(broken)
-        return run(self.in_float32())
+        return run(self._in_float32)
 
     def _encoded(self, images: Sequence[Tensor]) -> list[Tensor]:
-        """At least one image, each cut to patches, encoded as one pack -> (C, h, w) each."""
-        grids = [self._cut(image) for image in images]  # (h, w, patch * patch * 3) each
-        if len({grid.dtype for grid in grids}) > 1:  # uint8 and float must not be promoted
-            grids = [_as_float(grid) for grid in grids]
+        """Images cut to patches, encoded as one pack -> (C, h, w) each; at least one."""
+        layouts = [self._rows_of(image) for image in images]
+        if len({rows.dtype for rows in layouts}) > 1:  # uint8 and float must not be promoted
+            layouts = [_as_float(rows) for rows in layouts]
         with _plain_arithmetic(self.device):
-            rows = self._form.encode(torch.cat([grid.flatten(0, 1) for grid in grids]))
-        parts = rows.split([grid.shape[0] * grid.shape[1] for grid in grids])
+            latents = self._form.encode(patches for rows in layouts for patches in self._cut(rows))
+        size = self.architecture.patch
+        grids = [(rows.shape[0] // size, rows.shape[1] // size) for rows in layouts]
+        parts = latents.split([height * width for height, width in grids])
         return [
-            part.unflatten(0, grid.shape[:2]).permute(2, 0, 1).contiguous()
+            part.unflatten(0, grid).permute(2, 0, 1).contiguous()
             for part, grid in zip(parts, grids, strict=True)
         ]
 
-    def _cut(self, image: Tensor) -> Tensor:
-        """One image to its patches (h, w, patch * patch * 3), uint8 or float in [-1, 1]."""
+    def _rows_of(self, image: Tensor) -> Tensor:
+        """One image as (H, W, 3), uint8 or float in [-1, 1], where it lies."""
         size = self.architecture.patch
         if image.dtype == torch.uint8 and image.ndim == 3 and image.shape[2] == 3:
             rows = image
@@ -215,37 +235,57 @@ class Codec:
                 f"an image of {width}x{height} has a side that is no multiple of {size}",
                 "pad or crop it first; `stae encode` pads and records the true size",
             )
-        grid = rows.unflatten(1, (-1, size)).unflatten(0, (-1, size)).transpose(1, 2)
-        return grid.flatten(2).to(self.device)
+        return rows
+
+    def _cut(self, rows: Tensor) -> Iterator[Tensor]:
+        """The patches (n, patch * patch * 3) of an image (H, W, 3), on the device, in order.
+
+        They come in bands, so that a large image is never there twice.
+        """
+        size = self.architecture.patch
+        band = size * max(1, self.batch_patches * size // rows.shape[1])
+        for part in rows.split(band):
+            grid = part.to(self.device).unflatten(1, (-1, size)).unflatten(0, (-1, size))
+            yield grid.transpose(1, 2).flatten(2).flatten(0, 1)
+
+    def _pieces(self, grid: Tensor) -> Iterator[tuple[Piece, Tensor]]:
+        """Pieces of latents (B, h, w, C), each with what the decoder is given for it."""
+        with _plain_arithmetic(self.device):
+            for piece in pieces(
+                *grid.shape[:3],
+                limit=self.batch_patches,
+                halo=self._form.halo,
+                alignment=self._form.alignment,
+            ):
+                seen = grid[piece.images, piece.rows.seen, piece.columns.seen]
+                yield piece, seen.to(self.device, self.dtype)
 
     def _decoded(self, latents: Tensor) -> Tensor:
-        """(B, C, h, w) on any device -> (B, 8h, 8w, 3) unclamped, in bounded memory."""
-        grid = latents.to(self.device, self.dtype).permute(0, 2, 3, 1)
-        height, width = grid.shape[1:3]
-        with _plain_arithmetic(self.device):
-            if height * width > self.batch_patches:
-                return torch.stack([self._decode_tiled(one) for one in grid])
-            group = max(1, self.batch_patches // (height * width))
-            return torch.cat([self._form.decode(part) for part in grid.split(group)])
+        """(B, C, h, w) on any device -> (B, 8h, 8w, 3) unclamped on this one."""
+        images = self._canvas(latents, self.dtype, self.device)
+        for piece, seen in self._pieces(latents.permute(0, 2, 3, 1)):
+            self._place(images, piece, self._form.decode(seen))
+        return images
 
-    def _decode_tiled(self, grid: Tensor) -> Tensor:
-        """One large (h, w, C), tile by tile; each tile sees its real neighbours."""
-        height, width = grid.shape[:2]
-        patch, halo = self._form.patch, self._form.halo
-        side = max(1, int(self.batch_patches**0.5) - 2 * halo)
-        image = grid.new_empty(height * patch, width * patch, 3)
-        for top in range(0, height, side):
-            for left in range(0, width, side):
-                bottom, right = min(top + side, height), min(left + side, width)
-                # Clipped at the image's border, never padded: biases make zeros wrong there.
-                up, start = max(top - halo, 0), max(left - halo, 0)
-                tile = grid[up : bottom + halo, start : right + halo]
-                pixels = self._form.decode(tile[None])[0]
-                image[top * patch : bottom * patch, left * patch : right * patch] = pixels[
-                    (top - up) * patch : (bottom - up) * patch,
-                    (left - start) * patch : (right - start) * patch,
-                ]
-        return image
+    def _decoded_levels(self, latents: Tensor) -> tuple[Tensor, list[bool]]:
+        """(B, C, h, w) -> uint8 (B, 8h, 8w, 3), and which of them were finite, all on the CPU."""
+        images = self._canvas(latents, torch.uint8, torch.device("cpu"))
+        finite = torch.ones(len(latents), dtype=torch.bool)
+        for piece, seen in self._pieces(latents.permute(0, 2, 3, 1)):
+            levels, good = self._form.decode_levels(seen)
+            finite[piece.images] &= good.cpu()
+            self._place(images, piece, levels)
+        return images, finite.tolist()
+
+    def _canvas(self, latents: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+        size, (height, width) = self.architecture.patch, latents.shape[2:]
+        sides = (len(latents), height * size, width * size, 3)
+        return torch.empty(sides, dtype=dtype, device=device)
+
+    def _place(self, images: Tensor, piece: Piece, pixels: Tensor) -> None:
+        size, rows, columns = self.architecture.patch, piece.rows, piece.columns
+        inner = pixels[:, rows.inner(size), columns.inner(size)]
+        images[piece.images, rows.target(size), columns.target(size)] = inner
 
     def _check_channels(self, latents: Tensor) -> None:
         channels = self.architecture.latent_channels

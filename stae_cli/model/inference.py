@@ -2,19 +2,21 @@
 
 Activations are token matrices (N, channels), one row per patch, so that every 1x1 conv is one
 matrix product and pictures of any sizes share it. Built from a reference model: norm weights,
-pixel scaling and the head's last layer are folded into their neighbours in float64.
+pixel scaling and the head's last layer are folded into their neighbours in float64. Rows pass in
+chunks that stay in the cache from one layer to the next.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, gelu, linear, silu
+from torch.nn.functional import conv2d, linear, silu
 
+from stae_cli.model.affine import Affine, Placement
 from stae_cli.model.stupid_ae import (
     CHANNEL_NORM_EPS,
     COLUMN_NORM_FLOOR,
@@ -27,49 +29,56 @@ from stae_cli.model.stupid_ae import (
     SpatialBlock,
     StupidAE,
 )
+from stae_cli.model.winograd import TILE, winograd
 
 # Rows that go through the encoder at once. Always exactly this many (the last chunk is filled
 # up), so that a row meets the same kernels whatever it is packed with: its latent then has the
 # same bytes alone and in company.
-ENCODE_ROWS = {"cpu": 1024, "cuda": 16384, "mps": 4096}
-DECODE_ROWS = {"cpu": 1024, "cuda": 16384, "mps": 4096}
-
-
-@dataclass(frozen=True)
-class Affine:
-    """x @ weight.T + bias on token rows."""
-
-    weight: Tensor  # (outputs, inputs)
-    bias: Tensor  # (outputs,)
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        return linear(rows, self.weight, self.bias)
+ENCODE_ROWS = {"cpu": 512, "cuda": 16384, "mps": 4096}
+DECODE_ROWS = {"cpu": 512, "cuda": 16384, "mps": 4096}
 
 
 @dataclass(frozen=True)
 class Geglu:
-    """x + down(gate * tanh-GELU(act)), with the norm's weight folded into `up`."""
+    """x + down(gate * tanh-GELU(act)) of norm(x), the norm's weight folded into gate and act."""
 
-    up: Affine
+    gate: Affine
+    act: Affine
     down: Affine
 
     def __call__(self, rows: Tensor) -> Tensor:
-        gate, act = self.up(_normed(rows)).chunk(2, dim=-1)
-        return rows + self.down(gate * gelu(act, approximate="tanh"))
+        normed = _normed(rows)
+        hidden = self.gate.times(normed, self.act.gelu(normed, "tanh"))
+        return self.down.plus(hidden, rows)
+
+
+class Mixer(Protocol):
+    """A 3x3 convolution with zero padding 1 between token grids (B, h, w, C)."""
+
+    def add_to(self, grid: Tensor, hidden: Tensor) -> None:
+        """Adds the convolution of `hidden` to `grid`."""
 
 
 @dataclass(frozen=True)
-class Spatial:
-    """x + conv3x3(tanh-GELU(inner(norm(x)))) on a token grid, the norm's weight folded in."""
+class Conv:
+    """torch's own convolution."""
 
-    inner: Affine
     kernel: Tensor  # (C, C, 3, 3), channels last
     bias: Tensor  # (C,)
 
-    def __call__(self, grid: Tensor) -> Tensor:
-        hidden = gelu(self.inner(_normed(grid)), approximate="tanh")  # (B, h, w, C)
+    def add_to(self, grid: Tensor, hidden: Tensor) -> None:
+        """Adds the convolution of `hidden` to `grid`, both (B, h, w, C)."""
         mixed = conv2d(hidden.permute(0, 3, 1, 2), self.kernel, self.bias, padding=1)
-        return grid + mixed.permute(0, 2, 3, 1)
+        grid += mixed.permute(0, 2, 3, 1)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A spatial block, x + mixer(tanh-GELU(inner(norm(x)))), and the GEGLU block behind it."""
+
+    inner: Affine
+    mixer: Mixer
+    geglu: Geglu
 
 
 @dataclass(frozen=True)
@@ -77,35 +86,24 @@ class Head:
     """The neural field with everything that does not depend on the patch computed once.
 
     The last layer is folded into the generator of the second matrix, whose 32 columns become 3.
+    Both matrices are generated transposed: their columns, which are normalised, then lie together.
     """
 
     generator: Affine  # width -> head_width^2 + 3 * head_width
     encoded: Tensor  # (P, head_width): norm(positions)
-    constant: Tensor  # (P, 3): positions through the last layer, its bias included
+    constant: Tensor  # (3, P): positions through the last layer, its bias included
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """Rows (N, width) -> (N, P, 3)."""
+        """Rows (N, width) -> (N, 3, P)."""
         size = self.encoded.shape[1]
         generated = self.generator(rows)
         first, second = generated.split((size * size, 3 * size), dim=-1)
-        first = first.unflatten(-1, (size, size))
-        columns = torch.linalg.vector_norm(first, dim=-2, keepdim=True, dtype=torch.float32)
-        hidden = (self.encoded @ first).div_(columns.clamp_min_(COLUMN_NORM_FLOOR).to(rows.dtype))
-        return silu(hidden, inplace=True) @ second.unflatten(-1, (size, 3)) + self.constant
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where folded float64 weights end up."""
-
-    device: torch.device
-    dtype: torch.dtype
-
-    def affine(self, weight: Tensor, bias: Tensor) -> Affine:
-        return Affine(self.put(weight), self.put(bias))
-
-    def put(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.device, self.dtype, copy=True).contiguous()
+        columns = first.reshape(-1, size)
+        norms = torch.linalg.vector_norm(columns, dim=-1, keepdim=True, dtype=torch.float32)
+        hidden = linear(columns, self.encoded)  # (N * head_width, P)
+        hidden.div_(norms.clamp_min_(COLUMN_NORM_FLOOR).to(rows.dtype))
+        fields = silu(hidden, inplace=True).view(len(rows), size, -1)
+        return torch.baddbmm(self.constant, second.unflatten(-1, (3, size)), fields)
 
 
 class InferenceForm:
@@ -121,8 +119,9 @@ class InferenceForm:
         sizes = model.architecture
         encoder, decoder = cast(Encoder, model.encoder[0]), cast(Decoder, model.decoder[0])
         place = Placement(device, dtype)
+        self.dtype = dtype
         self.patch = sizes.patch
-        self.halo = sizes.halo
+        self.latent_channels = sizes.latent_channels
         self.encode_rows = ENCODE_ROWS[device.type]
         self.decode_rows = DECODE_ROWS[device.type]
         self._embed = _pixel_layer(encoder, place)
@@ -131,14 +130,22 @@ class InferenceForm:
         self._from_latent = _projection(decoder.conv_in, place)
         blocks = list(decoder.blocks)
         self._pairs = [
-            (_spatial(cast(SpatialBlock, s), place), _geglu(cast(GegluBlock, g), place))
-            for s, g in zip(blocks[::2], blocks[1::2], strict=True)
+            _pair(cast(SpatialBlock, spatial), cast(GegluBlock, geglu), place)
+            for spatial, geglu in zip(blocks[::2], blocks[1::2], strict=True)
         ]
         self._head = _head(decoder, place)
+        # Tiles that are cut at multiples of Winograd's then compute the same numbers as the whole.
+        self.alignment = 1 if isinstance(self._pairs[0].mixer, Conv) else TILE
+        self.halo = -(-sizes.halo // self.alignment) * self.alignment
 
-    def encode(self, patches: Tensor) -> Tensor:
-        """Patches (N, patch * patch * 3), uint8 or float in [-1, 1] -> latents (N, C)."""
-        return torch.cat([self._encode_chunk(chunk) for chunk in patches.split(self.encode_rows)])
+    def encode(self, patches: Iterable[Tensor]) -> Tensor:
+        """Patches (n, patch * patch * 3), uint8 or float in [-1, 1], in any portions.
+
+        Returns:
+            Latents (N, C) of all of them in order.
+        """
+        chunks = _portions(patches, self.encode_rows)
+        return torch.cat([self._encode_chunk(chunk) for chunk in chunks])
 
     def _encode_chunk(self, patches: Tensor) -> Tensor:
         count = len(patches)
@@ -150,30 +157,100 @@ class InferenceForm:
         for block in self._encoder_blocks:
             rows = block(rows)
         inner, outer = self._to_latent
-        return outer(gelu(inner(rows)))[:count]
+        return outer(inner.gelu(rows, "none"))[:count]
 
     def _centred(self, patches: Tensor) -> Tensor:
         """uint8 or float in [-1, 1] -> (pixel - 128) / 128, exact for uint8 in every dtype."""
         if patches.dtype == torch.uint8:
-            return patches.to(self._embed.weight.dtype).sub_(128).div_(128)
-        shifted = patches.float().mul(127.5 / 128).sub_(0.5 / 128)
-        return shifted.to(self._embed.weight.dtype)
+            return patches.to(self.dtype).sub_(128).div_(128)
+        return patches.float().mul(127.5 / 128).sub_(0.5 / 128).to(self.dtype)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, h, w, C) -> (B, h * patch, w * patch, 3), about [-1, 1], unclamped."""
-        inner, outer = self._from_latent
-        grid = self._by_rows(latents, lambda rows: outer(gelu(inner(rows))))
-        for spatial, geglu in self._pairs:
-            grid = self._by_rows(spatial(grid), geglu)
-        pixels = self._by_rows(grid, self._head)  # (B, h, w, patch^2, 3)
-        batch, height, width = latents.shape[:3]
-        pixels = pixels.view(batch, height, width, self.patch, self.patch, 3)
-        return pixels.transpose(2, 3).reshape(batch, height * self.patch, width * self.patch, 3)
+        features = self._features(latents)
+        images = self._canvas(features, self.dtype)
+        for rows, pixels in self._painted(features):
+            images[rows] = pixels
+        return self._as_images(images, latents)
 
-    def _by_rows(self, grid: Tensor, layer: Callable[[Tensor], Tensor]) -> Tensor:
-        rows = grid.flatten(0, 2)
-        done = [layer(chunk) for chunk in rows.split(self.decode_rows)]
-        return torch.cat(done).unflatten(0, grid.shape[:3])
+    def decode_levels(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Latents (B, h, w, C) -> uint8 pixels (B, h * patch, w * patch, 3), rounded to nearest.
+
+        Also returns whether each of the B was finite before it was rounded.
+        """
+        features = self._features(latents)
+        images = self._canvas(features, torch.uint8)
+        finite = torch.empty(len(images), dtype=torch.bool, device=latents.device)
+        for rows, pixels in self._painted(features):
+            finite[rows] = pixels.isfinite().flatten(1).all(1)
+            images[rows] = pixels.float().add_(1).mul_(127.5).round_().clamp_(0, 255)
+        return self._as_images(images, latents), finite.view(latents.shape[:2]).all(1)
+
+    def _features(self, latents: Tensor) -> Tensor:
+        """Latents (B, h, w, C) -> what the head paints from (B, h, w, width)."""
+        inner, outer = self._from_latent
+        rows = latents.flatten(0, 2)
+        grid = self._empty(len(rows), outer)
+        hidden = self._empty(len(rows), outer)
+        shape = (*latents.shape[:3], -1)
+        for part in self._slices(rows):
+            grid[part] = outer(inner.gelu(rows[part], "none"))
+            hidden[part] = self._pairs[0].inner.gelu(_normed(grid[part]), "tanh")
+        for pair, following in zip(self._pairs, [*self._pairs[1:], None], strict=True):
+            pair.mixer.add_to(grid.view(shape), hidden.view(shape))
+            for part in self._slices(rows):
+                grid[part] = pair.geglu(grid[part])
+                if following is not None:
+                    hidden[part] = following.inner.gelu(_normed(grid[part]), "tanh")
+        return grid.view(shape)
+
+    def _empty(self, rows: int, layer: Affine) -> Tensor:
+        return torch.empty(rows, len(layer.bias), dtype=self.dtype, device=layer.bias.device)
+
+    def _slices(self, rows: Tensor) -> Iterator[slice]:
+        for first in range(0, len(rows), self.decode_rows):
+            yield slice(first, first + self.decode_rows)
+
+    def _painted(self, features: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Bands of the B * h rows of patches, each with its pixels (rows, patch, w, patch, 3)."""
+        bands = features.flatten(0, 1)  # (B h, w, width)
+        width = bands.shape[1]
+        height = max(1, self.decode_rows // width)
+        for top in range(0, len(bands), height):
+            band = bands[top : top + height]
+            pixels = self._head(band.flatten(0, 1))  # (rows w, 3, P)
+            pixels = pixels.view(len(band), width, 3, self.patch, self.patch)
+            yield slice(top, top + height), pixels.permute(0, 3, 1, 4, 2)
+
+    def _canvas(self, features: Tensor, dtype: torch.dtype) -> Tensor:
+        batch, height, width = features.shape[:3]
+        sides = (batch * height, self.patch, width, self.patch, 3)
+        return torch.empty(sides, dtype=dtype, device=features.device)
+
+    def _as_images(self, canvas: Tensor, latents: Tensor) -> Tensor:
+        batch, height, width = latents.shape[:3]
+        return canvas.view(batch, height * self.patch, width * self.patch, 3)
+
+
+def _portions(pieces: Iterable[Tensor], size: int) -> Iterator[Tensor]:
+    """The rows of all pieces in order, `size` at a time, the last time fewer."""
+    held: list[Tensor] = []
+    count = 0
+    for piece in pieces:
+        rest = piece
+        while len(rest):
+            part, rest = rest[: size - count], rest[size - count :]
+            held.append(part)
+            count += len(part)
+            if count == size:
+                yield _joined(held)
+                held, count = [], 0
+    if held:
+        yield _joined(held)
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def _normed(rows: Tensor) -> Tensor:
@@ -209,16 +286,29 @@ def _conv1x1(conv: torch.nn.Module, place: Placement, norm: RMSNorm | None = Non
 
 
 def _geglu(block: GegluBlock, place: Placement) -> Geglu:
+    up = block.mlp.conv_up
+    assert up.bias is not None
+    gate, act = (_wide(up.weight).flatten(1) * _wide(block.norm.weight)).chunk(2)
+    gate_bias, act_bias = _wide(up.bias).chunk(2)
     return Geglu(
-        _conv1x1(block.mlp.conv_up, place, block.norm), _conv1x1(block.mlp.conv_down, place)
+        place.affine(gate, gate_bias),
+        place.affine(act, act_bias),
+        _conv1x1(block.mlp.conv_down, place),
     )
 
 
-def _spatial(block: SpatialBlock, place: Placement) -> Spatial:
-    conv = cast(torch.nn.Conv2d, block.mlp[2])
+def _pair(spatial: SpatialBlock, geglu: GegluBlock, place: Placement) -> Pair:
+    inner = _conv1x1(spatial.mlp[0], place, spatial.norm)
+    return Pair(inner, _mixer(cast(torch.nn.Conv2d, spatial.mlp[2]), place), _geglu(geglu, place))
+
+
+def _mixer(conv: torch.nn.Conv2d, place: Placement) -> Mixer:
+    """Winograd's transforms pay on the CPU, and cost more digits than half precision has."""
     assert conv.bias is not None
-    kernel = place.put(_wide(conv.weight)).contiguous(memory_format=torch.channels_last)
-    return Spatial(_conv1x1(block.mlp[0], place, block.norm), kernel, place.put(_wide(conv.bias)))
+    kernel, bias = _wide(conv.weight), _wide(conv.bias)
+    if place.device.type == "cpu" and place.dtype == torch.float32:
+        return winograd(kernel, bias, place)
+    return Conv(place.put(kernel).contiguous(memory_format=torch.channels_last), place.put(bias))
 
 
 def _projection(projection: Projection, place: Placement) -> tuple[Affine, Affine]:
@@ -233,11 +323,13 @@ def _head(decoder: Decoder, place: Placement) -> Head:
     weight, bias = _wide(field.param_gen.weight), _wide(field.param_gen.bias)
     first, second = weight.split(size * size)
     first_bias, second_bias = bias.split(size * size)
-    short = torch.einsum("ijk,cj->ick", second.unflatten(0, (size, size)), last)
-    short = short.flatten(0, 1)  # outputs ordered (row of L2, colour)
-    short_bias = second_bias.unflatten(0, (size, size)) @ last.T
+    # Generated transposed: (column, row) of the first matrix, (colour, row) of the second.
+    first = first.unflatten(0, (size, size)).transpose(0, 1).flatten(0, 1)
+    first_bias = first_bias.view(size, size).T.flatten()
+    short = torch.einsum("ijk,cj->cik", second.unflatten(0, (size, size)), last).flatten(0, 1)
+    short_bias = (last @ second_bias.unflatten(0, (size, size)).T).flatten()
     return Head(
-        place.affine(torch.cat((first, short)), torch.cat((first_bias, short_bias.flatten()))),
+        place.affine(torch.cat((first, short)), torch.cat((first_bias, short_bias))),
         place.put(positions * scale * _wide(field.norm.weight)),
-        place.put(positions @ last.T + _wide(decoder.last.bias)),
+        place.put((positions @ last.T + _wide(decoder.last.bias)).T),
     )

@@ -1,0 +1,109 @@
+"""Affine layers on token rows, fused with what follows them where oneDNN offers it.
+
+On x86 CPUs torch's graph compiler hands such layers to oneDNN, with weights packed once and the
+activation applied while the product is still in cache. The same operators are used here directly,
+which needs no compiler. Everywhere else each step is a plain torch function.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu, linear
+
+Gelu = Literal["none", "tanh"]  # torch's names: exact, or the tanh approximation
+
+PACKED_FOR_ROWS = 512  # a hint to oneDNN; the function is the same for any number of rows
+X86 = ("AVX2", "AVX512")
+PROBE_ERROR = 1e-3
+
+
+@dataclass(frozen=True)
+class Affine:
+    """x @ weight.T + bias on rows (N, inputs) -> (N, outputs)."""
+
+    weight: Tensor  # (outputs, inputs); where packed, in oneDNN's own layout
+    bias: Tensor  # (outputs,)
+    packed: bool = False
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        if self.packed:
+            return torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, "none", [], "")
+        return linear(rows, self.weight, self.bias)
+
+    def gelu(self, rows: Tensor, approximate: Gelu) -> Tensor:
+        """GELU of the layer's output."""
+        if self.packed:
+            return torch.ops.mkldnn._linear_pointwise(
+                rows, self.weight, self.bias, "gelu", [], approximate
+            )
+        return gelu(linear(rows, self.weight, self.bias), approximate=approximate)
+
+    def times(self, rows: Tensor, other: Tensor) -> Tensor:
+        """The layer's output times `other` (N, outputs)."""
+        if self.packed:
+            return torch.ops.mkldnn._linear_pointwise.binary(
+                rows, other, self.weight, self.bias, "mul"
+            )
+        return linear(rows, self.weight, self.bias).mul_(other)
+
+    def plus(self, rows: Tensor, other: Tensor) -> Tensor:
+        """The layer's output plus `other` (N, outputs)."""
+        if self.packed:
+            return torch.ops.mkldnn._linear_pointwise.binary(
+                rows, other, self.weight, self.bias, "add"
+            )
+        return linear(rows, self.weight, self.bias).add_(other)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where folded float64 weights end up, and in which dtype."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def affine(self, weight: Tensor, bias: Tensor) -> Affine:
+        """The layer of a float64 weight (outputs, inputs) and bias (outputs,)."""
+        placed = self.put(weight)
+        packed = self.device.type == "cpu" and self.dtype == torch.float32 and can_pack()
+        if packed:
+            placed = torch.ops.mkldnn._reorder_linear_weight(placed, PACKED_FOR_ROWS)
+        return Affine(placed, self.put(bias), packed)
+
+    def put(self, tensor: Tensor) -> Tensor:
+        """A copy in the right place and dtype."""
+        return tensor.to(self.device, self.dtype, copy=True).contiguous()
+
+
+@lru_cache(maxsize=1)
+def can_pack() -> bool:
+    """Whether this torch has oneDNN's fused layers for this CPU, and they compute what they say.
+
+    They are no public interface, so they are tried once before they are trusted.
+    """
+    if (
+        torch.backends.cpu.get_cpu_capability() not in X86
+        or not torch.backends.mkldnn.is_available()
+    ):
+        return False
+    values = torch.linspace(-2, 2, 24 * 16).sin()
+    rows, weight, bias = values[:128].view(8, 16), values.view(24, 16), values[:24]
+    other = values[:192].view(8, 24)
+    plain = Affine(weight, bias)
+    try:
+        packed = Affine(torch.ops.mkldnn._reorder_linear_weight(weight.clone(), 8), bias, True)
+        pairs = [
+            (packed(rows), plain(rows)),
+            (packed.gelu(rows, "none"), plain.gelu(rows, "none")),
+            (packed.gelu(rows, "tanh"), plain.gelu(rows, "tanh")),
+            (packed.times(rows, other), plain.times(rows, other)),
+            (packed.plus(rows, other), plain.plus(rows, other)),
+        ]
+    except (AttributeError, RuntimeError, TypeError):  # another torch, another interface
+        return False
+    return all(torch.allclose(fast, slow, rtol=0, atol=PROBE_ERROR) for fast, slow in pairs)

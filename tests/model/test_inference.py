@@ -1,0 +1,114 @@
+"""The inference form: the reference's function, in every arrangement."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from stae_cli.model import affine
+from stae_cli.model.inference import InferenceForm
+from tests.seeded import TINY, seeded_model
+
+GOLDEN = Path(__file__).parents[1] / "data" / "golden.safetensors"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return load_file(GOLDEN)
+
+
+@pytest.fixture(scope="module")
+def form():
+    return InferenceForm(seeded_model(), device=CPU, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return seeded_model(TINY), InferenceForm(seeded_model(TINY), device=CPU, dtype=torch.float32)
+
+
+def patches_of(pixels):
+    """(H, W, 3) -> (h w, 192), row-major."""
+    grid = pixels.unflatten(1, (-1, 8)).unflatten(0, (-1, 8)).transpose(1, 2)
+    return grid.flatten(2).flatten(0, 1)
+
+
+def as_grid(latents):
+    """(C, h, w) -> (1, h, w, C)."""
+    return latents.permute(1, 2, 0)[None]
+
+
+@pytest.mark.parametrize("case", ["0", "1", "2"])
+def test_float32_reproduces_the_golden_vectors(golden, form, case):
+    pixels, latents, image = (golden[f"{case}.{what}"] for what in ("pixels", "latents", "image"))
+    encoded = form.encode([patches_of(pixels)]).T.view(latents.shape)
+    torch.testing.assert_close(encoded, latents, rtol=0, atol=1e-5)
+    decoded = form.decode(as_grid(latents))[0].permute(2, 0, 1)
+    torch.testing.assert_close(decoded, image, rtol=0, atol=1e-4)
+
+
+def test_without_packing_too(golden, monkeypatch):
+    monkeypatch.setattr(affine, "can_pack", lambda: False)
+    plain = InferenceForm(seeded_model(), device=CPU, dtype=torch.float32)
+    decoded = plain.decode(as_grid(golden["1.latents"]))[0].permute(2, 0, 1)
+    torch.testing.assert_close(decoded, golden["1.image"], rtol=0, atol=1e-4)
+
+
+def test_bfloat16_stays_within_rounding(golden):
+    half = InferenceForm(seeded_model(), device=CPU, dtype=torch.bfloat16)
+    latents, image = golden["1.latents"], golden["1.image"]
+    decoded = half.decode(as_grid(latents).bfloat16())[0].permute(2, 0, 1).float()
+    error = (decoded - image).square().mean().sqrt() / image.std()
+    assert error < 3 * torch.finfo(torch.bfloat16).eps
+
+
+@settings(max_examples=30, deadline=None)
+@given(batch=st.integers(1, 3), height=st.integers(1, 14), width=st.integers(1, 14))
+def test_decodes_any_size_like_the_reference(tiny, batch, height, width):
+    model, form = tiny
+    generator = torch.Generator().manual_seed(height * 100 + width)
+    latents = torch.randn(batch, 16, height, width, generator=generator)
+    with torch.no_grad():
+        expected = model.decode(latents).permute(0, 2, 3, 1)
+    decoded = form.decode(latents.permute(0, 2, 3, 1))
+    torch.testing.assert_close(decoded, expected, rtol=0, atol=1e-4)
+    levels, finite = form.decode_levels(latents.permute(0, 2, 3, 1))
+    assert finite.all()
+    assert torch.equal(levels, decoded.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8))
+
+
+@settings(max_examples=30, deadline=None)
+@given(counts=st.lists(st.integers(0, 700), min_size=1, max_size=6), floats=st.booleans())
+def test_rows_do_not_depend_on_their_portions(tiny, counts, floats):
+    _, form = tiny
+    generator = torch.Generator().manual_seed(sum(counts))
+    total = max(1, sum(counts))
+    rows = torch.randint(0, 256, (total, 192), generator=generator, dtype=torch.uint8)
+    rows = rows.float().div(127.5).sub(1) if floats else rows
+    together = form.encode(rows.split(counts) if sum(counts) else [rows])
+    last = form.encode([rows[-1:]])
+    assert torch.equal(together[-1:], last)
+    assert torch.equal(together, form.encode([rows]))
+
+
+def test_what_is_not_finite_is_told_per_picture(tiny):
+    _, form = tiny
+    latents = torch.randn(3, 5, 5, 16, generator=torch.Generator().manual_seed(0))
+    latents[1, 4, 4, 0] = torch.nan
+    latents[2, 0, 0, 3] = torch.inf
+    assert form.decode_levels(latents)[1].tolist() == [True, False, False]
+
+
+def test_the_models_weights_are_copied(tiny):
+    model = seeded_model(TINY)
+    form = InferenceForm(model, device=CPU, dtype=torch.float32)
+    rows = torch.zeros(4, 192, dtype=torch.uint8)
+    before = form.encode([rows])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert torch.equal(form.encode([rows]), before)

@@ -17,7 +17,7 @@ class StaeError(Exception):
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
+        super().__init__(f"{message}; {hint}" if hint else message)
         self.message = message
         self.hint = hint
 

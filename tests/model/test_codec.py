@@ -1,0 +1,249 @@
+"""The codec as Python users call it: every layout, any sizes, tiles, devices, refusals."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stae_cli import Codec
+from stae_cli.errors import DeviceError, InputError
+from stae_cli.model.codec import LEAST_PATCHES, pick_device
+from tests.pictures import noise
+from tests.seeded import TINY, seeded_model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return seeded_model(TINY)
+
+
+@pytest.fixture(scope="module")
+def codec(model):
+    return Codec(model, device="cpu")
+
+
+def floats(*shape, seed=0):
+    """In [-1, 1]."""
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def levels(*shape, seed=0):
+    return torch.randint(
+        0, 256, shape, generator=torch.Generator().manual_seed(seed), dtype=torch.uint8
+    )
+
+
+def test_a_batch_of_floats_is_the_references(model, codec):
+    images = floats(3, 3, 40, 24)
+    with torch.no_grad():
+        expected = model.encode(images)
+        decoded = model.decode(expected).clamp(-1, 1)
+    latents = codec.encode(images)
+    assert latents.shape == (3, 16, 5, 3)
+    torch.testing.assert_close(latents, expected, rtol=0, atol=1e-5)
+    again = codec.decode(expected)
+    assert again.shape == images.shape
+    torch.testing.assert_close(again, decoded, rtol=0, atol=1e-4)
+
+
+def test_bytes_and_floats_of_the_same_pixels_agree(codec):
+    pixels = levels(2, 16, 32, 3)
+    as_floats = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+    torch.testing.assert_close(codec.encode(pixels), codec.encode(as_floats), rtol=0, atol=1e-5)
+
+
+def test_lists_of_mixed_sizes_and_kinds_keep_their_order(codec):
+    images = [floats(3, 16, 8), levels(24, 40, 3), floats(3, 8, 8, seed=1)]
+    latents = codec.encode(images)
+    assert [tuple(latent.shape) for latent in latents] == [(16, 2, 1), (16, 3, 5), (16, 1, 1)]
+    for image, latent in zip(images, latents, strict=True):
+        torch.testing.assert_close(codec.encode([image])[0], latent, rtol=0, atol=1e-5)
+    decoded = codec.decode([latents[2], latents[0], latents[2]])
+    assert [tuple(image.shape) for image in decoded] == [(3, 8, 8), (3, 16, 8), (3, 8, 8)]
+    assert torch.equal(decoded[0], decoded[2])
+    assert codec.decode([]) == []
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=9),
+    limit=st.integers(1, 60),
+)
+def test_a_latent_has_the_same_bytes_in_any_company(model, codec, sizes, limit):
+    pictures = [noise(8 * w, 8 * h, seed=i) for i, (w, h) in enumerate(sizes)]
+    other = Codec(model, device="cpu", batch_patches=limit)
+    together = codec.encode_pixels(pictures)
+    for picture, latent in zip(pictures, together, strict=True):
+        assert np.array_equal(codec.encode_pixels([picture])[0], latent)
+        assert np.array_equal(other.encode_pixels([picture])[0], latent)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    height=st.integers(1, 40),
+    width=st.integers(1, 40),
+    batch=st.integers(1, 3),
+    limit=st.integers(1, 900),
+)
+def test_tiles_leave_no_seams(model, codec, height, width, batch, limit):
+    latents = torch.randn(batch, 16, height, width, generator=torch.Generator().manual_seed(limit))
+    tiled = Codec(model, device="cpu", batch_patches=limit)
+    torch.testing.assert_close(tiled.decode(latents), codec.decode(latents), rtol=0, atol=2e-5)
+    pairs = zip(
+        tiled.decode_pixels(list(latents.numpy())),
+        codec.decode_pixels(list(latents.numpy())),
+        strict=True,
+    )
+    for one, other in pairs:
+        assert one.shape == (8 * height, 8 * width, 3)
+        assert np.abs(one.astype(int) - other).max() <= 1
+
+
+def test_the_published_size_packs_and_tiles_alike():
+    full = seeded_model()
+    codec, small = Codec(full, device="cpu"), Codec(full, device="cpu", batch_patches=20 * 20)
+    latents = torch.randn(1, 16, 31, 30, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(small.decode(latents), codec.decode(latents), rtol=0, atol=1e-4)
+    pictures = [noise(8 * side, 8 * (40 - side), seed=side) for side in (1, 30, 17)]
+    for picture, latent in zip(pictures, small.encode_pixels(pictures), strict=True):
+        assert np.array_equal(codec.encode_pixels([picture])[0], latent)
+
+
+def test_pixels_are_rounded_to_nearest(codec):
+    latents = torch.randn(16, 6, 7, generator=torch.Generator().manual_seed(5))
+    image = codec.decode(latents[None])[0].permute(1, 2, 0)
+    expected = ((image + 1) * 127.5).round().to(torch.uint8).numpy()
+    assert np.array_equal(codec.decode_pixels([latents.numpy()])[0], expected)
+
+
+def test_read_only_and_strided_pictures_are_taken(codec):
+    picture = noise(16, 24)
+    frozen = picture.copy()
+    frozen.flags.writeable = False
+    turned = np.ascontiguousarray(picture[::-1])[::-1]
+    for view in (frozen, turned):
+        assert np.array_equal(codec.encode_pixels([view])[0], codec.encode_pixels([picture])[0])
+
+
+@pytest.mark.parametrize(
+    ("images", "words"),
+    [
+        (floats(1, 3, 12, 16), "16x12"),
+        (levels(1, 16, 9, 3), "9x16"),
+        (levels(1, 3, 16, 16), "shape"),
+        (floats(1, 16, 16, 3), "shape"),
+        (floats(1, 4, 16, 16), "shape"),
+        (floats(1, 3, 16, 16).long(), "int64"),
+        (floats(3, 16, 16), "shape"),
+        (floats(0, 3, 16, 16), "no images"),
+        ([], "no images"),
+    ],
+)
+def test_what_cannot_be_encoded_is_told(codec, images, words):
+    with pytest.raises(InputError, match=words) as caught:
+        codec.encode(images)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 2, 2), (16, 2, 2), (1, 16, 0, 2), (0, 16, 2, 2)])
+def test_what_cannot_be_decoded_is_told(codec, shape):
+    with pytest.raises(InputError, match="latents of this network"):
+        codec.decode(torch.zeros(shape))
+
+
+def test_results_enter_a_training_graph_and_settings_stay(model):
+    codec = Codec(model, device="cpu")
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            latents = codec.encode(floats(1, 3, 16, 16))
+            assert torch.is_autocast_enabled("cpu")
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert latents.dtype == torch.float32
+    torch.testing.assert_close(latents, codec.encode(floats(1, 3, 16, 16)), rtol=0, atol=0)
+    layer = torch.nn.Conv2d(16, 2, 1)
+    layer(latents).sum().backward()
+    assert layer.weight.grad is not None
+    assert not latents.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_gives_its_own_dtype(model, codec, dtype):
+    half = Codec(model, device="cpu", dtype=dtype)
+    latents = half.encode(levels(1, 32, 16, 3))
+    assert latents.dtype == dtype
+    exact = codec.encode(levels(1, 32, 16, 3))
+    assert (latents.float() - exact).abs().max() < 40 * torch.finfo(dtype).eps
+    images = half.decode(latents)
+    assert images.dtype == dtype
+    assert (images.float() - codec.decode(exact)).abs().max() < 100 * torch.finfo(dtype).eps
+
+
+def test_what_overflows_half_precision_is_redone_in_float32(model):
+    half = Codec(model, device="cpu", dtype=torch.float16)
+    latents = np.random.default_rng(0).standard_normal((2, 16, 4, 4)).astype(np.float32)
+    latents[1] *= 1e5
+    good, large = half.decode_pixels(list(latents))
+    assert good is not None
+    assert np.array_equal(large, Codec(model, device="cpu").decode_pixels([latents[1]])[0])
+    latents[1, 0, 0, 0] = np.nan
+    assert half.decode_pixels(list(latents))[1] is None
+
+
+def test_memory_that_ends_halves_the_pieces(model, monkeypatch):
+    codec = Codec(model, device="cpu", batch_patches=4096)
+    whole = codec.decode(torch.ones(1, 16, 40, 40))
+    run = codec._form.decode
+
+    def with_little_memory(latents):
+        if latents.shape[1:3].numel() > 1024:
+            raise torch.OutOfMemoryError("simulated: only a device has its own memory")
+        return run(latents)
+
+    monkeypatch.setattr(codec._form, "decode", with_little_memory)
+    image = codec.decode(torch.ones(1, 16, 40, 40))
+    torch.testing.assert_close(image, whole, rtol=0, atol=2e-5)
+    assert codec.batch_patches == 1024
+
+
+def test_no_memory_at_all_is_a_clear_error(model, monkeypatch):
+    codec = Codec(model, device="cpu")
+
+    def never(latents):
+        raise torch.OutOfMemoryError("simulated")
+
+    monkeypatch.setattr(codec._form, "encode", never)
+    with pytest.raises(DeviceError, match="too little free memory"):
+        codec.encode(floats(1, 3, 16, 16))
+    assert codec.batch_patches == LEAST_PATCHES
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "xpu", "meta"])
+def test_absent_devices_are_errors(name):
+    with pytest.raises(DeviceError, match=name) as caught:
+        pick_device(name)
+    assert caught.value.hint
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one here")
+def test_asking_for_cuda_without_one_is_an_error():
+    with pytest.raises(DeviceError, match="no CUDA device"):
+        Codec(seeded_model(TINY), device="cuda")
+    assert pick_device("auto").type in ("cpu", "mps")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_agrees_with_the_cpu(model, codec):
+    pixels = levels(2, 128, 96, 3)
+    exact = codec.encode(pixels)
+    wide = Codec(model, device="cuda", dtype=torch.float32)
+    torch.testing.assert_close(wide.encode(pixels).cpu(), exact, rtol=0, atol=1e-4)
+    torch.testing.assert_close(wide.decode(exact).cpu(), codec.decode(exact), rtol=0, atol=1e-4)
+    half = Codec(model, device="cuda")
+    assert half.dtype == torch.float16
+    assert (half.encode(pixels).float().cpu() - exact).abs().max() < 0.02
+    assert torch.equal(half.encode(pixels[:1]), half.encode(pixels)[:1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from stae_cli.files.images import Pixels
+from stae_cli.files.buffers import Pixels
 
 WIDEST_PANEL = 1024
 NARROWEST_PANEL = 256  # smaller pictures are enlarged by whole numbers, so that labels fit

@@ -11,7 +11,6 @@ from pathlib import PurePath
 from typing import BinaryIO, cast
 
 import numpy as np
-import numpy.typing as npt
 from PIL import (  # importing a plugin registers it
     AvifImagePlugin,  # noqa: F401
     BmpImagePlugin,  # noqa: F401
@@ -29,13 +28,13 @@ from PIL import (  # importing a plugin registers it
 )
 
 from stae_cli.errors import InputError
+from stae_cli.files.buffers import Buffers, Pixels
 
 try:
     import simplejpeg
 except ImportError:  # optional: Pillow gives the same pixels, a little later
     simplejpeg = None
 
-Pixels = npt.NDArray[np.uint8]  # (H, W, 3) RGB
 Colour = tuple[int, int, int]
 
 SUFFIXES_OF = {
@@ -84,8 +83,9 @@ class ImageFile:
     `width` and `height` are those of the upright image.
     """
 
-    def __init__(self, image: Image.Image, file: BinaryIO) -> None:
+    def __init__(self, image: Image.Image, file: BinaryIO, buffers: Buffers) -> None:
         self._image, self._file = image, file
+        self.buffers = buffers
         self._orientation = _orientation(image)
         sides = image.size[::-1] if self._orientation in TRANSPOSED else image.size
         self.width, self.height = sides
@@ -106,9 +106,13 @@ class ImageFile:
                 raw = np.asarray(_to_rgb(self._image, background))
         except DAMAGED as error:
             raise _damaged(error) from error
-        upright = np.ascontiguousarray(_turned(raw, self._orientation))
-        if upright.shape != (self.height, self.width, 3):
+        turned = _turned(raw, self._orientation)
+        if turned.shape != (self.height, self.width, 3):
             raise InputError("damaged image: its size is not what its header says")
+        if turned.flags.c_contiguous:
+            return turned
+        upright = self.buffers.take(self.height, self.width)
+        upright[:] = turned
         return upright
 
     def _jpeg_pixels(self) -> Pixels | None:
@@ -123,7 +127,8 @@ class ImageFile:
             return None
         self._file.seek(0)
         try:
-            pixels = simplejpeg.decode_jpeg(self._file.read(), colorspace="RGB")
+            buffer = self.buffers.take(image.height, image.width)
+            pixels = simplejpeg.decode_jpeg(self._file.read(), colorspace="RGB", buffer=buffer)
         except ValueError:
             self._file.seek(0)
             return None
@@ -132,12 +137,13 @@ class ImageFile:
         return cast(Pixels, pixels)
 
 
-def open_image(file: BinaryIO, *, name: str = "") -> ImageFile:
+def open_image(file: BinaryIO, *, name: str = "", buffers: Buffers | None = None) -> ImageFile:
     """Reads an image's header.
 
     Args:
         file: seekable; kept open by the caller until the pixels are read.
         name: the file's name; only its suffix counts, and only for TGA, which has no signature.
+        buffers: where pixels get their memory.
 
     Raises:
         InputError: no image, damaged, or larger than 512 megapixels.
@@ -150,7 +156,7 @@ def open_image(file: BinaryIO, *, name: str = "") -> ImageFile:
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise InputError(f"{width}x{height} pixels are more than {MAX_PIXELS // 10**6} million")
-        return ImageFile(image, file)
+        return ImageFile(image, file, buffers or Buffers())
     except DAMAGED as error:
         raise _damaged(error) from error
 

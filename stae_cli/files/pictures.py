@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
+from stae_cli.files.buffers import Pixels
 from stae_cli.files.images import DAMAGED
 
 try:
@@ -30,8 +30,6 @@ FILTER_UP = 2
 BAND_BYTES = 4 << 20
 HEAD_BYTES = 1 << 16
 DESCRIPTION_TAG = 0x010E  # EXIF ImageDescription
-
-Pixels = npt.NDArray[np.uint8]  # (H, W, 3) RGB
 
 
 def write_picture(path: Path, pixels: Pixels, *, format: PictureFormat, record: str) -> None:  # noqa: A002

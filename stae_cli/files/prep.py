@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from stae_cli.errors import InputError, UsageError
-from stae_cli.files.images import Colour, ImageFile, Pixels
+from stae_cli.files.buffers import Buffers, Pixels
+from stae_cli.files.images import Colour, ImageFile
 
 WHITE = (255, 255, 255)
 
@@ -69,10 +70,8 @@ def prepare(image: ImageFile, prep: Prep, *, patch: int) -> Prepared:
     if prep.edges == "crop":
         pixels = _cropped(pixels, patch)
     height, width = pixels.shape[:2]
-    padding = ((0, -height % patch), (0, -width % patch), (0, 0))
-    if any(after for _, after in padding):
-        pixels = np.pad(pixels, padding, mode="edge")
-    return Prepared(np.ascontiguousarray(pixels), width, height, image.width, image.height)
+    padded = _padded(pixels, patch, image.buffers)
+    return Prepared(padded, width, height, image.width, image.height)
 
 
 def parse_background(text: str) -> Colour:
@@ -125,6 +124,19 @@ def _cropped(pixels: Pixels, patch: int) -> Pixels:
         raise InputError(f"{_size(pixels)} is smaller than one patch of {patch}x{patch}")
     top, left = (height - rows) // 2, (width - columns) // 2
     return pixels[top : top + rows, left : left + columns]
+
+
+def _padded(pixels: Pixels, patch: int, buffers: Buffers) -> Pixels:
+    """Sides that are multiples of the patch, by repeating the last row and column."""
+    height, width = pixels.shape[:2]
+    down, across = -height % patch, -width % patch
+    if not down and not across:
+        return np.ascontiguousarray(pixels)
+    padded = buffers.take(height + down, width + across)
+    padded[:height, :width] = pixels
+    padded[:height, width:] = pixels[:, -1:]
+    padded[height:] = padded[height - 1]
+    return padded
 
 
 def _size(pixels: Pixels) -> str:

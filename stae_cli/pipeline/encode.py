@@ -13,6 +13,7 @@ import numpy as np
 from stae_cli import __version__
 from stae_cli.batching import pack
 from stae_cli.errors import InputError
+from stae_cli.files.buffers import Buffers
 from stae_cli.files.destination import Destination
 from stae_cli.files.failures import write_failures
 from stae_cli.files.images import IMAGE_SUFFIXES
@@ -108,6 +109,7 @@ class _Encoding:
         self.plan, self.settings = plan, plan.settings
         self.checkpoint, self.codec = checkpoint, codec
         self.report = Report(advance)
+        self.buffers = Buffers()
         self.threads = plan.settings.workers or os.cpu_count() or 1
 
     def run(self) -> Report:
@@ -156,7 +158,13 @@ class _Encoding:
         def read() -> Picture | None:
             if not self.settings.overwrite and self._is_done(planned, source_state(planned)):
                 return None
-            return read_picture(planned, self.settings.prep, patch=self._patch, reserve=reserve)
+            return read_picture(
+                planned,
+                self.settings.prep,
+                patch=self._patch,
+                reserve=reserve,
+                buffers=self.buffers,
+            )
 
         return problem_or(planned.entry.key, read)
 

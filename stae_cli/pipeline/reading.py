@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 
 from stae_cli.errors import InputError
+from stae_cli.files.buffers import Buffers
 from stae_cli.files.images import open_image
 from stae_cli.files.prep import Prep, Prepared, prepare
 from stae_cli.files.readahead import Reserve
@@ -42,7 +43,9 @@ def source_state(planned: Planned) -> os.stat_result:
     return planned.entry.path.stat()
 
 
-def read_picture(planned: Planned, prep: Prep, *, patch: int, reserve: Reserve) -> Picture:
+def read_picture(
+    planned: Planned, prep: Prep, *, patch: int, reserve: Reserve, buffers: Buffers
+) -> Picture:
     """Reads and prepares one image.
 
     Args:
@@ -50,6 +53,7 @@ def read_picture(planned: Planned, prep: Prep, *, patch: int, reserve: Reserve) 
         prep: what to do to its size.
         patch: what sides must be multiples of.
         reserve: called with the bytes of pixels before they are decoded.
+        buffers: where pixels get their memory.
 
     Raises:
         InputError: it is no sound image, or changed while it was read.
@@ -57,7 +61,7 @@ def read_picture(planned: Planned, prep: Prep, *, patch: int, reserve: Reserve) 
     """
     before = source_state(planned)
     with planned.entry.path.open("rb") as file:
-        image = open_image(file, name=planned.entry.key)
+        image = open_image(file, name=planned.entry.key, buffers=buffers)
         reserve(image.width * image.height * 3)
         prepared = prepare(image, prep, patch=patch)
     after = planned.entry.path.stat()

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stae_cli.batching import pack
+from stae_cli.files.buffers import Buffers, Pixels
 from stae_cli.files.comparison import comparison
 from stae_cli.files.destination import Destination
 from stae_cli.files.failures import write_failures
-from stae_cli.files.images import IMAGE_SUFFIXES, Pixels
+from stae_cli.files.images import IMAGE_SUFFIXES
 from stae_cli.files.pictures import write_picture
 from stae_cli.files.prep import Prep
 from stae_cli.files.readahead import Reserve, read_ahead
@@ -129,6 +130,7 @@ class _Roundtrip:
         self.plan, self.codec, self.report = plan, codec, report
         self.threads = plan.settings.workers or os.cpu_count() or 1
         self.patch = codec.architecture.patch
+        self.buffers = Buffers()
 
     def run(self) -> None:
         report = self.report
@@ -159,7 +161,9 @@ class _Roundtrip:
         prep = self.plan.settings.prep
         return problem_or(
             planned.entry.key,
-            lambda: read_picture(planned, prep, patch=self.patch, reserve=reserve),
+            lambda: read_picture(
+                planned, prep, patch=self.patch, reserve=reserve, buffers=self.buffers
+            ),
         )
 
     def _reconstructed(self, pictures: Sequence[Picture]) -> list[Pixels | None]:

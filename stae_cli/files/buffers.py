@@ -1,0 +1,73 @@
+"""Buffers: memory for pixels that is used again, since fresh pages cost a part of decoding."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import OrderedDict
+
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint8]  # (H, W, 3) RGB
+
+KEPT_BYTES = 256 << 20
+SMALLEST = 1 << 18  # below, an allocator keeps its pages by itself
+
+
+class Buffers:
+    """Hands out arrays whose memory comes back by itself when the last view of them is gone.
+
+    Safe to use from several threads.
+
+    Args:
+        max_bytes: how much may wait to be used again; what was used longest ago goes first.
+    """
+
+    def __init__(self, max_bytes: int = KEPT_BYTES) -> None:
+        self._limit = max_bytes
+        self._kept = 0
+        self._free: OrderedDict[int, list[bytearray]] = OrderedDict()
+        # Arrays may die anywhere, also inside these methods: the lock is then held already.
+        self._lock = threading.RLock()
+
+    def take(self, height: int, width: int) -> Pixels:
+        """An array (height, width, 3) of bytes of any value."""
+        values = 3 * height * width
+        if values < SMALLEST:
+            return np.empty((height, width, 3), np.uint8)
+        size = _class_of(values)
+        memory = self._reused(size) or bytearray(size)
+        array = np.frombuffer(memory, np.uint8)
+        weakref.finalize(array, self._give_back, memory).atexit = False
+        return array[:values].reshape(height, width, 3)  # keeps `array` alive, as any view does
+
+    def _reused(self, size: int) -> bytearray | None:
+        with self._lock:
+            if size not in self._free:
+                return None
+            waiting = self._free[size]
+            memory = waiting.pop()
+            self._kept -= size
+            if waiting:
+                self._free.move_to_end(size)
+            else:
+                del self._free[size]
+            return memory
+
+    def _give_back(self, memory: bytearray) -> None:
+        size = len(memory)
+        if size > self._limit:
+            return
+        with self._lock:
+            self._free.setdefault(size, []).append(memory)
+            self._free.move_to_end(size)
+            self._kept += size
+            while self._kept > self._limit:
+                self._reused(next(iter(self._free)))
+
+
+def _class_of(values: int) -> int:
+    """A little more, so that pictures of about the same size use each other's memory."""
+    step = 1 << (values.bit_length() - 4)
+    return -(-values // step) * step

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from stae_cli.benchmark.report import OURS
 from stae_cli.errors import UsageError
+from stae_cli.model.checkpoint import Checkpoint, fingerprint
 from stae_cli.model.codec import Codec
 from stae_cli.model.flops import Cost, count
 from stae_cli.model.peers import FACTOR, LATENT_CHANNELS, PEERS, count_peer, load_peer
@@ -48,6 +49,13 @@ def seeded_model() -> StupidAE:
     """The published architecture with seeded weights, on which speed does not depend."""
     with seeded():
         return StupidAE().eval()
+
+
+def seeded_checkpoint() -> Checkpoint:
+    """The same as a checkpoint, for what records where its weights came from."""
+    model = seeded_model()
+    tensors = model.state_dict()
+    return Checkpoint("seeded", fingerprint(tensors), model.architecture, tensors, {})
 
 
 def contenders(codec: Codec, model: StupidAE, against: Sequence[str]) -> list[Contender]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stae_cli.cli.benchpath import path_as_json, print_path
 from stae_cli.cli.console import print_json, print_note, print_table, print_warning
 from stae_cli.cli.options import (
     AsJson,
@@ -16,6 +17,7 @@ from stae_cli.cli.options import (
     Dtype,
     Quiet,
     Weights,
+    Workers,
     parse_device,
     parse_dtype,
 )
@@ -54,6 +56,11 @@ Plot = Annotated[
     Path | None, typer.Option(metavar="FILE.png", help="Draw images per second as a chart.")
 ]
 
+PathOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Time the whole path of these images instead."),
+]
+
 
 def bench(
     size: Sizes = ["1024"],  # noqa: B006  # Typer copies it
@@ -64,15 +71,29 @@ def bench(
     weights: Weights = SEEDED,
     seconds: Seconds = 20.0,
     plot: Plot = None,
+    path: PathOption = None,
+    workers: Workers = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Measure speed, memory and share of the machine's limit, alone or against others.
 
     Speed does not depend on what the weights are: seeded ones are used unless --weights is given.
-    Inputs lie on the device; reading and writing files is not part of it.
+    Inputs lie on the device; --path measures instead how fast the images of a folder are encoded
+    and decoded, from file to file, and how fast reading, network and writing are by themselves.
     """
     device = parse_device(device)
+    if path is not None:
+        _bench_path(
+            path,
+            device=device,
+            dtype=dtype,
+            weights=weights,
+            workers=workers,
+            quiet=quiet,
+            as_json=as_json,
+        )
+        return
     sizes = [parse_size(each) for each in size]
 
     from stae_cli.benchmark.chart import check_target, draw
@@ -101,6 +122,36 @@ def bench(
         draw(report, plot)
     if as_json:
         print_json(report.as_json())
+
+
+def _bench_path(
+    path: Path,
+    *,
+    device: str,
+    dtype: Dtype,
+    weights: str,
+    workers: int | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    from tempfile import TemporaryDirectory
+
+    from stae_cli.benchmark.contenders import seeded_checkpoint
+    from stae_cli.benchmark.machine import describe_machine
+    from stae_cli.model.checkpoint import load_checkpoint
+    from stae_cli.model.codec import Codec, pick_device
+    from stae_cli.pipeline.path import time_path
+
+    place = pick_device(device)
+    checkpoint = seeded_checkpoint() if weights == SEEDED else load_checkpoint(weights)
+    codec = Codec(checkpoint.model(), device=place, dtype=parse_dtype(dtype))
+    with TemporaryDirectory(prefix="stae-bench-") as folder:
+        times = time_path([path], checkpoint, codec, workers=workers, folder=Path(folder))
+    machine = describe_machine(place)
+    if not quiet:
+        print_path(times, machine, codec)
+    if as_json:
+        print_json(path_as_json(times, machine, codec, checkpoint.name))
 
 
 def _load(weights: str) -> tuple[StupidAE, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from stae_cli.cli.console import print_error, print_json, print_note
+from stae_cli.cli.console import print_error, print_json, print_note, print_warning
 
 if TYPE_CHECKING:
     from stae_cli.model.codec import Codec
@@ -37,6 +37,11 @@ def finish(
         print_note(f"{len(report.problems)} of {len(plan)} inputs failed, listed in {listed}")
     if not quiet:
         _print_summary(report, plan, verb)
+        if codec is not None and codec.ran_out_of_memory:
+            print_warning(
+                f"`{codec.device}` ran out of memory; it went on with {codec.batch_patches} "
+                f"patches at once (`--batch-patches {codec.batch_patches}` starts with that)"
+            )
     if as_json:
         print_json(_summary(report, plan, codec) | dict(extra or {}))
     return SOME_FAILED if report.problems else ALL_GOOD

@@ -79,6 +79,7 @@ class Codec:
         half = torch.float16 if self.device.type == "cuda" else torch.float32
         self.dtype = half if dtype is None else dtype
         self.batch_patches = batch_patches or BATCH_PATCHES[self.device.type]
+        self.ran_out_of_memory = False  # `batch_patches` is then what it went on with
         self._model = model
         self._form = InferenceForm(model, device=self.device, dtype=self.dtype)
 
@@ -192,6 +193,7 @@ class Codec:
                         f"device `{self.device}` has too little free memory",
                         "end what else runs on it, or use `--device cpu`",
                     ) from error
+                self.ran_out_of_memory = True
                 self.batch_patches = max(LEAST_PATCHES, self.batch_patches // 2)
 
     def _again(

@@ -3,6 +3,8 @@
 import pytest
 from PIL import Image
 
+from tests.pictures import write_photos
+
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
@@ -115,3 +117,30 @@ def test_weights_are_seeded_unless_named(stae, monkeypatch):
     monkeypatch.setattr("stae_cli.benchmark.contenders.seeded_model", lambda: seeded_model(TINY))
     ran = stae("bench", "--size", "8", "--seconds", "0", "--device", "cpu", "--json")
     assert ran.json["weights"] == "seeded"
+
+
+def test_the_path_of_a_folder_is_timed_stage_by_stage(stae, tiny, tmp_path):
+    photos = write_photos(tmp_path / "photos")
+    (photos / "damaged.jpg").write_bytes(b"no image")
+    before = {path: path.stat().st_mtime_ns for path in photos.rglob("*")}
+    ran = stae("bench", "--path", photos, "--weights", tiny, "--device", "cpu", "--json")
+    assert ran.code == 0
+    assert [path["command"] for path in ran.json["paths"]] == ["encode", "decode"]
+    for path in ran.json["paths"]:
+        assert path["images"] == 9
+        assert set(path["seconds"]) == {"reading", "network", "writing", "whole"}
+        assert all(seconds > 0 for seconds in path["seconds"].values())
+        slowest = max(("reading", "network", "writing"), key=path["seconds"].get)
+        assert path["bound_by"] == slowest
+        assert f"{path['command']} is bound by {slowest}" in ran.err
+    assert "ran on the CPU" in ran.err
+    assert {path: path.stat().st_mtime_ns for path in photos.rglob("*")} == before
+
+
+def test_a_path_without_sound_images_is_an_error(stae, tiny, tmp_path):
+    stae("bench", "--path", tmp_path / "absent").assert_fails(2, "no such file")
+    (tmp_path / "photos").mkdir()
+    stae("bench", "--path", tmp_path / "photos").assert_fails(1, "no inputs found")
+    (tmp_path / "photos" / "damaged.jpg").write_bytes(b"no image")
+    ran = stae("bench", "--path", tmp_path / "photos", "--weights", tiny, "--device", "cpu")
+    ran.assert_fails(1, "none of the images can be read")

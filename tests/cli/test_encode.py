@@ -366,3 +366,26 @@ def test_the_examples_encode_with_the_builtin_checkpoint(stae, tmp_path):
     ran = stae("encode", EXAMPLES, tmp_path / "out", "--weights", "builtin", "--json")
     assert (ran.code, ran.json["failed"]) == (0, 0)
     assert ran.json["done"] >= 6
+
+
+def test_a_device_without_memory_is_told_once_and_the_run_goes_on(
+    stae, tiny, tmp_path, monkeypatch
+):
+    from stae_cli.model.inference import InferenceForm
+
+    photos = write_photos(tmp_path / "photos")
+    stae("encode", photos, tmp_path / "whole", "--weights", tiny)
+    encode, calls = InferenceForm.encode, []
+
+    def with_little_memory(self, patches):
+        calls.append(1)
+        if len(calls) < 3:
+            raise torch.OutOfMemoryError("simulated: only a device has its own memory")
+        return encode(self, patches)
+
+    monkeypatch.setattr(InferenceForm, "encode", with_little_memory)
+    ran = stae("encode", photos, tmp_path / "out", "--weights", tiny, "--batch-patches", 2048)
+    assert ran.code == 0
+    assert ran.err.count("ran out of memory") == 1
+    assert "--batch-patches 512" in ran.err
+    assert latents(tmp_path / "out") == latents(tmp_path / "whole")

@@ -207,6 +207,7 @@ def test_memory_that_ends_halves_the_pieces(model, monkeypatch):
     image = codec.decode(torch.ones(1, 16, 40, 40))
     torch.testing.assert_close(image, whole, rtol=0, atol=2e-5)
     assert codec.batch_patches == 1024
+    assert codec.ran_out_of_memory
 
 
 def test_no_memory_at_all_is_a_clear_error(model, monkeypatch):

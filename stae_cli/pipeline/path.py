@@ -1,0 +1,235 @@
+"""The path stage by stage: how fast reading, the network and writing are alone, and together."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from stae_cli.batching import group, pack
+from stae_cli.errors import InputError, StaeError
+from stae_cli.files.buffers import Buffers, Pixels
+from stae_cli.files.destination import Destination
+from stae_cli.files.images import open_image
+from stae_cli.files.latents import Latent, read_header, read_latent, write_latent
+from stae_cli.files.pictures import write_picture
+from stae_cli.files.prep import Prep
+from stae_cli.files.readahead import Reserve, read_ahead
+from stae_cli.files.sources import Planned
+from stae_cli.files.writebehind import WriteBehind
+from stae_cli.pipeline.decode import DecodeSettings, decode, plan_decode
+from stae_cli.pipeline.encode import WRITE_BEHIND_BYTES, EncodeSettings, encode, plan_encode
+from stae_cli.pipeline.reading import READ_AHEAD_BYTES, read_picture
+
+if TYPE_CHECKING:
+    from stae_cli.model.checkpoint import Checkpoint
+    from stae_cli.model.codec import Codec
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+STAGES = ("reading", "network", "writing")
+WHOLE = "whole"
+SAMPLE_PIXELS = {"cpu": 16_000_000}  # about a minute on two cores
+ACCELERATED_PIXELS = 256_000_000  # held in memory
+
+
+@dataclass(frozen=True)
+class PathTimes:
+    """Seconds that `encode` or `decode` took for the same pictures, whole and stage by stage."""
+
+    command: str
+    images: int
+    pixels: int
+    threads: int
+    seconds: Mapping[str, float]
+
+    @property
+    def bound(self) -> str:
+        """The stage that is slowest alone."""
+        return max(STAGES, key=lambda stage: self.seconds[stage])
+
+
+def time_path(
+    sources: Sequence[Path],
+    checkpoint: Checkpoint,
+    codec: Codec,
+    *,
+    workers: int | None,
+    folder: Path,
+) -> list[PathTimes]:
+    """Times encoding and decoding of a sample of the images, whole and stage by stage.
+
+    Files come from the disk, not from memory, where the system lets us ask for that.
+
+    Args:
+        sources: files or folders.
+        checkpoint: the weights in `codec`.
+        codec: runs the network.
+        workers: reading threads, and as many writing ones; one per core by default.
+        folder: empty; results are written to it, and stay.
+
+    Raises:
+        UsageError: a missing source.
+        StaeError: no sound image was found, or the folder cannot be written to.
+    """
+    plan = plan_encode(sources, folder / "latents", EncodeSettings(Prep(), workers=workers))
+    limit = SAMPLE_PIXELS.get(codec.device.type, ACCELERATED_PIXELS)
+    sample, pixels = _sampled(plan.outputs, limit)
+    plan = replace(plan, outputs=sample, problems=())
+    stages = _Stages(codec, workers or os.cpu_count() or 1, folder)
+    whole = _whole(sample, lambda: encode(plan, checkpoint, codec, advance=_ignored))
+    encoding = {**stages.encoding(sample, plan.destination.path(sample[0].output)), WHOLE: whole}
+    latents = plan_decode([folder / "latents"], folder / "out", DecodeSettings(workers=workers))
+    whole = _whole(latents.outputs, lambda: decode(latents, codec, advance=_ignored))
+    decoding = {**stages.decoding(latents.outputs), WHOLE: whole}
+    return [
+        PathTimes(command, len(sample), pixels, stages.threads, seconds)
+        for command, seconds in (("encode", encoding), ("decode", decoding))
+    ]
+
+
+class _Stages:
+    """Runs the stages one after another on the same pictures, held in memory in between."""
+
+    def __init__(self, codec: Codec, threads: int, folder: Path) -> None:
+        self.codec, self.threads = codec, threads
+        self.patch = codec.architecture.patch
+        self.destination = Destination(folder / "alone")
+        tiny = Buffers().take(4 * self.patch, 4 * self.patch)
+        codec.decode_pixels([z for z in codec.encode_pixels([tiny]) if z is not None])  # warms up
+
+    def encoding(self, sample: Sequence[Planned], example: Path) -> dict[str, float]:
+        """Seconds of reading images, encoding them, and writing their latents like `example`."""
+        buffers, info = Buffers(), read_header(example).info
+
+        def read(planned: Planned, reserve: Reserve) -> Pixels:
+            prep = Prep()
+            picture = read_picture(
+                planned, prep, patch=self.patch, reserve=reserve, buffers=buffers
+            )
+            return picture.prepared.pixels
+
+        def write(path: Path, latent: Latent) -> int:
+            return write_latent(path, latent.astype(np.float16), info)
+
+        pictures, reading = self._read(sample, read)
+        packs = pack(
+            pictures,
+            patches=lambda pixels: pixels.size // (3 * self.patch**2),
+            limit=self.codec.batch_patches,
+        )
+        latents, network = _computed(packs, self.codec.encode_pixels)
+        return _by_stage(reading, network, self._written(latents, write))
+
+    def decoding(self, sample: Sequence[Planned]) -> dict[str, float]:
+        """Seconds of reading latents, decoding them, and writing PNGs."""
+
+        def read(planned: Planned, _reserve: Reserve) -> Latent:
+            return read_latent(planned.entry.path)[0]
+
+        def write(path: Path, pixels: Pixels) -> int:
+            write_picture(path, pixels, format="png", record="{}")
+            return pixels.nbytes
+
+        latents, reading = self._read(sample, read)
+        groups = group(
+            latents,
+            shape=lambda latent: latent.shape,
+            patches=lambda latent: latent[0].size,
+            limit=self.codec.batch_patches,
+        )
+        pictures, network = _computed(groups, self.codec.decode_pixels)
+        return _by_stage(reading, network, self._written(pictures, write))
+
+    def _read(
+        self, sample: Sequence[Planned], read: Callable[[Planned, Reserve], Item]
+    ) -> tuple[list[Item], float]:
+        _forget(sample)
+        started = time.perf_counter()
+        items = list(read_ahead(sample, read, threads=self.threads, max_bytes=READ_AHEAD_BYTES))
+        return items, time.perf_counter() - started
+
+    def _written(self, items: Sequence[Item], write: Callable[[Path, Item], int]) -> float:
+        writer = WriteBehind(
+            threads=self.threads, max_bytes=WRITE_BEHIND_BYTES, on_written=_ignored
+        )
+        started = time.perf_counter()
+        with writer:
+            for index, item in enumerate(items):
+                writer.submit(1, self._write_one(index, item, write))
+        return time.perf_counter() - started
+
+    def _write_one(
+        self, index: int, item: Item, write: Callable[[Path, Item], int]
+    ) -> Callable[[], int]:
+        def run() -> int:
+            with self.destination.writing(str(index)) as path:
+                return write(path, item)
+
+        return run
+
+
+def _computed(
+    batches: Iterable[list[Item]], run: Callable[[list[Item]], list[Result | None]]
+) -> tuple[list[Result], float]:
+    started = time.perf_counter()
+    results = [result for batch in batches for result in run(batch)]
+    seconds = time.perf_counter() - started
+    return [result for result in results if result is not None], seconds
+
+
+def _by_stage(reading: float, network: float, writing: float) -> dict[str, float]:
+    return dict(zip(STAGES, (reading, network, writing), strict=True))
+
+
+def _whole(sample: Sequence[Planned], run: Callable[[], object]) -> float:
+    _forget(sample)
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def _sampled(outputs: Sequence[Planned], limit: int) -> tuple[list[Planned], int]:
+    """Sound images from all over the plan, in its order, of about `limit` pixels in all."""
+    sample: set[int] = set()
+    pixels = 0
+    for index in random.Random(0).sample(range(len(outputs)), len(outputs)):  # noqa: S311
+        size = _pixels_of(outputs[index])
+        if size and (not sample or pixels + size <= limit):
+            sample.add(index)
+            pixels += size
+        if pixels >= 0.9 * limit:
+            break
+    if not sample:
+        raise StaeError("none of the images can be read", "`stae encode` says why")
+    return [outputs[index] for index in sorted(sample)], pixels
+
+
+def _pixels_of(planned: Planned) -> int:
+    """Zero for what is no sound image."""
+    try:
+        with planned.entry.path.open("rb") as file:
+            pixels = open_image(file, name=planned.entry.key).pixels()
+    except (InputError, OSError):
+        return 0
+    return pixels.shape[0] * pixels.shape[1]
+
+
+def _forget(sample: Sequence[Planned]) -> None:
+    """Asks the system to drop what it remembers of the files, so that they are read anew."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    for planned in sample:
+        with planned.entry.path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _ignored(_value: object) -> None:
+    pass

@@ -1,8 +1,8 @@
-"""Batching: packs work, or groups it by shape, within a budget of patches."""
+"""Batching: packs work within a budget of patches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -23,31 +23,3 @@ def pack(
         total += size
     if held:
         yield held
-
-
-def group(
-    items: Iterable[Item],
-    *,
-    shape: Callable[[Item], Hashable],
-    patches: Callable[[Item], int],
-    limit: int,
-) -> Iterator[list[Item]]:
-    """Items of equal shape whose patches sum to at most `limit`; a larger one is alone.
-
-    Items of other shapes wait for company; never more than twice the limit does, since then the
-    fullest group goes as it is.
-    """
-    waiting: dict[Hashable, list[Item]] = {}
-    sizes: dict[Hashable, int] = {}
-    for item in items:
-        key, size = shape(item), patches(item)
-        if key in waiting and sizes[key] + size > limit:
-            yield waiting.pop(key)
-            del sizes[key]
-        waiting.setdefault(key, []).append(item)
-        sizes[key] = sizes.get(key, 0) + size
-        while sum(sizes.values()) > 2 * limit:
-            fullest = max(sizes, key=lambda key: sizes[key])
-            del sizes[fullest]
-            yield waiting.pop(fullest)
-    yield from waiting.values()

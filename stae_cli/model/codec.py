@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TypeVar, cast, overload
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 from stae_cli.errors import DeviceError, InputError
 from stae_cli.model.inference import InferenceForm
 from stae_cli.model.stupid_ae import StupidAE
-from stae_cli.model.tiling import Piece, pieces
+from stae_cli.model.tiling import Piece, rounds
 
 Pixels = npt.NDArray[np.uint8]  # (H, W, 3) RGB
 Latent = npt.NDArray[np.floating]  # (C, h, w)
@@ -125,14 +125,15 @@ class Codec:
             InputError: the number of channels is not this network's.
         """
         if isinstance(latents, Tensor):
-            self._check_channels(latents)
-            images = self._within_memory(lambda: self._decoded(latents))
+            self._check_channels(latents, dimensions=4)
+            images = self._canvas(latents)
+            self._within_memory(lambda: self._decode(list(latents), list(images)))
             return images.clamp_(-1, 1).permute(0, 3, 1, 2)
-        results: dict[int, Tensor] = {}
-        for group in _equal_shapes(latents):
-            equal = torch.stack([latents[index].to(self.device) for index in group])
-            results.update(zip(group, self.decode(equal), strict=True))
-        return [results[index] for index in range(len(latents))]
+        for latent in latents:
+            self._check_channels(latent, dimensions=3)
+        several = [self._canvas(latent) for latent in latents]
+        self._within_memory(lambda: self._decode(latents, several))
+        return [image.clamp_(-1, 1).permute(2, 0, 1) for image in several]
 
     def encode_pixels(self, pictures: Sequence[Pixels]) -> list[Latent | None]:
         """(H, W, 3) uint8 arrays of any sizes to (16, h, w) arrays.
@@ -153,16 +154,11 @@ class Codec:
 
         What is not finite is redone in float32; None stands for a picture that is not even then.
         """
-        results: list[Pixels | None] = [None] * len(latents)
-        broken: list[int] = []
-        for group in _equal_shapes(latents):
-            batch = torch.from_numpy(np.stack([latents[index] for index in group]))
-            levels, finite = self._within_memory(partial(self._decoded_levels, batch))
-            for index, pixels, good in zip(group, levels.numpy(), finite, strict=True):
-                if good:
-                    results[index] = pixels
-                else:
-                    broken.append(index)
+        tensors = [torch.from_numpy(latent) for latent in latents]
+        with torch.no_grad():
+            levels, finite = self._within_memory(lambda: self._decoded_levels(tensors))
+        results: list[Pixels | None] = [image.numpy() for image in levels]
+        broken = [index for index, good in enumerate(finite) if not good]
         again = self._again(broken, lambda wide: wide.decode_pixels([latents[i] for i in broken]))
         for index, picture in zip(broken, again, strict=True):
             results[index] = picture
@@ -250,64 +246,59 @@ class Codec:
             grid = part.to(self.device).unflatten(1, (-1, size)).unflatten(0, (-1, size))
             yield grid.transpose(1, 2).flatten(2).flatten(0, 1)
 
-    def _pieces(self, grid: Tensor) -> Iterator[tuple[Piece, Tensor]]:
-        """Pieces of latents (B, h, w, C), each with what the decoder is given for it."""
+    def _pieces(self, latents: Sequence[Tensor]) -> Iterator[tuple[list[Piece], list[Tensor]]]:
+        """Pieces of latents (C, h, w), and (h, w, C) of what the decoder is given for each."""
+        sizes = [(latent.shape[1], latent.shape[2]) for latent in latents]
+        form = self._form
         with _plain_arithmetic(self.device):
-            for piece in pieces(
-                *grid.shape[:3],
-                limit=self.batch_patches,
-                halo=self._form.halo,
-                alignment=self._form.alignment,
+            for pieces in rounds(
+                sizes, limit=self.batch_patches, halo=form.halo, alignment=form.alignment
             ):
-                seen = grid[piece.images, piece.rows.seen, piece.columns.seen]
-                yield piece, seen.to(self.device, self.dtype)
+                seen = [latents[p.index][:, p.rows.seen, p.columns.seen] for p in pieces]
+                yield pieces, [part.permute(1, 2, 0).to(self.device, self.dtype) for part in seen]
 
-    def _decoded(self, latents: Tensor) -> Tensor:
-        """(B, C, h, w) on any device -> (B, 8h, 8w, 3) unclamped on this one."""
-        images = self._canvas(latents, self.dtype, self.device)
-        for piece, seen in self._pieces(latents.permute(0, 2, 3, 1)):
-            self._place(images, piece, self._form.decode(seen))
-        return images
+    def _decode(self, latents: Sequence[Tensor], images: Sequence[Tensor]) -> None:
+        """(C, h, w) on any device into (8h, 8w, 3), unclamped."""
+        for pieces, seen in self._pieces(latents):
+            for piece, pixels in zip(pieces, self._form.decode(seen), strict=True):
+                self._place(images[piece.index], piece, pixels)
 
-    def _decoded_levels(self, latents: Tensor) -> tuple[Tensor, list[bool]]:
-        """(B, C, h, w) -> uint8 (B, 8h, 8w, 3), and which of them were finite, all on the CPU."""
-        images = self._canvas(latents, torch.uint8, torch.device("cpu"))
-        finite = torch.ones(len(latents), dtype=torch.bool)
-        for piece, seen in self._pieces(latents.permute(0, 2, 3, 1)):
+    def _decoded_levels(self, latents: Sequence[Tensor]) -> tuple[list[Tensor], list[bool]]:
+        """(C, h, w) -> uint8 (8h, 8w, 3), and which of them were finite, all on the CPU."""
+        images = [self._canvas(latent, dtype=torch.uint8, device="cpu") for latent in latents]
+        finite = [True] * len(latents)
+        for pieces, seen in self._pieces(latents):
             levels, good = self._form.decode_levels(seen)
-            finite[piece.images] &= good.cpu()
-            self._place(images, piece, levels)
-        return images, finite.tolist()
+            for piece, pixels, is_good in zip(pieces, levels, good, strict=True):
+                finite[piece.index] &= is_good
+                self._place(images[piece.index], piece, pixels)
+        return images, finite
 
-    def _canvas(self, latents: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-        size, (height, width) = self.architecture.patch, latents.shape[2:]
-        sides = (len(latents), height * size, width * size, 3)
-        return torch.empty(sides, dtype=dtype, device=device)
+    def _canvas(
+        self, latents: Tensor, *, dtype: torch.dtype | None = None, device: str | None = None
+    ) -> Tensor:
+        """Room for the images (..., 8h, 8w, 3) of latents (..., C, h, w)."""
+        size, (height, width) = self.architecture.patch, latents.shape[-2:]
+        shape = (*latents.shape[:-3], height * size, width * size, 3)
+        return torch.empty(shape, dtype=dtype or self.dtype, device=device or self.device)
 
-    def _place(self, images: Tensor, piece: Piece, pixels: Tensor) -> None:
+    def _place(self, image: Tensor, piece: Piece, pixels: Tensor) -> None:
         size, rows, columns = self.architecture.patch, piece.rows, piece.columns
-        inner = pixels[:, rows.inner(size), columns.inner(size)]
-        images[piece.images, rows.target(size), columns.target(size)] = inner
+        inner = pixels[rows.inner(size), columns.inner(size)]
+        image[rows.target(size), columns.target(size)] = inner
 
-    def _check_channels(self, latents: Tensor) -> None:
+    def _check_channels(self, latents: Tensor, *, dimensions: int) -> None:
         channels = self.architecture.latent_channels
-        if latents.ndim != 4 or latents.shape[1] != channels or not latents.numel():
+        if latents.ndim != dimensions or latents.shape[-3] != channels or not latents.numel():
             raise InputError(
                 f"cannot decode a tensor of shape {tuple(latents.shape)}",
-                f"latents of this network are (B, {channels}, h, w)",
+                f"latents of this network are (B, {channels}, h, w), or a list of them without B",
             )
 
 
 def _as_float(grid: Tensor) -> Tensor:
     """uint8 to float32 in [-1, 1], half precision to float32."""
     return grid.float().div_(127.5).sub_(1) if grid.dtype == torch.uint8 else grid.float()
-
-
-def _equal_shapes(arrays: Sequence[Tensor | Latent]) -> list[list[int]]:
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, array in enumerate(arrays):
-        groups.setdefault(tuple(array.shape), []).append(index)
-    return list(groups.values())
 
 
 def _to_numpy(latent: Tensor) -> Latent:

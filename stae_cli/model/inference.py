@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Protocol, cast
 
 import torch
@@ -53,10 +54,10 @@ class Geglu:
 
 
 class Mixer(Protocol):
-    """A 3x3 convolution with zero padding 1 between token grids (B, h, w, C)."""
+    """A 3x3 convolution with zero padding 1 between token grids (B, h, w, C) of any sizes."""
 
-    def add_to(self, grid: Tensor, hidden: Tensor) -> None:
-        """Adds the convolution of `hidden` to `grid`."""
+    def add_to(self, grids: Sequence[Tensor], hiddens: Sequence[Tensor]) -> None:
+        """Adds the convolution of each of `hiddens` to its grid."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,11 @@ class Conv:
     kernel: Tensor  # (C, C, 3, 3), channels last
     bias: Tensor  # (C,)
 
-    def add_to(self, grid: Tensor, hidden: Tensor) -> None:
-        """Adds the convolution of `hidden` to `grid`, both (B, h, w, C)."""
-        mixed = conv2d(hidden.permute(0, 3, 1, 2), self.kernel, self.bias, padding=1)
-        grid += mixed.permute(0, 2, 3, 1)
+    def add_to(self, grids: Sequence[Tensor], hiddens: Sequence[Tensor]) -> None:
+        """Adds the convolution of each of `hiddens` to its grid, all (B, h, w, C)."""
+        for grid, hidden in zip(grids, hiddens, strict=True):
+            mixed = conv2d(hidden.permute(0, 3, 1, 2), self.kernel, self.bias, padding=1)
+            grid += mixed.permute(0, 2, 3, 1)
 
 
 @dataclass(frozen=True)
@@ -165,44 +167,49 @@ class InferenceForm:
             return patches.to(self.dtype).sub_(128).div_(128)
         return patches.float().mul(127.5 / 128).sub_(0.5 / 128).to(self.dtype)
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Latents (B, h, w, C) -> (B, h * patch, w * patch, 3), about [-1, 1], unclamped."""
-        features = self._features(latents)
-        images = self._canvas(features, self.dtype)
-        for rows, pixels in self._painted(features):
-            images[rows] = pixels
-        return self._as_images(images, latents)
+    def decode(self, latents: Sequence[Tensor]) -> list[Tensor]:
+        """Latents (h, w, C) of any sizes -> (h * patch, w * patch, 3) each, unclamped.
 
-    def decode_levels(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """Latents (B, h, w, C) -> uint8 pixels (B, h * patch, w * patch, 3), rounded to nearest.
-
-        Also returns whether each of the B was finite before it was rounded.
+        They are about [-1, 1]. Neighbours of equal size in the list are computed fastest.
         """
-        features = self._features(latents)
-        images = self._canvas(features, torch.uint8)
-        finite = torch.empty(len(images), dtype=torch.bool, device=latents.device)
-        for rows, pixels in self._painted(features):
-            finite[rows] = pixels.isfinite().flatten(1).all(1)
-            images[rows] = pixels.float().add_(1).mul_(127.5).round_().clamp_(0, 255)
-        return self._as_images(images, latents), finite.view(latents.shape[:2]).all(1)
+        rows = self._features(latents)
+        pixels = rows.new_empty(len(rows), self.patch**2, 3)
+        for part in self._slices(rows):
+            pixels[part] = self._head(rows[part]).mT
+        return self._as_images(pixels, latents)
 
-    def _features(self, latents: Tensor) -> Tensor:
-        """Latents (B, h, w, C) -> what the head paints from (B, h, w, width)."""
+    def decode_levels(self, latents: Sequence[Tensor]) -> tuple[list[Tensor], list[bool]]:
+        """Latents (h, w, C) of any sizes -> uint8 pixels of each, rounded to nearest.
+
+        Also returns whether each was finite before it was rounded.
+        """
+        rows = self._features(latents)
+        levels = rows.new_empty(len(rows), self.patch**2, 3, dtype=torch.uint8)
+        finite = rows.new_empty(len(rows), dtype=torch.bool)
+        for part in self._slices(rows):
+            pixels = self._head(rows[part])
+            finite[part] = pixels.isfinite().flatten(1).all(1)
+            levels[part] = pixels.float().add_(1).mul_(127.5).round_().clamp_(0, 255).mT
+        counts = [len(latent) * latent.shape[1] for latent in latents]
+        good = torch.stack([part.all() for part in finite.split(counts)])
+        return self._as_images(levels, latents), good.tolist()
+
+    def _features(self, latents: Sequence[Tensor]) -> Tensor:
+        """Latents (h, w, C) -> what the head paints from, (N, width) for all their positions."""
         inner, outer = self._from_latent
-        rows = latents.flatten(0, 2)
-        grid = self._empty(len(rows), outer)
-        hidden = self._empty(len(rows), outer)
-        shape = (*latents.shape[:3], -1)
+        rows = torch.cat([latent.flatten(0, 1) for latent in latents])
+        grid, hidden = self._empty(len(rows), outer), self._empty(len(rows), outer)
+        grids, hiddens = _by_size(grid, latents), _by_size(hidden, latents)
         for part in self._slices(rows):
             grid[part] = outer(inner.gelu(rows[part], "none"))
             hidden[part] = self._pairs[0].inner.gelu(_normed(grid[part]), "tanh")
         for pair, following in zip(self._pairs, [*self._pairs[1:], None], strict=True):
-            pair.mixer.add_to(grid.view(shape), hidden.view(shape))
+            pair.mixer.add_to(grids, hiddens)
             for part in self._slices(rows):
                 grid[part] = pair.geglu(grid[part])
                 if following is not None:
                     hidden[part] = following.inner.gelu(_normed(grid[part]), "tanh")
-        return grid.view(shape)
+        return grid
 
     def _empty(self, rows: int, layer: Affine) -> Tensor:
         return torch.empty(rows, len(layer.bias), dtype=self.dtype, device=layer.bias.device)
@@ -211,25 +218,29 @@ class InferenceForm:
         for first in range(0, len(rows), self.decode_rows):
             yield slice(first, first + self.decode_rows)
 
-    def _painted(self, features: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Bands of the B * h rows of patches, each with its pixels (rows, patch, w, patch, 3)."""
-        bands = features.flatten(0, 1)  # (B h, w, width)
-        width = bands.shape[1]
-        height = max(1, self.decode_rows // width)
-        for top in range(0, len(bands), height):
-            band = bands[top : top + height]
-            pixels = self._head(band.flatten(0, 1))  # (rows w, 3, P)
-            pixels = pixels.view(len(band), width, 3, self.patch, self.patch)
-            yield slice(top, top + height), pixels.permute(0, 3, 1, 4, 2)
+    def _as_images(self, pixels: Tensor, latents: Sequence[Tensor]) -> list[Tensor]:
+        """Pixels (N, patch^2, 3) of all positions to images (h * patch, w * patch, 3)."""
+        side = self.patch
+        sizes = [(latent.shape[0], latent.shape[1]) for latent in latents]
+        parts = pixels.split([height * width for height, width in sizes])
+        return [
+            part.view(height, width, side, side, 3)
+            .transpose(1, 2)
+            .reshape(height * side, width * side, 3)
+            for part, (height, width) in zip(parts, sizes, strict=True)
+        ]
 
-    def _canvas(self, features: Tensor, dtype: torch.dtype) -> Tensor:
-        batch, height, width = features.shape[:3]
-        sides = (batch * height, self.patch, width, self.patch, 3)
-        return torch.empty(sides, dtype=dtype, device=features.device)
 
-    def _as_images(self, canvas: Tensor, latents: Tensor) -> Tensor:
-        batch, height, width = latents.shape[:3]
-        return canvas.view(batch, height * self.patch, width * self.patch, 3)
+def _by_size(rows: Tensor, latents: Sequence[Tensor]) -> list[Tensor]:
+    """Views (B, h, w, width) of the rows, neighbours of equal size as one."""
+    views: list[Tensor] = []
+    first = 0
+    for (height, width), equal in groupby(latents, key=lambda latent: latent.shape[:2]):
+        count = len(list(equal))
+        last = first + count * height * width
+        views.append(rows[first:last].view(count, height, width, -1))
+        first = last
+    return views
 
 
 def _portions(pieces: Iterable[Tensor], size: int) -> Iterator[Tensor]:

@@ -1,8 +1,8 @@
-"""Tiling: cuts batches of latents into pieces that decode in bounded memory, without seams."""
+"""Tiling: arranges latents of any sizes to be decoded in bounded memory, without seams."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -35,37 +35,57 @@ class Span:
 
 @dataclass(frozen=True)
 class Piece:
-    """Some images of a batch, and one tile of each."""
+    """One latent of several, by its index, and one tile of it."""
 
-    images: slice
+    index: int
     rows: Span
     columns: Span
 
+    @property
+    def seen(self) -> tuple[int, int]:
+        """The height and width of what the decoder is given."""
+        rows, columns = self.rows, self.columns
+        return rows.seen_stop - rows.seen_start, columns.seen_stop - columns.seen_start
 
-def pieces(
-    batch: int, height: int, width: int, *, limit: int, halo: int, alignment: int
-) -> Iterator[Piece]:
-    """Covers `batch` latents of (height, width) with pieces of about `limit` positions.
+
+def rounds(
+    sizes: Sequence[tuple[int, int]], *, limit: int, halo: int, alignment: int
+) -> Iterator[list[Piece]]:
+    """Covers latents of any sizes with lists of pieces, each list to be decoded together.
+
+    Small latents stay whole; larger ones than `limit` are cut to tiles. Within a list, pieces of
+    equal size are neighbours.
 
     Args:
-        batch: how many latents.
-        height: positions.
-        width: positions.
+        sizes: height and width of each latent, in positions.
         limit: positions to decode at once.
         halo: neighbours on each side that a position depends on, a multiple of `alignment`.
         alignment: tiles are cut at multiples of this.
     """
-    whole = Span(0, height, 0, height), Span(0, width, 0, width)
-    if height * width <= limit:
-        images = limit // (height * width)
-        for first in range(0, batch, images):
-            yield Piece(slice(first, min(first + images, batch)), *whole)
-        return
     side = max(1, (int(limit**0.5) - 2 * halo) // alignment) * alignment
-    for index in range(batch):
-        for rows in _spans(height, side, halo):
-            for columns in _spans(width, side, halo):
-                yield Piece(slice(index, index + 1), rows, columns)
+    held: list[Piece] = []
+    total = 0
+    for index, (height, width) in enumerate(sizes):
+        for piece in _pieces(index, height, width, limit, side, halo):
+            area = piece.seen[0] * piece.seen[1]
+            if held and total + area > limit:
+                yield sorted(held, key=lambda piece: piece.seen)
+                held, total = [], 0
+            held.append(piece)
+            total += area
+    if held:
+        yield sorted(held, key=lambda piece: piece.seen)
+
+
+def _pieces(
+    index: int, height: int, width: int, limit: int, side: int, halo: int
+) -> Iterator[Piece]:
+    if height * width <= limit:
+        yield Piece(index, Span(0, height, 0, height), Span(0, width, 0, width))
+        return
+    for rows in _spans(height, side, halo):
+        for columns in _spans(width, side, halo):
+            yield Piece(index, rows, columns)
 
 
 def _spans(length: int, side: int, halo: int) -> Iterator[Span]:

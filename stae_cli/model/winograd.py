@@ -34,23 +34,31 @@ class Winograd:
 
     taps: Sequence[Sequence[Affine]]  # per group of input channels 36, row-major over the points
 
-    def add_to(self, grid: Tensor, hidden: Tensor) -> None:
-        """Adds the convolution of `hidden` to `grid`, both (B, h, w, C) and contiguous."""
-        groups = hidden.chunk(len(self.taps), dim=-1)
-        for images, rows in _parts(*hidden.shape[:3]):
-            slabs = [_slab(group[images], rows) for group in groups]  # (g, 4k + 2, 4t + 2, c)
-            shape = (slabs[0].shape[0], slabs[0].shape[1] // TILE, slabs[0].shape[2] // TILE)
-            target = grid[images, rows]
-            target += _assembled(self._mixed(slabs), shape)[:, : target.shape[1], : target.shape[2]]
+    def add_to(self, grids: Sequence[Tensor], hiddens: Sequence[Tensor]) -> None:
+        """Adds the convolution of each of `hiddens` to its grid, all (B, h, w, C).
+
+        Grids of several sizes share the products, so that small ones do not make small products.
+        """
+        for parts in _portions(grids, hiddens):
+            slabs = [_slab(part.hidden, part.rows) for part in parts]  # (g, 4k + 2, 4t + 2, C)
+            shapes = [(s.shape[0], s.shape[1] // TILE, s.shape[2] // TILE) for s in slabs]
+            mixed = self._mixed(slabs)
+            counts = [images * down * across for images, down, across in shapes]
+            by_part = zip(*(product.split(counts) for product in mixed), strict=True)
+            for part, shape, products in zip(parts, shapes, by_part, strict=True):
+                target = part.grid[:, part.rows]
+                height, width = target.shape[1:3]
+                target += _assembled(products, shape)[:, :height, :width]
 
     def _mixed(self, slabs: Sequence[Tensor]) -> list[Tensor]:
-        """The products (g k t, C) for the 36 points."""
-        first, *others = zip(self.taps, slabs, strict=True)
+        """The products (tiles of all slabs, C) for the 36 points."""
+        groups = zip(*(slab.chunk(len(self.taps), dim=-1) for slab in slabs), strict=True)
+        (first, *others) = zip(self.taps, groups, strict=True)
         mixed = [tap(rows) for tap, rows in zip(first[0], _points(first[1]), strict=True)]
-        for taps, slab in others:
+        for taps, group in others:
             mixed = [
                 tap.plus(rows, so_far)
-                for tap, rows, so_far in zip(taps, _points(slab), mixed, strict=True)
+                for tap, rows, so_far in zip(taps, _points(group), mixed, strict=True)
             ]
         return mixed
 
@@ -115,14 +123,44 @@ def _from_points(m: Sequence[Tensor]) -> list[Tensor]:
     return [first, second, third, fourth]
 
 
-def _parts(batch: int, height: int, width: int) -> Iterator[tuple[slice, slice]]:
-    """Slices of images and of their rows that hold about TILES_AT_ONCE tiles each."""
+@dataclass(frozen=True)
+class _Part:
+    """Some images of equal size, and the rows of them that are computed."""
+
+    grid: Tensor
+    hidden: Tensor
+    rows: slice
+
+    @property
+    def tiles(self) -> int:
+        """How many there are, the incomplete ones included."""
+        images, _, width = self.hidden.shape[:3]
+        return images * -(-(self.rows.stop - self.rows.start) // TILE) * -(-width // TILE)
+
+
+def _portions(grids: Sequence[Tensor], hiddens: Sequence[Tensor]) -> Iterator[list[_Part]]:
+    """Lists of parts that hold about TILES_AT_ONCE tiles together."""
+    held: list[_Part] = []
+    for grid, hidden in zip(grids, hiddens, strict=True):
+        for part in _parts(grid, hidden):
+            if held and sum(other.tiles for other in held) + part.tiles > TILES_AT_ONCE:
+                yield held
+                held = []
+            held.append(part)
+    if held:
+        yield held
+
+
+def _parts(grid: Tensor, hidden: Tensor) -> Iterator[_Part]:
+    """Whole images, or some rows of one, of at most about TILES_AT_ONCE tiles."""
+    batch, height, width = hidden.shape[:3]
     across, down = -(-width // TILE), -(-height // TILE)
     images = max(1, TILES_AT_ONCE // (across * down))
     rows = TILE * max(1, min(down, TILES_AT_ONCE // across))
     for first in range(0, batch, images):
+        some = slice(first, first + images)
         for top in range(0, height, rows):
-            yield slice(first, first + images), slice(top, min(top + rows, height))
+            yield _Part(grid[some], hidden[some], slice(top, min(top + rows, height)))
 
 
 def _slab(hidden: Tensor, rows: slice) -> Tensor:
@@ -136,16 +174,20 @@ def _slab(hidden: Tensor, rows: slice) -> Tensor:
     return slab
 
 
-def _points(slab: Tensor) -> list[Tensor]:
-    """A slab (g, 4k + 2, 4t + 2, c) to 36 matrices (g k t, c), one per point."""
-    bands = _to_points([slab[:, i : slab.shape[1] - 5 + i : TILE] for i in range(POINTS)])
-    return [
-        point.flatten(0, 2)
-        for band in bands
-        for point in _to_points(
-            [band[:, :, j : band.shape[2] - 5 + j : TILE] for j in range(POINTS)]
-        )
-    ]
+def _points(slabs: Sequence[Tensor]) -> list[Tensor]:
+    """Slabs (g, 4k + 2, 4t + 2, c) to 36 matrices (tiles of all slabs, c), one per point."""
+    by_slab = [_points_of(slab) for slab in slabs]
+    if len(by_slab) == 1:
+        return by_slab[0]
+    return [torch.cat(point) for point in zip(*by_slab, strict=True)]
+
+
+def _points_of(slab: Tensor) -> list[Tensor]:
+    last = slab.shape[1] - POINTS + 1  # where the last tile begins, and its like below
+    bands = _to_points([slab[:, i : last + i : TILE] for i in range(POINTS)])
+    last = slab.shape[2] - POINTS + 1
+    columns = [[band[:, :, j : last + j : TILE] for j in range(POINTS)] for band in bands]
+    return [point.flatten(0, 2) for band in columns for point in _to_points(band)]
 
 
 def _assembled(mixed: Sequence[Tensor], shape: tuple[int, int, int]) -> Tensor:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from stae_cli.batching import group
+from stae_cli.batching import pack
 from stae_cli.errors import CheckpointError, InputError, StaeError
 from stae_cli.files.destination import Destination
 from stae_cli.files.failures import write_failures
@@ -167,13 +167,12 @@ class _Decoding:
             results = read_ahead(
                 self.plan.outputs, self._read, threads=self.threads, max_bytes=READ_AHEAD_BYTES
             )
-            groups = group(
+            packs = pack(
                 report.sift(results),
-                shape=lambda loaded: loaded.latent.shape,
                 patches=lambda loaded: loaded.latent[0].size,
                 limit=self.codec.batch_patches,
             )
-            for members in report.drawing(groups, "reading"):
+            for members in report.drawing(packs, "reading"):
                 with report.spending("network"):
                     pictures = self.codec.decode_pixels([loaded.latent for loaded in members])
                 with report.spending("writing"):

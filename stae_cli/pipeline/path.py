@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from stae_cli.batching import group, pack
+from stae_cli.batching import pack
 from stae_cli.errors import InputError, StaeError
 from stae_cli.files.buffers import Buffers, Pixels
 from stae_cli.files.destination import Destination
@@ -139,13 +139,8 @@ class _Stages:
             return pixels.nbytes
 
         latents, reading = self._read(sample, read)
-        groups = group(
-            latents,
-            shape=lambda latent: latent.shape,
-            patches=lambda latent: latent[0].size,
-            limit=self.codec.batch_patches,
-        )
-        pictures, network = _computed(groups, self.codec.decode_pixels)
+        packs = pack(latents, patches=lambda latent: latent[0].size, limit=self.codec.batch_patches)
+        pictures, network = _computed(packs, self.codec.decode_pixels)
         return _by_stage(reading, network, self._written(pictures, write))
 
     def _read(

@@ -37,9 +37,9 @@ def patches_of(pixels):
     return grid.flatten(2).flatten(0, 1)
 
 
-def as_grid(latents):
-    """(C, h, w) -> (1, h, w, C)."""
-    return latents.permute(1, 2, 0)[None]
+def as_grids(latents):
+    """(C, h, w) -> a list of one (h, w, C)."""
+    return [latents.permute(1, 2, 0)]
 
 
 @pytest.mark.parametrize("case", ["0", "1", "2"])
@@ -47,21 +47,21 @@ def test_float32_reproduces_the_golden_vectors(golden, form, case):
     pixels, latents, image = (golden[f"{case}.{what}"] for what in ("pixels", "latents", "image"))
     encoded = form.encode([patches_of(pixels)]).T.view(latents.shape)
     torch.testing.assert_close(encoded, latents, rtol=0, atol=1e-5)
-    decoded = form.decode(as_grid(latents))[0].permute(2, 0, 1)
+    decoded = form.decode(as_grids(latents))[0].permute(2, 0, 1)
     torch.testing.assert_close(decoded, image, rtol=0, atol=1e-4)
 
 
 def test_without_packing_too(golden, monkeypatch):
     monkeypatch.setattr(affine, "can_pack", lambda: False)
     plain = InferenceForm(seeded_model(), device=CPU, dtype=torch.float32)
-    decoded = plain.decode(as_grid(golden["1.latents"]))[0].permute(2, 0, 1)
+    decoded = plain.decode(as_grids(golden["1.latents"]))[0].permute(2, 0, 1)
     torch.testing.assert_close(decoded, golden["1.image"], rtol=0, atol=1e-4)
 
 
 def test_bfloat16_stays_within_rounding(golden):
     half = InferenceForm(seeded_model(), device=CPU, dtype=torch.bfloat16)
     latents, image = golden["1.latents"], golden["1.image"]
-    decoded = half.decode(as_grid(latents).bfloat16())[0].permute(2, 0, 1).float()
+    decoded = half.decode(as_grids(latents.bfloat16()))[0].permute(2, 0, 1).float()
     error = (decoded - image).square().mean().sqrt() / image.std()
     assert error < 3 * torch.finfo(torch.bfloat16).eps
 
@@ -74,11 +74,28 @@ def test_decodes_any_size_like_the_reference(tiny, batch, height, width):
     latents = torch.randn(batch, 16, height, width, generator=generator)
     with torch.no_grad():
         expected = model.decode(latents).permute(0, 2, 3, 1)
-    decoded = form.decode(latents.permute(0, 2, 3, 1))
-    torch.testing.assert_close(decoded, expected, rtol=0, atol=1e-4)
-    levels, finite = form.decode_levels(latents.permute(0, 2, 3, 1))
-    assert finite.all()
-    assert torch.equal(levels, decoded.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8))
+    grids = list(latents.permute(0, 2, 3, 1))
+    decoded = form.decode(grids)
+    torch.testing.assert_close(torch.stack(decoded), expected, rtol=0, atol=1e-4)
+    levels, finite = form.decode_levels(grids)
+    assert finite == [True] * batch
+    for image, pixels in zip(decoded, levels, strict=True):
+        assert torch.equal(pixels, image.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8))
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=6),
+)
+def test_decodes_several_sizes_together_in_order(tiny, sizes):
+    model, form = tiny
+    generator = torch.Generator().manual_seed(len(sizes))
+    latents = [torch.randn(16, *size, generator=generator) for size in sizes]
+    decoded = form.decode([latent.permute(1, 2, 0) for latent in latents])
+    for latent, image in zip(latents, decoded, strict=True):
+        with torch.no_grad():
+            expected = model.decode(latent[None])[0].permute(1, 2, 0)
+        torch.testing.assert_close(image, expected, rtol=0, atol=1e-4)
 
 
 @settings(max_examples=30, deadline=None)
@@ -100,7 +117,7 @@ def test_what_is_not_finite_is_told_per_picture(tiny):
     latents = torch.randn(3, 5, 5, 16, generator=torch.Generator().manual_seed(0))
     latents[1, 4, 4, 0] = torch.nan
     latents[2, 0, 0, 3] = torch.inf
-    assert form.decode_levels(latents)[1].tolist() == [True, False, False]
+    assert form.decode_levels(list(latents))[1] == [True, False, False]
 
 
 def test_the_models_weights_are_copied(tiny):

@@ -27,7 +27,7 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_END = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
 RECORD_KEY = b"stae"
 FILTER_UP = 2
-BAND_BYTES = 4 << 20
+BAND_BYTES = 1 << 20
 HEAD_BYTES = 1 << 16
 DESCRIPTION_TAG = 0x010E  # EXIF ImageDescription
 
@@ -77,33 +77,38 @@ def _write_png(file: BinaryIO, pixels: Pixels, record: str) -> None:
     """PNG with the Up filter and the fastest deflate: a tenth of Pillow's time, 15% more bytes."""
     height, width = pixels.shape[:2]
     file.write(PNG_SIGNATURE)
-    file.write(_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)))
-    file.write(_chunk(b"tEXt", RECORD_KEY + b"\0" + record.encode("ascii")))
+    _write_chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    _write_chunk(file, b"tEXt", RECORD_KEY + b"\0" + record.encode("ascii"))
     packer = deflate.compressobj(1)
     for band in _filtered(pixels):
         if data := packer.compress(band):
-            file.write(_chunk(b"IDAT", data))
-    file.write(_chunk(b"IDAT", packer.flush()))
+            _write_chunk(file, b"IDAT", data)
+    _write_chunk(file, b"IDAT", packer.flush())
     file.write(PNG_END)
 
 
 def _filtered(pixels: Pixels) -> Iterator[memoryview]:
-    """Bands of rows, each row its filter type and the difference to the row above."""
+    """Bands of rows, each row its filter type and the difference to the row above.
+
+    They share their memory: each is to be used before the next one is asked for.
+    """
     height, width = pixels.shape[:2]
-    rows = max(1, BAND_BYTES // (3 * width))
+    rows = min(height, max(1, BAND_BYTES // (3 * width)))
+    memory = np.empty((rows, 1 + 3 * width), np.uint8)
+    memory[:, 0] = FILTER_UP
     for top in range(0, height, rows):
         band = pixels[top : top + rows].reshape(-1, 3 * width)
-        filtered = np.empty((len(band), 1 + 3 * width), np.uint8)
-        filtered[:, 0] = FILTER_UP
+        filtered = memory[: len(band)]
         above = pixels[top - 1].reshape(-1) if top else np.uint8(0)
         np.subtract(band[0], above, out=filtered[0, 1:])
         np.subtract(band[1:], band[:-1], out=filtered[1:, 1:])
         yield filtered.data.cast("B")
 
 
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    check = deflate.crc32(data, zlib.crc32(kind))
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)
+def _write_chunk(file: BinaryIO, kind: bytes, data: bytes) -> None:
+    file.write(struct.pack(">I", len(data)) + kind)
+    file.write(data)
+    file.write(struct.pack(">I", deflate.crc32(data, zlib.crc32(kind))))
 
 
 def _png_text(head: bytes) -> str | None:

@@ -1,0 +1,99 @@
+"""Writes benchmarks/README.md from what benchmarks/results holds.
+
+python benchmarks/report.py
+"""
+
+import json
+from pathlib import Path
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+
+HEAD = """# Measured
+
+Every speed figure in the README comes from here. Runs are compared in pairs within one process or
+one script, and medians are shown: quote the ratios, a shared machine's milliseconds come and go.
+
+| script | measures |
+|---|---|
+| `python benchmarks/networks.py` | the network beside the plain module and other autoencoders |
+| `python benchmarks/files.py` | reading, PNG writing, mixed sizes, memory |
+| `python benchmarks/report.py` | nothing: it writes this page from `results` |
+
+On a machine with an NVIDIA card, this fills the CUDA table in under nine minutes:
+
+```console
+$ python benchmarks/networks.py --device cuda --sizes 256,512,1024,2048 --batches 1,8 --seconds 5
+$ python benchmarks/report.py
+```
+"""
+
+
+def main() -> None:
+    parts = [HEAD]
+    for path in sorted(RESULTS.glob("networks-*.json")):
+        parts += networks(json.loads(path.read_text()), path.with_suffix(".png"))
+    for path in sorted(RESULTS.glob("files-*.json")):
+        parts += files(json.loads(path.read_text()))
+    (HERE / "README.md").write_text("\n".join(parts))
+
+
+def networks(result: dict, plot: Path) -> list[str]:
+    machine = result["machine"]
+    place = machine["accelerator"] or f"{machine['cpu']}, {machine['threads']} threads"
+    lines = [
+        f"## The network on {place}",
+        "",
+        f"{result['dtype']}, torch {machine['torch']}, python {machine['python']}, stae "
+        f"{machine['stae']} at {result['commit']}. `share` is the rate of operations (as the "
+        "published network has them, whatever the form computes) over that of torch's own matrix "
+        "product in the same rounds; `x` is the time over that of stae in the same round.",
+        "",
+        "| pixels, batch | stage | network | ms | p10 to p90 | share | x |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for one in result["results"]:
+        case = one["case"]
+        size = f"{case['width']}x{case['height']}, {case['batch']}"
+        for timing in sorted(one["timings"], key=lambda timing: timing["stage"] == "decoder"):
+            time, share = timing["milliseconds"], timing["share"]["median"]
+            slower = timing["slowdown"]["median"]
+            lines.append(
+                f"| {size} | {timing['stage']} | {timing['network']} | {figure(time['median'])} | "
+                f"{figure(time['p10'])} to {figure(time['p90'])} | {share:.0%} | {slower:.2f} |"
+            )
+    if plot.exists():
+        lines += ["", f"![images per second](results/{plot.name})"]
+    return [*lines, ""]
+
+
+def files(result: dict) -> list[str]:
+    reading, png, mixed = result["reading"], result["png writing"], result["mixed sizes"]
+    lines = [
+        f"## Files, on {result['threads']} cores",
+        "",
+        f"At {result['commit']}.",
+        "",
+        "| what | against | ratio |",
+        "|---|---|---|",
+        "| reading 1-megapixel JPEGs to prepared pixels | simplejpeg alone, speed | "
+        f"{reading['first over second']:.2f} |",
+        "| writing 1-megapixel PNGs | filter, deflate and a plain write, speed | "
+        f"{png['first over second']:.2f} |",
+        "| encoding 24 images of 24 sizes | 24 of one size, time | "
+        f"{mixed['encode']['mixed over equal']:.2f} |",
+        f"| decoding them | 24 of one size, time | {mixed['decode']['mixed over equal']:.2f} |",
+        "",
+        "| peak memory of the process | MB |",
+        "|---|---|",
+    ]
+    lines += [f"| {what} | {size:.0f} |" for what, size in result["memory"].items()]
+    return [*lines, ""]
+
+
+def figure(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,3 +74,17 @@ def test_make_targets_in_the_readme_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"`?make ([a-z]+)`?", README):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_python_in_the_readme_runs(stae, tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) >= 2
+    photo = ROOT / "examples" / "photos" / "kodim23.png"
+    assert stae("encode", photo, tmp_path / "latents", "--weights", "builtin").code == 0
+    program = [sys.executable, "-W", "error", "-c", "\n".join(blocks)]
+    ran = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_no_placeholder_is_left_in_the_readme():
+    assert not re.findall(r"[A-Z]{3,}_[A-Z_]+", README.replace("STAE_WEIGHTS", ""))

@@ -102,8 +102,8 @@ class Head:
         first, second = generated.split((size * size, 3 * size), dim=-1)
         columns = first.reshape(-1, size)
         norms = torch.linalg.vector_norm(columns, dim=-1, keepdim=True, dtype=torch.float32)
+        columns = (columns / norms.clamp_min_(COLUMN_NORM_FLOOR)).to(rows.dtype)
         hidden = linear(columns, self.encoded)  # (N * head_width, P)
-        hidden.div_(norms.clamp_min_(COLUMN_NORM_FLOOR).to(rows.dtype))
         fields = silu(hidden, inplace=True).view(len(rows), size, -1)
         return torch.baddbmm(self.constant, second.unflatten(-1, (3, size)), fields)
 
@@ -123,7 +123,6 @@ class InferenceForm:
         place = Placement(device, dtype)
         self.dtype = dtype
         self.patch = sizes.patch
-        self.latent_channels = sizes.latent_channels
         self.encode_rows = ENCODE_ROWS[device.type]
         self.decode_rows = DECODE_ROWS[device.type]
         self._embed = _pixel_layer(encoder, place)

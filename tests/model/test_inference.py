@@ -129,3 +129,30 @@ def test_the_models_weights_are_copied(tiny):
         for parameter in model.parameters():
             parameter.zero_()
     assert torch.equal(form.encode([rows]), before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("size", [0.0, 300.0])
+def test_the_head_in_half_precision_survives_zero_and_large_columns(dtype, size):
+    model = seeded_model(TINY)
+    with torch.no_grad():
+        generator = model.decoder[0].nerf[0].param_gen
+        generator.weight.zero_()
+        generator.bias.fill_(size)
+        model.decoder[0].last.weight.mul_(1e-3)
+    form = InferenceForm(model, device=CPU, dtype=dtype)
+    (image,) = form.decode([torch.zeros(2, 2, 16, dtype=dtype)])
+    assert image.isfinite().all()
+
+
+def test_large_activations_survive_half_precision():
+    model = seeded_model(TINY)
+    with torch.no_grad():
+        model.encoder[0].initial[0].bias.add_(400)
+    rows = torch.randint(
+        0, 256, (40, 192), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
+    exact = InferenceForm(model, device=CPU, dtype=torch.float32).encode([rows])
+    half = InferenceForm(model, device=CPU, dtype=torch.float16).encode([rows]).float()
+    assert half.isfinite().all()
+    assert (half - exact).square().mean().sqrt() < 0.25 * max(1.0, exact.std())

@@ -1,0 +1,73 @@
+"""The recipe: every setting that the loss curve depends on, recorded and compared on resume."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from stae_cli.errors import UsageError
+
+LONGEST_WARMUP = 100  # steps; a tenth of runs that are shorter than ten times that
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a checkpoint is trained.
+
+    Exactly one of `steps` and `minutes` is given; the learning rate falls to 0 over it along a
+    cosine. `start` is `pca`, `random`, or the name and fingerprint of a checkpoint. `batch`
+    counts crops over all processes, `crop` is their side in pixels.
+    """
+
+    start: str
+    steps: int | None = None
+    minutes: float | None = None
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    snoo: bool = False
+    learning_rate: float = 5e-4
+    batch: int = 32
+    crop: int = 64
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    clip: float = 1.0
+    ema: float = 0.999
+    seed: int = 0
+
+    @property
+    def warmup(self) -> int:
+        """Steps over which the learning rate rises to its full height."""
+        return LONGEST_WARMUP if self.steps is None else min(LONGEST_WARMUP, self.steps // 10)
+
+    def describe(self) -> str:
+        """Canonical JSON of every setting."""
+        settings = {key: value for key, value in asdict(self).items() if value is not None}
+        return json.dumps(settings, sort_keys=True, separators=(",", ":"))
+
+    def check(self, *, patch: int, processes: int) -> None:
+        """Checks that the settings fit each other and the network.
+
+        Raises:
+            UsageError: they do not.
+        """
+        if (self.steps is None) == (self.minutes is None):
+            raise UsageError("how long to train?", "give either `--steps` or `--minutes`")
+        if self.crop % patch or self.crop < patch:
+            raise UsageError(
+                f"a crop of {self.crop} pixels is no multiple of the patch",
+                f"give a multiple of {patch} to `--crop`",
+            )
+        if self.batch % processes:
+            raise UsageError(
+                f"a batch of {self.batch} cannot be shared by {processes} processes",
+                f"give a multiple of {processes} to `--batch`",
+            )
+
+
+def differences(recorded: str, wanted: str) -> list[str]:
+    """What two JSON objects of settings disagree about, in words."""
+    old, new = json.loads(recorded), json.loads(wanted)
+    return [
+        f"{key.replace('_', ' ')} was {old.get(key, 'not given')}, now {new.get(key, 'not given')}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -12,9 +14,11 @@ from stae_cli.training.photos import PhotoSet
 
 SHORT_SIDE = 384  # crops are shrunk at most to what leaves the photo's short side at this
 GREATEST_SHRINK = 4.0
+SAMPLE_PIXELS = 1 << 18  # of a batch that is no step's
+EACH_PIXEL = 8  # times at most that samples see a pixel, on average
 DEVICE_SHARE = 0.5  # of an accelerator's free memory that photos may take
 
-Draws = npt.NDArray[np.float64]  # one crop's: source, photo, shrink, top, left, turn
+Draws = npt.NDArray[np.float64]  # (crops, 6): source, photo, shrink, top, left, turn
 
 
 class Crops:
@@ -38,6 +42,7 @@ class Crops:
     ) -> None:
         self.crop, self.count, self.seed, self.device = crop, batch, seed, device
         place = device if _fits(3 * photos.pixels, device) else torch.device("cpu")
+        self._pixels = photos.pixels
         self._photos = [
             [torch.from_numpy(np.require(p, requirements=["C", "W"])).to(place) for p in source]
             for source in photos.sources
@@ -48,7 +53,24 @@ class Crops:
         """One process's part of a step's batch, (b, 3, crop, crop) float32 in [-1, 1]."""
         draws = np.random.default_rng([self.seed, step]).random((self.count, 6))
         share = self.count // processes
-        crops = [self._cut(one) for one in draws[rank * share : (rank + 1) * share]]
+        return self._crops(draws[rank * share : (rank + 1) * share])
+
+    def samples(self, purpose: int, *, pixels: int) -> Iterator[Tensor]:
+        """Batches that are no step's, of about so many pixels in all; fewer where photos are few.
+
+        Args:
+            purpose: tells apart the samples drawn for different ends.
+            pixels: that the caller would like.
+        """
+        wanted = min(pixels, EACH_PIXEL * self._pixels)
+        count = -(-wanted // self.crop**2)
+        draws = np.random.default_rng([self.seed, purpose, 0]).random((count, 6))
+        size = max(1, SAMPLE_PIXELS // self.crop**2)
+        for first in range(0, count, size):
+            yield self._crops(draws[first : first + size])
+
+    def _crops(self, draws: Draws) -> Tensor:
+        crops = [self._cut(one) for one in draws]
         return torch.stack(crops).to(self.device).float().div_(127.5).sub_(1)
 
     def _cut(self, draws: Draws) -> Tensor:

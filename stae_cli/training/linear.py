@@ -27,7 +27,7 @@ from stae_cli.model.stupid_ae import (
 from stae_cli.training.crops import Crops
 
 PATCHES = 1 << 17  # to fit on: 700 for each of the 192 values of a patch
-DRAWN_APART = 1 << 40  # steps no run reaches: the patches are not those of the first steps
+PURPOSE = 1
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,13 @@ class Pca:
 
 def fit_pca(crops: Crops, *, patch: int) -> Pca:
     """Principal components of patches as the first convolution sees them: (3, patch, patch)."""
-    values = 3 * patch**2
-    total, products, count, step = torch.zeros(values).double(), torch.zeros(values, values), 0, 0
-    products = products.double()
-    while count < PATCHES:
-        rows = to_patches(crops.batch(DRAWN_APART + step), patch).cpu().double()
+    values, count = 3 * patch**2, 0
+    total, products = torch.zeros(values).double(), torch.zeros(values, values).double()
+    for images in crops.samples(PURPOSE, pixels=PATCHES * patch**2):
+        rows = to_patches(images, patch).cpu().double()
         total += rows.sum(0)
         products += rows.T @ rows
-        count, step = count + len(rows), step + 1
+        count += len(rows)
     mean = total / count
     variances, directions = torch.linalg.eigh(products / count - torch.outer(mean, mean))
     return Pca(mean, directions.flip(1), variances.flip(0).clamp_min(0).sqrt())

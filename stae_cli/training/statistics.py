@@ -10,7 +10,7 @@ from stae_cli.model.stupid_ae import StupidAE
 from stae_cli.training.crops import Crops
 
 POSITIONS = 1 << 17
-DRAWN_APART = 1 << 41  # other crops than any step's, and than those of the linear start
+PURPOSE = 2
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,9 @@ class LatentStatistics:
 @torch.no_grad()
 def latent_statistics(model: StupidAE, crops: Crops) -> LatentStatistics:
     """Figures of the latents of many crops, in float32."""
-    parts, count, step = [], 0, 0
-    while count < POSITIONS:
-        latents = model.encode(crops.batch(DRAWN_APART + step))  # (b, C, h, w)
-        parts.append(latents.transpose(0, 1).flatten(1).double().cpu())
-        count, step = count + parts[-1].shape[1], step + 1
+    pixels = POSITIONS * model.architecture.patch**2
+    latents = (model.encode(images) for images in crops.samples(PURPOSE, pixels=pixels))
+    parts = [latent.transpose(0, 1).flatten(1).double().cpu() for latent in latents]
     values = torch.cat(parts, dim=1)  # (C, N)
     return LatentStatistics(
         mean=[round(value, 5) for value in values.mean(1).tolist()],

@@ -49,12 +49,12 @@ def test_what_does_not_fit_in_memory_is_left_out_of_all_sources_alike(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "memory", "words"),
-    [(((20, 20),), 1 << 20, "smaller than the crop of 32"), (((64, 64),), 100, "beyond the memory")],
+    ("size", "memory", "words"),
+    [((20, 20), 1 << 20, "smaller than the crop of 32"), ((64, 64), 100, "beyond the memory")],
 )
-def test_no_usable_photo_is_an_error(tmp_path, sizes, memory, words):
+def test_no_usable_photo_is_an_error(tmp_path, size, memory, words):
     with pytest.raises(StaeError, match=words):
-        load_photos([write(tmp_path / "photos", *sizes)], crop=32, memory=memory)
+        load_photos([write(tmp_path / "photos", size)], crop=32, memory=memory)
 
 
 def test_absent_and_empty_sources_are_errors(tmp_path):
@@ -81,6 +81,15 @@ def test_processes_share_one_batch(tmp_path):
     crops = crops_of(photos)
     parts = [crops.batch(2, rank=rank, processes=4) for rank in range(4)]
     assert torch.equal(torch.cat(parts), crops.batch(2))
+
+
+def test_samples_are_as_many_as_the_photos_are_worth(tmp_path):
+    photos = load_photos([write(tmp_path / "p", (32, 32))], crop=16, memory=1 << 20)
+    samples = torch.cat(list(crops_of(photos).samples(1, pixels=1 << 30)))
+    assert samples.shape == (32, 3, 16, 16)  # every pixel eight times
+    assert len(torch.cat(list(crops_of(photos).samples(1, pixels=1000)))) == 4
+    other = torch.cat(list(crops_of(photos).samples(2, pixels=1 << 30)))
+    assert not torch.equal(samples, other)
 
 
 def test_sources_have_equal_shares_of_the_crops(tmp_path):

@@ -18,7 +18,19 @@ if TYPE_CHECKING:
     from stae_cli.model.checkpoint import Checkpoint
     from stae_cli.training.run import Outcome, Progress, Run
 
-NEW_RATE = 5e-4
+
+class RecipeName(StrEnum):
+    """Named recipes."""
+
+    default = "default"
+    published = "published"
+
+
+class OptimizerName(StrEnum):
+    """What moves the weights."""
+
+    adamw = "adamw"
+    muon = "muon"
 
 
 class Init(StrEnum):
@@ -36,6 +48,22 @@ class TrainDtype(StrEnum):
     float32 = "float32"
 
 
+RecipeOption = Annotated[
+    RecipeName,
+    typer.Option(
+        help="Defaults for what is not given: published is random, Muon in Snoo, rate 1e-3, "
+        "256 crops of 256 pixels, 30,000 steps."
+    ),
+]
+OptimizerOption = Annotated[
+    OptimizerName | None, typer.Option(help="adamw (default), or muon for the hidden layers.")
+]
+SnooOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--snoo/--no-snoo", help="An outer Nesterov step every 20 steps.", show_default=False
+    ),
+]
 Photos = Annotated[
     list[Path],
     typer.Argument(
@@ -83,12 +111,15 @@ def train(
     out: Out,
     from_: From = None,
     init: InitOption = None,
+    recipe: RecipeOption = RecipeName.default,
     validate: Validate = None,
     steps: Steps = None,
     minutes: Minutes = None,
     batch: Batch = None,
     crop: Crop = None,
     lr: Rate = None,
+    optimizer: OptimizerOption = None,
+    snoo: SnooOption = None,
     dtype: Annotated[
         TrainDtype, typer.Option(help="auto: bfloat16 on CUDA, float32 elsewhere.")
     ] = TrainDtype.auto,
@@ -116,27 +147,30 @@ def train(
     from stae_cli.model.checkpoint import load_checkpoint
     from stae_cli.model.codec import pick_device
     from stae_cli.training.ranks import joined
-    from stae_cli.training.recipe import Recipe
+    from stae_cli.training.recipe import PUBLISHED, Recipe, with_given
     from stae_cli.training.run import Run
     from stae_cli.training.settings import TrainSettings
 
     initial = None if from_ is None else load_checkpoint(from_)
     with joined(device) as ranks:
         place = ranks.device(pick_device(device))
-        recipe = Recipe(
+        wanted = with_given(
+            PUBLISHED if recipe is RecipeName.published else Recipe(Init.pca.value),
             start=_start(initial, init),
             steps=steps,
             minutes=minutes,
-            learning_rate=lr or NEW_RATE,
-            batch=batch or 32,
-            crop=crop or 64,
+            optimizer=_optimizer(optimizer),
+            snoo=snoo,
+            learning_rate=lr,
+            batch=batch,
+            crop=crop,
             dtype=_dtype(dtype, place.type),
             seed=seed,
         )
         settings = TrainSettings(
             sources=photos,
             out=out,
-            recipe=recipe,
+            recipe=wanted,
             architecture=F8C16 if initial is None else initial.architecture,
             initial=initial,
             validate=validate,
@@ -156,10 +190,16 @@ def train(
     return 0
 
 
-def _start(initial: Checkpoint | None, init: Init | None) -> str:
-    if initial is None:
-        return (init or Init.pca).value
-    return f"{initial.name} {initial.fingerprint}"
+def _start(initial: Checkpoint | None, init: Init | None) -> str | None:
+    if initial is not None:
+        return f"{initial.name} {initial.fingerprint}"
+    return None if init is None else init.value
+
+
+def _optimizer(name: OptimizerName | None) -> Literal["adamw", "muon"] | None:
+    if name is None:
+        return None
+    return "muon" if name is OptimizerName.muon else "adamw"
 
 
 def _dtype(dtype: TrainDtype, device: str) -> Literal["float32", "bfloat16"]:

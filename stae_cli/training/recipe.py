@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from stae_cli.errors import UsageError
@@ -61,6 +61,49 @@ class Recipe:
                 f"a batch of {self.batch} cannot be shared by {processes} processes",
                 f"give a multiple of {processes} to `--batch`",
             )
+
+
+# What the authors of the published checkpoint are known to have used; the rest is ours.
+PUBLISHED = Recipe(
+    start="random",
+    steps=30_000,
+    optimizer="muon",
+    snoo=True,
+    learning_rate=1e-3,
+    batch=256,
+    crop=256,
+)
+
+
+def with_given(
+    recipe: Recipe,
+    *,
+    start: str | None,
+    steps: int | None,
+    minutes: float | None,
+    optimizer: Literal["adamw", "muon"] | None,
+    snoo: bool | None,
+    learning_rate: float | None,
+    batch: int | None,
+    crop: int | None,
+    dtype: Literal["float32", "bfloat16"],
+    seed: int,
+) -> Recipe:
+    """The recipe with what is given in place of its own; None stands for nothing given."""
+    by_its_own = steps is None and minutes is None
+    return replace(
+        recipe,
+        start=start or recipe.start,
+        steps=recipe.steps if by_its_own else steps,
+        minutes=recipe.minutes if by_its_own else minutes,
+        optimizer=optimizer or recipe.optimizer,
+        snoo=recipe.snoo if snoo is None else snoo,
+        learning_rate=learning_rate or recipe.learning_rate,
+        batch=batch or recipe.batch,
+        crop=crop or recipe.crop,
+        dtype=dtype,
+        seed=seed,
+    )
 
 
 def differences(recorded: str, wanted: str) -> list[str]:

@@ -79,6 +79,24 @@ class Codec:
         self._model = model
         self._form = InferenceForm(model, device=self.device, dtype=self.dtype)
 
+    def normalize(self, latents: Tensor) -> Tensor:
+        """Raw latents of any shape to (z - shift) * scale: mean 0, variance 1 over all channels.
+
+        Raises:
+            CheckpointError: the checkpoint does not record its latents' statistics.
+        """
+        shift, scale = self._model.latent_scaling()
+        return (latents - shift) * scale
+
+    def denormalize(self, latents: Tensor) -> Tensor:
+        """The inverse of `normalize`: what `decode` takes.
+
+        Raises:
+            CheckpointError: the checkpoint does not record its latents' statistics.
+        """
+        shift, scale = self._model.latent_scaling()
+        return latents / scale + shift
+
     def in_float32(self) -> Codec:
         """The same weights on the same device in float32, for what overflows half precision."""
         return Codec(

@@ -140,6 +140,48 @@ def test_latent_statistics_are_those_of_the_encoder(unbroken, photos):
     assert figures["images"] == 6
 
 
+def test_codec_scales_latents_with_the_recorded_figures(unbroken, tiny):
+    from stae_cli import Codec, StupidAE
+    from stae_cli.errors import CheckpointError
+
+    codec = Codec(StupidAE.from_checkpoint(str(unbroken[0])), device="cpu")
+    figures = json.loads(read_checkpoint(unbroken[0], name="new").metadata["latents"])
+    latents = codec.encode(torch.rand(1, 3, 32, 32) * 2 - 1)
+    scaled = codec.normalize(latents)
+    assert scaled.allclose((latents - figures["shift"]) * figures["scale"])
+    assert codec.denormalize(scaled).allclose(latents, atol=1e-5)
+    with pytest.raises(CheckpointError, match="without the statistics"):
+        Codec(StupidAE.from_checkpoint(str(tiny)), device="cpu").normalize(latents)
+
+
+def test_weights_show_tells_the_history_in_words(unbroken, stae):
+    ran = stae("weights", "show", unbroken[0])
+    assert ran.code == 0
+    assert f"steps {STEPS}" in ran.err
+    assert "latents: mean " in ran.err
+    assert "photos 6" in ran.err
+    assert "{" not in ran.err
+
+
+def test_two_processes_follow_the_curve_of_one(photos, tiny, out, unbroken):
+    launcher = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    command = arguments(photos, out, tiny, "--json")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-m", *launcher, "-m", "stae_cli", *map(str, command)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["steps"] == STEPS  # one object: the others are silent
+    alone, shared = curve_of(unbroken[0]), curve_of(out)
+    assert list(alone) == list(shared)
+    for step, loss in alone.items():
+        assert shared[step] == pytest.approx(loss, rel=1e-4)
+
+
 def test_killed_and_resumed_is_the_same_curve(photos, tiny, out, unbroken):
     command = arguments(photos, out, tiny, "--validate", photos)
     process = spawned(command)

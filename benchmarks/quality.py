@@ -1,6 +1,6 @@
 """PSNR, SSIM and MSE of checkpoints over a folder of photos, beside the linear PCA autoencoder.
 
-    python benchmarks/quality.py PHOTOS --fit OTHER_PHOTOS --weights builtin --weights my.safetensors
+    python benchmarks/quality.py PHOTOS --fit OTHER_PHOTOS --weights builtin --weights NEW
 
 Prints a Markdown table. Whole photos, through float16 latents and 8-bit pixels, as `stae roundtrip`
 scores them; sides that are no multiple of the patch are cropped. The PCA is fitted on other photos

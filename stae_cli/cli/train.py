@@ -182,8 +182,8 @@ def train(
         )
         with share_bar("train", quiet=quiet or not ranks.first) as show:
             run = Run(settings, device=place, ranks=ranks, on_progress=_shown(show))
-            if ranks.first and not quiet:
-                _announce(run)
+            if ranks.first:
+                _announce(run, quiet=quiet)
             outcome = run.train()
         if ranks.first:
             return _finish(outcome, quiet=quiet, as_json=as_json)
@@ -220,10 +220,12 @@ def _shown(show: Callable[[float, str], None]) -> Callable[[Progress], None]:
     return on_progress
 
 
-def _announce(run: Run) -> None:
+def _announce(run: Run, *, quiet: bool) -> None:
     photos = run.photos
     for problem in photos.problems:
         print_error(f"{problem.key}: {problem.reason}")
+    if quiet:
+        return
     words = [f"{photos.photos} photos, {photos.pixels / 1e6:.0f} megapixels"]
     words += [f"{photos.small} smaller than the crop were skipped"] * bool(photos.small)
     words += [f"{photos.left_out} left out for lack of --memory"] * bool(photos.left_out)

@@ -66,6 +66,8 @@ def joined(device: str) -> Iterator[Ranks]:
         yield Ranks()
         return
     cuda = device != "cpu" and torch.cuda.is_available()
+    if cuda:
+        torch.cuda.set_device(distributed.get_node_local_rank())
     distributed.init_process_group("nccl" if cuda else "gloo")
     try:
         yield Ranks(

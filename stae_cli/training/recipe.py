@@ -51,6 +51,10 @@ class Recipe:
         """
         if (self.steps is None) == (self.minutes is None):
             raise UsageError("how long to train?", "give either `--steps` or `--minutes`")
+        if not (self.minutes is None or self.minutes > 0) or not self.learning_rate > 0:
+            raise UsageError(
+                "`--minutes` and `--lr` must be above 0", "leave them out, or raise them"
+            )
         if self.crop % patch or self.crop < patch:
             raise UsageError(
                 f"a crop of {self.crop} pixels is no multiple of the patch",
@@ -93,14 +97,14 @@ def with_given(
     by_its_own = steps is None and minutes is None
     return replace(
         recipe,
-        start=start or recipe.start,
+        start=recipe.start if start is None else start,
         steps=recipe.steps if by_its_own else steps,
         minutes=recipe.minutes if by_its_own else minutes,
-        optimizer=optimizer or recipe.optimizer,
+        optimizer=recipe.optimizer if optimizer is None else optimizer,
         snoo=recipe.snoo if snoo is None else snoo,
-        learning_rate=learning_rate or recipe.learning_rate,
-        batch=batch or recipe.batch,
-        crop=crop or recipe.crop,
+        learning_rate=recipe.learning_rate if learning_rate is None else learning_rate,
+        batch=recipe.batch if batch is None else batch,
+        crop=recipe.crop if crop is None else crop,
         dtype=dtype,
         seed=seed,
     )

@@ -89,6 +89,8 @@ class Run:
         )
         self.record = _record(settings, self.photos)
         saved = self.workspace.resume(self.record)
+        self._validated_at = self._validation_cost = 0.0
+        self._psnr: float | None = None
         self.loop = Loop(
             self._start(blank=saved is not None),
             recipe,
@@ -100,8 +102,6 @@ class Run:
         if saved is not None:
             self.loop.load_state_dict(saved)
             self.resumed_at = self.loop.step
-        self._validated_at = self._validation_cost = 0.0
-        self._psnr: float | None = None
 
     def train(self) -> Outcome:
         """Trains to the end, or until it is interrupted; then the state is saved.
@@ -132,6 +132,7 @@ class Run:
                     saved_at = time.monotonic()
                 if stop:
                     return
+        self._save()  # what follows takes a while, and may fail
 
     def _advance(self) -> None:
         try:

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stae_cli.errors import StaeError
+from stae_cli.errors import InputError, StaeError
 from stae_cli.files.images import IMAGE_SUFFIXES, Pixels, open_image
 from stae_cli.files.prep import Prep, prepare
-from stae_cli.files.sources import list_sources
+from stae_cli.files.sources import Entry, list_sources
 from stae_cli.metrics import HALF_RANGE, psnr
 from stae_cli.model.codec import Codec
 from stae_cli.model.stupid_ae import StupidAE
@@ -29,12 +29,8 @@ class Validation:
 
     def __init__(self, folder: Path, *, patch: int, device: torch.device) -> None:
         listing = list_sources([folder], None, suffixes=IMAGE_SUFFIXES)
-        self.pictures: list[Pixels] = []
         self.device = device
-        for entry in listing.entries:
-            with entry.path.open("rb") as file:
-                image = open_image(file, name=entry.key)
-                self.pictures.append(prepare(image, Prep(edges="crop"), patch=patch).pixels)
+        self.pictures = [_read(entry, patch) for entry in listing.entries]
 
     def psnr(self, model: StupidAE) -> float:
         """The mean over the photos of each one's PSNR, in dB.
@@ -68,6 +64,17 @@ def reconstructions(
             raise StaeError("the network gives NaN or infinity", "train with a lower `--lr`")
         results.append(pixels)
     return results
+
+
+def _read(entry: Entry, patch: int) -> Pixels:
+    try:
+        with entry.path.open("rb") as file:
+            image = open_image(file, name=entry.key)
+            return prepare(image, Prep(edges="crop"), patch=patch).pixels
+    except (InputError, OSError) as error:
+        raise StaeError(
+            f"cannot validate on `{entry.path}`: {error}", "take it out of the folder"
+        ) from error
 
 
 def _psnr(original: Pixels, reconstruction: Pixels) -> float:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from stae_cli.errors import StaeError, UsageError
 from stae_cli.model.weights import SAFETENSORS_SUFFIX
@@ -93,7 +93,7 @@ class Workspace:
     def cut_log(self, step: int) -> None:
         """Drops what was logged after a step: a resumed run logs it again."""
         kept = [line for line in self.read_log() if line["step"] <= step]
-        self.log.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        self._write("w", kept)
 
     def write_log(self, line: Mapping[str, Any]) -> None:
         """Appends one line.
@@ -101,9 +101,12 @@ class Workspace:
         Raises:
             StaeError: the disk is full.
         """
+        self._write("a", [line])
+
+    def _write(self, mode: Literal["a", "w"], lines: Sequence[Mapping[str, Any]]) -> None:
         try:
-            with self.log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            with self.log.open(mode, encoding="utf-8") as file:
+                file.writelines(json.dumps(line) + "\n" for line in lines)
         except OSError as error:
             raise StaeError(
                 f"cannot write `{self.log}`: {error.strerror or error}",

@@ -280,6 +280,7 @@ def test_a_finished_checkpoint_is_not_trained_over(stae, photos, tiny, out):
         (["--validate", "absent"], 2, "no such file"),
         (["--memory", "0.000001"], 1, "beyond the memory"),
         (["--out", "new.pt"], 2, ".safetensors"),
+        (["--lr", "0"], 2, "above 0"),
         (["--from", "absent.safetensors"], 1, "no checkpoint file"),
     ],
 )
@@ -297,3 +298,20 @@ def test_fine_tuning_keeps_the_architecture(stae, photos, out, tmp_path, tiny):
     write_checkpoint(tmp_path / "odd.safetensors", broken, TINY, {})
     ran = stae(*arguments(photos, out, tiny, "--from", tmp_path / "odd.safetensors"))
     ran.assert_fails(1, "missing decoder.0.positions")
+
+
+def test_a_damaged_validation_photo_is_named(stae, photos, tiny, out, tmp_path):
+    (tmp_path / "held").mkdir()
+    (tmp_path / "held" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    ran = stae(*arguments(photos, out, tiny, "--validate", tmp_path / "held"))
+    ran.assert_fails(1, "broken.png")
+
+
+def test_the_published_recipe_is_a_preset_that_options_override(stae, photos, tiny, out):
+    pytest.importorskip("pytorch_optimizer")
+    small = ("--batch", 2, "--crop", 32, "--steps", 21, "--from", tiny, "--device", "cpu")
+    ran = stae("train", photos, "--out", out, "--recipe", "published", *small)
+    assert ran.code == 0, ran.err
+    recipe = json.loads(read_checkpoint(out, name="new").metadata["recipe"])
+    assert (recipe["optimizer"], recipe["snoo"], recipe["learning_rate"]) == ("muon", True, 1e-3)
+    assert (recipe["batch"], recipe["crop"], recipe["steps"]) == (2, 32, 21)

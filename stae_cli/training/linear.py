@@ -28,6 +28,7 @@ from stae_cli.training.crops import Crops
 
 PATCHES = 1 << 17  # to fit on: 700 for each of the 192 values of a patch
 PURPOSE = 1
+FEATURE_SIZE = 0.2  # of the decoder's features: large ones make the head leap in the first steps
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def _set_encoder(encoder: Encoder, sizes: Architecture, pca: Pca) -> None:
 
 def _set_conv_in(projection: Projection, latents: int, width: int) -> Tensor:
     """Features that are linear in the latents; returns their directions (width, latents)."""
-    directions = _orthonormal(width, latents) * math.sqrt(width / latents)
+    directions = _orthonormal(width, latents) * (FEATURE_SIZE * math.sqrt(width / latents))
     _set_pairs(projection, torch.eye(latents).double())
     last = _conv(projection.model[2])
     last.weight[:, : 2 * latents, 0, 0] = directions @ _signs(latents)

@@ -58,7 +58,7 @@ def test_every_command_is_in_the_readme():
 
 
 def test_every_option_of_the_main_commands_is_in_the_readme():
-    for command in ("encode", "decode"):
+    for command in ("encode", "decode", "train"):
         for flag in options_of([command]):
             if flag.startswith("--"):
                 assert f"`{flag}" in README or f" {flag}" in README, flag

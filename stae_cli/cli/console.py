@@ -71,6 +71,22 @@ def progress_bar(total: int, *, what: str, quiet: bool) -> Iterator[Callable[[in
         yield advance
 
 
+@contextmanager
+def share_bar(what: str, *, quiet: bool) -> Iterator[Callable[[float, str], None]]:
+    """A bar on stderr; yields a function that sets the share that is done, and words beside it."""
+    from tqdm import tqdm
+
+    hidden = quiet or not sys.stderr.isatty()
+    form = "{desc}: {percentage:5.1f}%|{bar}| {elapsed}<{remaining}{postfix}"
+    with tqdm(total=1.0, desc=what, bar_format=form, disable=hidden, file=sys.stderr) as bar:
+
+        def show(share: float, words: str) -> None:
+            bar.set_postfix_str(words, refresh=False)
+            bar.update(share - bar.n)
+
+        yield show
+
+
 def _print_labelled(label: str, style: str, message: str) -> None:
     from rich.text import Text
 

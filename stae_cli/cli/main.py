@@ -19,6 +19,7 @@ from stae_cli.cli.encode import encode
 from stae_cli.cli.flops import flops
 from stae_cli.cli.inspect import inspect
 from stae_cli.cli.roundtrip import roundtrip
+from stae_cli.cli.train import train
 from stae_cli.cli.weights import weights
 from stae_cli.errors import StaeError, UsageError
 
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.command("encode")(encode)
 app.command("decode")(decode)
 app.command("roundtrip")(roundtrip)
+app.command("train")(train)
 app.command("bench")(bench)
 app.command("flops")(flops)
 app.command("inspect")(inspect)

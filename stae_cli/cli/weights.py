@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -68,7 +69,7 @@ def show_weights(name: Name, as_json: AsJson = False) -> None:
         return
     about = facts.pop("metadata")
     for key, value in (about | facts).items():
-        print_note(f"{key}: {value}")
+        print_note(f"{key}: {_in_words(value)}")
 
 
 @weights.command("fetch")
@@ -116,6 +117,21 @@ def _listed() -> list[Listed]:
     path = cached(PUBLISHED)
     where = f"{PUBLISHED}, {'cached' if path else 'not fetched yet'}"
     return [*rows, Listed(DEFAULT_WEIGHTS, where, str(path) if path else None)]
+
+
+def _in_words(value: Any) -> str:
+    """Metadata that is a JSON object as `name figure, ...`; anything else as it is."""
+    try:
+        facts = json.loads(value) if isinstance(value, str) else None
+    except ValueError:
+        facts = None
+    if not isinstance(facts, dict):
+        return str(value)
+    return ", ".join(f"{key.replace('_', ' ')} {_figures(each)}" for key, each in facts.items())
+
+
+def _figures(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _facts(checkpoint: Checkpoint) -> dict[str, Any]:

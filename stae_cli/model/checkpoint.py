@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
 import pickle
 import struct
@@ -69,6 +71,7 @@ class Checkpoint:
             model = StupidAE(self.architecture)
         wide = {name: tensor.float() for name, tensor in self.tensors.items()}
         model.load_state_dict(wide, strict=True, assign=True)
+        model.scaling = _scaling(self.metadata)
         return model.requires_grad_(True).eval()
 
 
@@ -163,6 +166,16 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
         flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
         digest.update(flat.numpy().data)
     return digest.hexdigest()
+
+
+def _scaling(metadata: Mapping[str, str]) -> tuple[float, float] | None:
+    """Shift and scale of the latents, None where the metadata lack them or hold something else."""
+    try:
+        latents = json.loads(metadata["latents"])
+        shift, scale = float(latents["shift"]), float(latents["scale"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return (shift, scale) if math.isfinite(shift) and 0 < scale < math.inf else None
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -83,6 +83,24 @@ class Codec:
         self._model = model
         self._form = InferenceForm(model, device=self.device, dtype=self.dtype)
 
+    def normalize(self, latents: Tensor) -> Tensor:
+        """Raw latents of any shape to (z - shift) * scale: mean 0, variance 1 over all channels.
+
+        Raises:
+            CheckpointError: the checkpoint does not record its latents' statistics.
+        """
+        shift, scale = self._model.latent_scaling()
+        return (latents - shift) * scale
+
+    def denormalize(self, latents: Tensor) -> Tensor:
+        """The inverse of `normalize`: what `decode` takes.
+
+        Raises:
+            CheckpointError: the checkpoint does not record its latents' statistics.
+        """
+        shift, scale = self._model.latent_scaling()
+        return latents / scale + shift
+
     @overload
     def encode(self, images: Tensor) -> Tensor: ...
     @overload

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, silu
 
+from stae_cli.errors import CheckpointError
 from stae_cli.model.architecture import F8C16, Architecture
 
 CHANNEL_NORM_EPS = 1e-8
@@ -169,6 +170,7 @@ class StupidAE(nn.Module):
     def __init__(self, architecture: Architecture = F8C16) -> None:
         super().__init__()
         self.architecture = architecture
+        self.scaling: tuple[float, float] | None = None  # shift and scale, where recorded
         self.encoder = nn.Sequential(Encoder(architecture))
         self.decoder = nn.Sequential(Decoder(architecture))
 
@@ -183,6 +185,19 @@ class StupidAE(nn.Module):
         from stae_cli.model.checkpoint import load_checkpoint  # which imports this module
 
         return load_checkpoint(name).model()
+
+    def latent_scaling(self) -> tuple[float, float]:
+        """Shift and scale with which latents have mean 0 and variance 1: (z - shift) * scale.
+
+        Raises:
+            CheckpointError: the checkpoint that the weights came from does not record them.
+        """
+        if self.scaling is None:
+            raise CheckpointError(
+                "these weights come without the statistics of their latents",
+                "use a checkpoint that `stae train` made, or take them from latents of your own",
+            )
+        return self.scaling
 
     def encode(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [-1, 1], sides multiples of the patch -> (B, 16, H/8, W/8)."""

@@ -1,0 +1,263 @@
+"""`stae train`: photos to a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from stae_cli.cli.console import print_error, print_json, print_note, share_bar
+from stae_cli.cli.options import WEIGHTS_HELP, AsJson, Device, Quiet, Workers, parse_device
+from stae_cli.cli.report import ALL_GOOD, SOME_FAILED
+from stae_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from stae_cli.model.checkpoint import Checkpoint
+    from stae_cli.training.run import Outcome, Progress, Run
+
+
+class RecipeName(StrEnum):
+    """Named recipes."""
+
+    default = "default"
+    published = "published"
+
+
+class OptimizerName(StrEnum):
+    """What moves the weights."""
+
+    adamw = "adamw"
+    muon = "muon"
+
+
+class Init(StrEnum):
+    """Where a new checkpoint starts."""
+
+    pca = "pca"
+    random = "random"
+
+
+class TrainDtype(StrEnum):
+    """What the network computes in; its weights are float32."""
+
+    auto = "auto"
+    bfloat16 = "bfloat16"
+    float32 = "float32"
+
+
+RecipeOption = Annotated[
+    RecipeName,
+    typer.Option(
+        help="Defaults for what is not given: published is random, Muon in Snoo, rate 1e-3, "
+        "256 crops of 256 pixels, 30,000 steps."
+    ),
+]
+OptimizerOption = Annotated[
+    OptimizerName | None, typer.Option(help="adamw (default), or muon for the hidden layers.")
+]
+SnooOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--snoo/--no-snoo", help="An outer Nesterov step every 20 steps.", show_default=False
+    ),
+]
+Photos = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="PHOTOS",
+        help="Files or folders; each has the same share of the crops.",
+        show_default=False,
+    ),
+]
+Out = Annotated[
+    Path, typer.Option("--out", metavar="CHECKPOINT", help="The .safetensors to write.")
+]
+From = Annotated[
+    str | None,
+    typer.Option("--from", metavar="NAME", help=f"Start from this checkpoint. {WEIGHTS_HELP}"),
+]
+InitOption = Annotated[
+    Init | None,
+    typer.Option(help="Start of a new checkpoint: the photos' linear PCA (default), or random."),
+]
+Validate = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Photos to measure PSNR on; never trained on."),
+]
+Steps = Annotated[int | None, typer.Option(metavar="N", min=1, help="Train for so many steps.")]
+Minutes = Annotated[
+    float | None,
+    typer.Option(metavar="M", min=0, help="Train for so long; time spent stopped does not count."),
+]
+Rate = Annotated[
+    float | None,
+    typer.Option("--lr", metavar="RATE", min=0, help="Learning rate at its height, then a cosine."),
+]
+Batch = Annotated[int | None, typer.Option(metavar="N", min=1, help="Crops in a step.")]
+Crop = Annotated[int | None, typer.Option(metavar="PIXELS", min=8, help="Side of the crops.")]
+Memory = Annotated[
+    float, typer.Option(metavar="GB", min=0, help="For decoded photos; others are left out.")
+]
+SaveEvery = Annotated[
+    float, typer.Option(metavar="MINUTES", min=0, help="How often the state is saved.")
+]
+
+
+def train(
+    photos: Photos,
+    out: Out,
+    from_: From = None,
+    init: InitOption = None,
+    recipe: RecipeOption = RecipeName.default,
+    validate: Validate = None,
+    steps: Steps = None,
+    minutes: Minutes = None,
+    batch: Batch = None,
+    crop: Crop = None,
+    lr: Rate = None,
+    optimizer: OptimizerOption = None,
+    snoo: SnooOption = None,
+    dtype: Annotated[
+        TrainDtype, typer.Option(help="auto: bfloat16 on CUDA, float32 elsewhere.")
+    ] = TrainDtype.auto,
+    seed: Annotated[int, typer.Option(min=0, help="Of the crops and the start.")] = 0,
+    memory: Memory = 4.0,
+    device: Device = "auto",
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the network first.")] = False,  # noqa: A002
+    workers: Workers = None,
+    save_every: SaveEvery = 5.0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Start anew, and replace CHECKPOINT.")
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> int:
+    """Train or fine-tune a checkpoint on photos.
+
+    Run the same command again after an interruption: it goes on where its state was last saved.
+    """
+    device = parse_device(device)
+    if from_ is not None and init is not None:
+        raise UsageError("`--from` and `--init` contradict each other", "give one of them")
+
+    from stae_cli.model.architecture import F8C16
+    from stae_cli.model.checkpoint import load_checkpoint
+    from stae_cli.model.codec import pick_device
+    from stae_cli.training.ranks import joined
+    from stae_cli.training.recipe import PUBLISHED, Recipe, with_given
+    from stae_cli.training.run import Run
+    from stae_cli.training.settings import TrainSettings
+
+    initial = None if from_ is None else load_checkpoint(from_)
+    with joined(device) as ranks:
+        place = ranks.device(pick_device(device))
+        wanted = with_given(
+            PUBLISHED if recipe is RecipeName.published else Recipe(Init.pca.value),
+            start=_start(initial, init),
+            steps=steps,
+            minutes=minutes,
+            optimizer=_optimizer(optimizer),
+            snoo=snoo,
+            learning_rate=lr,
+            batch=batch,
+            crop=crop,
+            dtype=_dtype(dtype, place.type),
+            seed=seed,
+        )
+        settings = TrainSettings(
+            sources=photos,
+            out=out,
+            recipe=wanted,
+            architecture=F8C16 if initial is None else initial.architecture,
+            initial=initial,
+            validate=validate,
+            memory=int(memory * 1e9),
+            workers=workers,
+            compiled=compile,
+            save_seconds=60 * save_every,
+            overwrite=overwrite,
+        )
+        with share_bar("train", quiet=quiet or not ranks.first) as show:
+            run = Run(settings, device=place, ranks=ranks, on_progress=_shown(show))
+            if ranks.first:
+                _announce(run, quiet=quiet)
+            outcome = run.train()
+        if ranks.first:
+            return _finish(outcome, quiet=quiet, as_json=as_json)
+    return 0
+
+
+def _start(initial: Checkpoint | None, init: Init | None) -> str | None:
+    if initial is not None:
+        return f"{initial.name} {initial.fingerprint}"
+    return None if init is None else init.value
+
+
+def _optimizer(name: OptimizerName | None) -> Literal["adamw", "muon"] | None:
+    if name is None:
+        return None
+    return "muon" if name is OptimizerName.muon else "adamw"
+
+
+def _dtype(dtype: TrainDtype, device: str) -> Literal["float32", "bfloat16"]:
+    if dtype is TrainDtype.auto:
+        return "bfloat16" if device == "cuda" else "float32"
+    return "bfloat16" if dtype is TrainDtype.bfloat16 else "float32"
+
+
+def _shown(show: Callable[[float, str], None]) -> Callable[[Progress], None]:
+    def on_progress(progress: Progress) -> None:
+        words = [f"step {progress.step}"]
+        if progress.loss is not None:
+            words.append(f"loss {progress.loss:.5f}")
+        if progress.psnr is not None:
+            words.append(f"PSNR {progress.psnr:.2f} dB")
+        show(progress.fraction, ", ".join(words))
+
+    return on_progress
+
+
+def _announce(run: Run, *, quiet: bool) -> None:
+    photos = run.photos
+    for problem in photos.problems:
+        print_error(f"{problem.key}: {problem.reason}")
+    if quiet:
+        return
+    words = [f"{photos.photos} photos, {photos.pixels / 1e6:.0f} megapixels"]
+    words += [f"{photos.small} smaller than the crop were skipped"] * bool(photos.small)
+    words += [f"{photos.left_out} left out for lack of --memory"] * bool(photos.left_out)
+    print_note(", ".join(words))
+    if run.resumed_at:
+        print_note(f"going on after step {run.resumed_at}")
+
+
+def _finish(outcome: Outcome, *, quiet: bool, as_json: bool) -> int:
+    if not quiet:
+        print_note(f"{outcome.steps} steps in {outcome.seconds / 60:.1f} minutes")
+        if outcome.psnr is not None:
+            print_note(f"validation PSNR {outcome.psnr:.2f} dB")
+        print_note(f"wrote {outcome.out}; log and pictures are in {outcome.workspace}")
+    if as_json:
+        print_json(_summary(outcome))
+    return SOME_FAILED if outcome.photos.problems else ALL_GOOD
+
+
+def _summary(outcome: Outcome) -> dict[str, Any]:
+    photos = outcome.photos
+    return {
+        "checkpoint": str(outcome.out),
+        "folder": str(outcome.workspace),
+        "steps": outcome.steps,
+        "seconds": outcome.seconds,
+        "resumed_at": outcome.resumed_at,
+        "loss": outcome.loss,
+        "psnr": outcome.psnr,
+        "photos": photos.photos,
+        "megapixels": photos.pixels / 1e6,
+        "small": photos.small,
+        "left_out": photos.left_out,
+        "failures": [{"source": p.key, "reason": p.reason} for p in photos.problems],
+    }

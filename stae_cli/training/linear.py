@@ -1,0 +1,205 @@
+"""The linear start: weights with which a network is the PCA autoencoder of the photos.
+
+For GELU, tanh-GELU and SiLU f(a) - f(-a) = a, so hidden pairs (+a, -a) carry a linear map through
+an activation exactly. Units that the map does not need keep their random input weights and have
+output weights of zero: the function is linear, and yet every unit can learn from the first step.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from stae_cli.errors import UsageError
+from stae_cli.model.architecture import Architecture
+from stae_cli.model.stupid_ae import (
+    Decoder,
+    Encoder,
+    GegluBlock,
+    NeuralField,
+    Projection,
+    SpatialBlock,
+    StupidAE,
+)
+from stae_cli.training.crops import Crops
+
+PATCHES = 1 << 17  # to fit on: 700 for each of the 192 values of a patch
+PURPOSE = 1
+FEATURE_SIZE = 0.2  # of the decoder's features: large ones make the head leap in the first steps
+
+
+@dataclass(frozen=True)
+class Pca:
+    """Mean (values,), directions (values, values) in columns by falling variance, deviations."""
+
+    mean: Tensor
+    directions: Tensor
+    deviations: Tensor
+
+
+def fit_pca(crops: Crops, *, patch: int) -> Pca:
+    """Principal components of patches as the first convolution sees them: (3, patch, patch)."""
+    values, count = 3 * patch**2, 0
+    total, products = torch.zeros(values).double(), torch.zeros(values, values).double()
+    for images in crops.samples(PURPOSE, pixels=PATCHES * patch**2):
+        rows = to_patches(images, patch).cpu().double()
+        total += rows.sum(0)
+        products += rows.T @ rows
+        count += len(rows)
+    mean = total / count
+    variances, directions = torch.linalg.eigh(products / count - torch.outer(mean, mean))
+    return Pca(mean, directions.flip(1), variances.flip(0).clamp_min(0).sqrt())
+
+
+def to_patches(images: Tensor, patch: int) -> Tensor:
+    """(B, 3, H, W) -> (N, 3 * patch^2), a patch's values ordered by channel, row, column."""
+    grid = images.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # (B, 3, h, p, w, p)
+    return grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(0, 2)
+
+
+def set_linear(model: StupidAE, pca: Pca) -> None:
+    """Makes a freshly built network the linear autoencoder of `pca`, in place.
+
+    Raises:
+        UsageError: the network is too narrow for that.
+    """
+    sizes = model.architecture
+    if sizes.width < 2 * sizes.latent_channels or 3 * sizes.patch**2 < sizes.latent_channels:
+        raise UsageError(
+            f"{sizes.latent_channels} latent channels are too many for a linear start",
+            "use fewer, or `--init random`",
+        )
+    with torch.no_grad():
+        for block in model.modules():
+            _silence(block)
+        encoder = model.encoder[0]
+        assert isinstance(encoder, Encoder)
+        _set_encoder(encoder, sizes, pca)
+        decoder = model.decoder[0]
+        assert isinstance(decoder, Decoder)
+        basis = _set_conv_in(decoder.conv_in, sizes.latent_channels, sizes.width)
+        _set_head(decoder, sizes, pca, basis)
+
+
+def _silence(block: nn.Module) -> None:
+    """A residual branch that adds nothing."""
+    if isinstance(block, GegluBlock):
+        last = block.mlp.conv_down
+    elif isinstance(block, SpatialBlock):
+        last = _conv(block.mlp[2])
+    else:
+        return
+    nn.init.zeros_(last.weight)
+    _zero_bias(last)
+
+
+def _set_encoder(encoder: Encoder, sizes: Architecture, pca: Pca) -> None:
+    """All the directions go in, mixed and nearer to equal strength; the first ones come out."""
+    kept = min(sizes.width, len(pca.mean))
+    mixing = _orthonormal(sizes.width, kept)  # (width, kept)
+    strength = (pca.deviations[:kept] + 1e-3).rsqrt()  # half-way to equal variances
+    into = mixing @ (pca.directions[:, :kept] * strength).T  # (width, values)
+    first = _conv(encoder.initial[0])
+    first.weight.copy_(into.view_as(first.weight))
+    _bias_of(first).copy_(-into @ pca.mean)
+    latents = sizes.latent_channels
+    _set_pairs(encoder.out, (mixing[:, :latents] / strength[:latents]).T)
+    last = _conv(encoder.out.model[2])
+    last.weight[:, : 2 * latents, 0, 0] = _signs(latents)
+
+
+def _set_conv_in(projection: Projection, latents: int, width: int) -> Tensor:
+    """Features that are linear in the latents; returns their directions (width, latents)."""
+    directions = _orthonormal(width, latents) * (FEATURE_SIZE * math.sqrt(width / latents))
+    _set_pairs(projection, torch.eye(latents).double())
+    last = _conv(projection.model[2])
+    last.weight[:, : 2 * latents, 0, 0] = directions @ _signs(latents)
+    return directions
+
+
+def _set_pairs(projection: Projection, rows: Tensor) -> None:
+    """Hidden units (+a, -a) for each row; what is behind the activation starts at zero."""
+    first, last = _conv(projection.model[0]), _conv(projection.model[2])
+    pairs = torch.cat([rows, -rows])
+    first.weight[: len(pairs), :, 0, 0] = pairs
+    _bias_of(first)[: len(pairs)] = 0
+    nn.init.zeros_(last.weight)
+    _zero_bias(last)
+
+
+def _set_head(decoder: Decoder, sizes: Architecture, pca: Pca, features: Tensor) -> None:
+    """The field y = P M(z) + positions, with P the spatial patterns and M linear in the latent.
+
+    `positions` hold P and, so that every row has the same norm and the norm changes nothing,
+    slack in as many columns again.
+    """
+    half = sizes.head_width // 2
+    shape = (3, sizes.patch**2)
+    kept = pca.directions[:, : sizes.latent_channels] * pca.deviations[: sizes.latent_channels]
+    maps = torch.cat([pca.mean[:, None], kept], dim=1).T.unflatten(1, shape)  # (1 + C, 3, pixels)
+    positions = _positions(maps.flatten(0, 1), half)
+    decoder.positions.copy_(positions[None])
+    patterns = positions[:, :half]
+    colours = _orthonormal(half, 3).T  # (3, half): the rows of `last` over the patterns
+    decoder.last.weight.zero_()
+    decoder.last.weight[:, :half] = colours
+    decoder.last.bias.zero_()
+    raw = pca.directions[:, : sizes.latent_channels].T.unflatten(1, shape)
+    raw = torch.cat([pca.mean.unflatten(0, shape)[None], raw])  # (1 + C, 3, pixels)
+    fitted = torch.linalg.lstsq(patterns, raw.flatten(0, 1).T).solution  # (half, (1 + C) 3)
+    matrices = fitted.unflatten(1, (-1, 3)).permute(1, 0, 2)  # (1 + C, half, 3)
+    matrices[0] -= colours.T  # what adding `positions` contributes
+    _set_field(
+        decoder.nerf[0], matrices @ torch.linalg.pinv(decoder.last.weight.double()).T, features
+    )
+
+
+def _positions(maps: Tensor, half: int) -> Tensor:
+    """The leading patterns of (maps, pixels), then slack: (pixels, 2 half), equal row norms."""
+    patterns = torch.linalg.svd(maps, full_matrices=True).Vh[: 2 * half].T  # (pixels, 2 half)
+    lead, rest = patterns[:, :half], patterns[:, half:]
+    lead = lead * math.sqrt(half / float(lead.square().sum(1).max()))
+    slack = 2 * half - lead.square().sum(1, keepdim=True)
+    rest = rest / rest.norm(dim=1, keepdim=True).clamp_min(1e-6)
+    return torch.cat([lead, rest * slack.sqrt()], dim=1)
+
+
+def _set_field(field: nn.Module, matrices: Tensor, features: Tensor) -> None:
+    """First matrix [Q, -Q], second [M; -M]: silu(p) M - silu(-p) M = p M."""
+    assert isinstance(field, NeuralField)
+    width, half = field.head_width, field.head_width // 2
+    identity = torch.zeros(width, half).double()
+    identity[:half] = torch.eye(half)
+    generator = field.param_gen
+    generator.weight.zero_()
+    generator.bias[: width**2] = torch.cat([identity, -identity], dim=1).flatten()
+    second = torch.cat([matrices, -matrices], dim=1).flatten(1)  # (1 + C, width^2)
+    generator.bias[width**2 :] = second[0]
+    back = torch.linalg.pinv(features)  # (C, width): features to latents
+    generator.weight[width**2 :] = second[1:].T @ back
+
+
+def _signs(latents: int) -> Tensor:
+    eye = torch.eye(latents).double()
+    return torch.cat([eye, -eye], dim=1)
+
+
+def _orthonormal(rows: int, columns: int) -> Tensor:
+    return torch.linalg.qr(torch.randn(rows, columns).double()).Q
+
+
+def _conv(layer: nn.Module) -> nn.Conv2d:
+    assert isinstance(layer, nn.Conv2d)
+    return layer
+
+
+def _bias_of(layer: nn.Conv2d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias
+
+
+def _zero_bias(layer: nn.Conv2d) -> None:
+    nn.init.zeros_(_bias_of(layer))

@@ -1,0 +1,161 @@
+"""The loop: steps on batches of crops, with everything that goes on from step to step."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from stae_cli.errors import StaeError
+from stae_cli.model.stupid_ae import StupidAE
+from stae_cli.training.averaging import Average
+from stae_cli.training.clock import Clock
+from stae_cli.training.crops import Crops
+from stae_cli.training.optimizers import Optimizer
+from stae_cli.training.ranks import Ranks
+from stae_cli.training.recipe import Recipe
+from stae_cli.training.schedule import learning_rate
+
+LOG_STEPS = 10
+
+
+class DivergedError(StaeError):
+    """The loss or the gradient is no longer finite."""
+
+
+class Loop:
+    """A model in training.
+
+    The loss is read one step late, so that an accelerator always has a step to work on.
+
+    Args:
+        model: moved to the device of the crops and trained in place, in float32.
+        recipe: how.
+        crops: the data.
+        ranks: this process among those that train together.
+        compiled: whether torch compiles the network.
+    """
+
+    def __init__(
+        self, model: StupidAE, recipe: Recipe, crops: Crops, *, ranks: Ranks, compiled: bool = False
+    ) -> None:
+        self.recipe, self.crops, self.ranks = recipe, crops, ranks
+        self.model = model.to(crops.device).requires_grad_(True).train()
+        self.average = Average(self.model, decay=recipe.ema)
+        self.optimizer = Optimizer(self.model, recipe)
+        self.clock = Clock()
+        self.step, self.rate = 0, 0.0
+        self._network = _wrapped(self.model, ranks, compiled)
+        self._autocast = torch.autocast(
+            crops.device.type, torch.bfloat16, enabled=recipe.dtype == "bfloat16"
+        )
+        self._unread: Tensor | None = None  # loss and gradient norm of the last step
+        self._losses, self._counted = 0.0, 0
+        self._progress = 0.0
+
+    @property
+    def progress(self) -> float:
+        """The share of the run that is over, 0 to 1."""
+        if self.recipe.steps is not None:
+            return min(1.0, self.step / self.recipe.steps)
+        return min(1.0, self._progress)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is over."""
+        return self.progress >= 1.0
+
+    def advance(self) -> None:
+        """One step.
+
+        Raises:
+            DivergedError: the last step's loss or gradient was NaN or infinite.
+        """
+        began = time.monotonic()
+        batch = self.crops.batch(self.step, rank=self.ranks.rank, processes=self.ranks.processes)
+        loss = self._loss(batch)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+        self.rate = learning_rate(
+            self.recipe.learning_rate,
+            step=self.step,
+            warmup=self.recipe.warmup,
+            progress=self.progress,
+        )
+        self.step += 1
+        self.optimizer.step(rate=self.rate, steps_done=self.step)
+        self.average.update(self.model, step=self.step)
+        self.read_loss()
+        self._unread = torch.stack([loss.detach(), norm])
+        self._count_time(time.monotonic() - began)
+
+    def read_loss(self) -> None:
+        """Waits for the loss of the last step and counts it.
+
+        Raises:
+            DivergedError: it, or the gradient, was NaN or infinite.
+        """
+        if self._unread is None:
+            return
+        loss, norm = self._unread.tolist()
+        self._unread = None
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise DivergedError(f"the loss is no longer finite after {self.step} steps")
+        self._losses += loss
+        self._counted += 1
+
+    def take_loss(self) -> float:
+        """The mean loss of the steps since the last call, over all processes."""
+        self.read_loss()
+        mean = self._losses / max(1, self._counted)
+        self._losses, self._counted = 0.0, 0
+        return self.ranks.mean(mean, self.crops.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed run needs to repeat the same curve."""
+        self.read_loss()
+        return {
+            "step": self.step,
+            "seconds": self.clock.seconds,
+            "progress": self._progress,
+            "losses": (self._losses, self._counted),
+            "model": self.model.state_dict(),
+            "average": self.average.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.step, self._progress = state["step"], state["progress"]
+        self.clock = Clock(state["seconds"])
+        self._losses, self._counted = state["losses"]
+        self.model.load_state_dict(state["model"])
+        self.average.model.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def _loss(self, batch: Tensor) -> Tensor:
+        """Plain MSE on [-1, 1], in float32."""
+        with self._autocast:
+            images = self._network(batch)
+        return (images.float() - batch).square().mean()
+
+    def _count_time(self, duration: float) -> None:
+        self.clock.add(duration)
+        if self.recipe.minutes is None:
+            return
+        if self.ranks.processes == 1 or self.step % LOG_STEPS == 0:
+            progress = self.clock.seconds / (60 * self.recipe.minutes)
+            self._progress = self.ranks.agreed(progress, self.crops.device)
+
+
+def _wrapped(model: StupidAE, ranks: Ranks, compiled: bool) -> nn.Module:
+    network = cast(nn.Module, torch.compile(model)) if compiled else model
+    if ranks.processes == 1:
+        return network
+    device = next(model.parameters()).device
+    return nn.parallel.DistributedDataParallel(
+        network, device_ids=[device] if device.type == "cuda" else None
+    )

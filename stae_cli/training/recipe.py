@@ -1,0 +1,120 @@
+"""The recipe: every setting that the loss curve depends on, recorded and compared on resume."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+from stae_cli.errors import UsageError
+
+LONGEST_WARMUP = 100  # steps; a tenth of runs that are shorter than ten times that
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a checkpoint is trained.
+
+    Exactly one of `steps` and `minutes` is given; the learning rate falls to 0 over it along a
+    cosine. `start` is `pca`, `random`, or the name and fingerprint of a checkpoint. `batch`
+    counts crops over all processes, `crop` is their side in pixels.
+    """
+
+    start: str
+    steps: int | None = None
+    minutes: float | None = None
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    snoo: bool = False
+    learning_rate: float = 5e-4
+    batch: int = 32
+    crop: int = 64
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    clip: float = 1.0
+    ema: float = 0.999
+    seed: int = 0
+
+    @property
+    def warmup(self) -> int:
+        """Steps over which the learning rate rises to its full height."""
+        return LONGEST_WARMUP if self.steps is None else min(LONGEST_WARMUP, self.steps // 10)
+
+    def describe(self) -> str:
+        """Canonical JSON of every setting."""
+        settings = {key: value for key, value in asdict(self).items() if value is not None}
+        return json.dumps(settings, sort_keys=True, separators=(",", ":"))
+
+    def check(self, *, patch: int, processes: int) -> None:
+        """Checks that the settings fit each other and the network.
+
+        Raises:
+            UsageError: they do not.
+        """
+        if (self.steps is None) == (self.minutes is None):
+            raise UsageError("how long to train?", "give either `--steps` or `--minutes`")
+        if not (self.minutes is None or self.minutes > 0) or not self.learning_rate > 0:
+            raise UsageError(
+                "`--minutes` and `--lr` must be above 0", "leave them out, or raise them"
+            )
+        if self.crop % patch or self.crop < patch:
+            raise UsageError(
+                f"a crop of {self.crop} pixels is no multiple of the patch",
+                f"give a multiple of {patch} to `--crop`",
+            )
+        if self.batch % processes:
+            raise UsageError(
+                f"a batch of {self.batch} cannot be shared by {processes} processes",
+                f"give a multiple of {processes} to `--batch`",
+            )
+
+
+# What the authors of the published checkpoint are known to have used; the rest is ours.
+PUBLISHED = Recipe(
+    start="random",
+    steps=30_000,
+    optimizer="muon",
+    snoo=True,
+    learning_rate=1e-3,
+    batch=256,
+    crop=256,
+)
+
+
+def with_given(
+    recipe: Recipe,
+    *,
+    start: str | None,
+    steps: int | None,
+    minutes: float | None,
+    optimizer: Literal["adamw", "muon"] | None,
+    snoo: bool | None,
+    learning_rate: float | None,
+    batch: int | None,
+    crop: int | None,
+    dtype: Literal["float32", "bfloat16"],
+    seed: int,
+) -> Recipe:
+    """The recipe with what is given in place of its own; None stands for nothing given."""
+    by_its_own = steps is None and minutes is None
+    return replace(
+        recipe,
+        start=recipe.start if start is None else start,
+        steps=recipe.steps if by_its_own else steps,
+        minutes=recipe.minutes if by_its_own else minutes,
+        optimizer=recipe.optimizer if optimizer is None else optimizer,
+        snoo=recipe.snoo if snoo is None else snoo,
+        learning_rate=recipe.learning_rate if learning_rate is None else learning_rate,
+        batch=recipe.batch if batch is None else batch,
+        crop=recipe.crop if crop is None else crop,
+        dtype=dtype,
+        seed=seed,
+    )
+
+
+def differences(recorded: str, wanted: str) -> list[str]:
+    """What two JSON objects of settings disagree about, in words."""
+    old, new = json.loads(recorded), json.loads(wanted)
+    return [
+        f"{key.replace('_', ' ')} was {old.get(key, 'not given')}, now {new.get(key, 'not given')}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]

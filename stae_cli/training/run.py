@@ -1,0 +1,249 @@
+"""The run behind `stae train`: photos in, a checkpoint out, resumable in between."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stae_cli.errors import StaeError
+from stae_cli.model.checkpoint import write_checkpoint
+from stae_cli.model.seeding import seeded
+from stae_cli.model.stupid_ae import StupidAE
+from stae_cli.training.crops import Crops
+from stae_cli.training.curve import draw_curve
+from stae_cli.training.description import describe
+from stae_cli.training.interrupts import Interrupts, held_interrupts
+from stae_cli.training.linear import fit_pca, set_linear
+from stae_cli.training.loop import LOG_STEPS, DivergedError, Loop
+from stae_cli.training.photos import PhotoSet, load_photos
+from stae_cli.training.ranks import Ranks
+from stae_cli.training.samples import draw_samples, sample_crops
+from stae_cli.training.settings import TrainSettings
+from stae_cli.training.statistics import latent_statistics
+from stae_cli.training.validation import Validation
+from stae_cli.training.workspace import Workspace
+
+VALIDATION_SHARE = 0.03  # of the time, at most
+PCA, RANDOM = "pca", "random"  # starts of new checkpoints
+SAMPLES = 6
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: `psnr` is of the last validation, `fraction` 0 to 1."""
+
+    step: int
+    fraction: float
+    loss: float | None = None
+    psnr: float | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run made."""
+
+    out: Path
+    workspace: Path
+    photos: PhotoSet
+    steps: int
+    seconds: float
+    resumed_at: int
+    loss: float
+    psnr: float | None
+
+
+class Run:
+    """One run: its settings, its photos and its loop. `train` goes through its life."""
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        *,
+        device: torch.device,
+        ranks: Ranks,
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        recipe, patch = settings.recipe, settings.architecture.patch
+        recipe.check(patch=patch, processes=ranks.processes)
+        self.settings, self.ranks, self.on_progress = settings, ranks, on_progress
+        self.workspace = Workspace(settings.out)
+        if ranks.first:
+            self.workspace.prepare(overwrite=settings.overwrite)
+        ranks.wait()
+        self.photos = load_photos(
+            settings.sources,
+            crop=recipe.crop,
+            memory=settings.memory,
+            seed=recipe.seed,
+            workers=settings.workers,
+        )
+        self.validation = _validation(settings, patch, device)
+        self.crops = Crops(
+            self.photos, crop=recipe.crop, batch=recipe.batch, seed=recipe.seed, device=device
+        )
+        self.record = _record(settings, self.photos)
+        saved = self.workspace.resume(self.record)
+        self._validated_at = self._validation_cost = 0.0
+        self._psnr: float | None = None
+        self.loop = Loop(
+            self._start(blank=saved is not None),
+            recipe,
+            self.crops,
+            ranks=ranks,
+            compiled=settings.compiled,
+        )
+        self.resumed_at = 0
+        if saved is not None:
+            self.loop.load_state_dict(saved)
+            self.resumed_at = self.loop.step
+
+    def train(self) -> Outcome:
+        """Trains to the end, or until it is interrupted; then the state is saved.
+
+        Raises:
+            StaeError: the loss became NaN, or a file cannot be written; a good state is kept.
+        """
+        if self.ranks.first:
+            self.workspace.cut_log(self.loop.step)
+        with held_interrupts() as interrupts:
+            self._steps(interrupts)
+        return self._finished()
+
+    def _steps(self, interrupts: Interrupts) -> None:
+        """Until the end or an interrupt."""
+        loop, saved_at = self.loop, time.monotonic()
+        if not loop.step:
+            self._log(loss=None, validate=True)
+        while not loop.finished:
+            self._advance()
+            regular = loop.step % LOG_STEPS == 0
+            if regular or loop.finished:
+                self._log(loss=loop.take_loss(), validate=self._validation_is_due())
+            if regular or self.ranks.processes == 1:
+                stop = self.ranks.agreed_any(interrupts.signal is not None, self.crops.device)
+                if stop or time.monotonic() - saved_at >= self.settings.save_seconds:
+                    self._save()
+                    saved_at = time.monotonic()
+                if stop:
+                    return
+        self._save()  # what follows takes a while, and may fail
+
+    def _advance(self) -> None:
+        try:
+            self.loop.advance()
+        except DivergedError as error:
+            raise self._diverged(error) from error
+
+    def _log(self, *, loss: float | None, validate: bool) -> None:
+        loop, psnr = self.loop, None
+        if validate and self.ranks.first and self.validation is not None:
+            psnr = self._validate(self.validation)
+        line: dict[str, Any] = {"step": loop.step, "seconds": round(loop.clock.seconds, 3)}
+        if loss is not None:
+            line |= {"loss": loss, "learning_rate": loop.rate}
+        if psnr is not None:
+            line["psnr"] = psnr
+        if self.ranks.first:
+            self.workspace.write_log(line)
+        self.on_progress(Progress(loop.step, loop.progress, loss, self._psnr))
+
+    def _validation_is_due(self) -> bool:
+        """Often enough to see the curve, too seldom to cost more than a few percent."""
+        since = self.loop.clock.seconds - self._validated_at
+        return since * VALIDATION_SHARE >= self._validation_cost and not self.loop.finished
+
+    def _validate(self, validation: Validation) -> float:
+        began = time.monotonic()
+        self._psnr = validation.psnr(self.loop.average.model)
+        self._validation_cost = time.monotonic() - began
+        self._validated_at = self.loop.clock.seconds
+        return self._psnr
+
+    def _save(self) -> None:
+        try:
+            state = self.loop.state_dict()
+        except DivergedError as error:
+            raise self._diverged(error) from error
+        if not self.ranks.first:
+            return
+        self.workspace.save(self.record, state)
+        tensors = self.loop.average.model.state_dict()
+        write_checkpoint(self.workspace.last, tensors, self.settings.architecture, {})
+
+    def _diverged(self, error: DivergedError) -> StaeError:
+        last = self.workspace.last
+        hint = "train with a lower `--lr`"
+        if last.exists():
+            hint += f", from the last good weights if you like: `--from {last}`"
+        return StaeError(error.message, hint)
+
+    def _finished(self) -> Outcome:
+        """The checkpoint and the pictures."""
+        loop = self.loop
+        if not loop.finished:  # another process was interrupted
+            raise KeyboardInterrupt
+        if self.ranks.first:
+            self._log_the_end()
+            self._write_results()
+        self.ranks.wait()
+        losses = [line["loss"] for line in self.workspace.read_log() if "loss" in line]
+        return Outcome(
+            out=self.settings.out,
+            workspace=self.workspace.folder,
+            photos=self.photos,
+            steps=loop.step,
+            seconds=loop.clock.seconds,
+            resumed_at=self.resumed_at,
+            loss=losses[-1],
+            psnr=self._psnr,
+        )
+
+    def _log_the_end(self) -> None:
+        if self.validation is None:
+            return
+        line = {"step": self.loop.step, "seconds": round(self.loop.clock.seconds, 3)}
+        self.workspace.write_log(line | {"psnr": self._validate(self.validation)})
+        self.on_progress(Progress(self.loop.step, 1.0, None, self._psnr))
+
+    def _write_results(self) -> None:
+        model, place = self.loop.average.model, self.workspace
+        statistics = latent_statistics(model, self.crops)
+        metadata = describe(self.settings, self.photos, self.loop, statistics, self._psnr)
+        write_checkpoint(
+            self.settings.out, model.state_dict(), self.settings.architecture, metadata
+        )
+        draw_curve(place.read_log(), place.curve)
+        pictures = self.validation.pictures if self.validation else sample_crops(self.photos)
+        draw_samples(model, pictures[:SAMPLES], place.samples, device=self.crops.device)
+        place.finish()
+
+    def _start(self, *, blank: bool) -> StupidAE:
+        """The model before the first step; its weights do not matter if it is `blank`."""
+        initial = self.settings.initial
+        if initial is not None:
+            return initial.model()
+        with seeded(self.settings.recipe.seed):
+            model = StupidAE(self.settings.architecture)
+            if self.settings.recipe.start == PCA and not blank:
+                patch = self.settings.architecture.patch
+                set_linear(model, fit_pca(self.crops, patch=patch))
+        return model
+
+
+def _validation(settings: TrainSettings, patch: int, device: torch.device) -> Validation | None:
+    if settings.validate is None:
+        return None
+    return Validation(settings.validate, patch=patch, device=device)
+
+
+def _record(settings: TrainSettings, photos: PhotoSet) -> str:
+    """JSON of all that the loss curve depends on."""
+    recipe = json.loads(settings.recipe.describe())
+    about = {"architecture": settings.architecture.describe(), "photos": photos.digest[:16]}
+    return json.dumps(recipe | about, sort_keys=True, separators=(",", ":"))

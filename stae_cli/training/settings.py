@@ -1,0 +1,31 @@
+"""What one run is told: sources, recipe, where to put the result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stae_cli.model.architecture import Architecture
+from stae_cli.model.checkpoint import Checkpoint
+from stae_cli.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What to train on, how, and where to put it.
+
+    `initial` is the checkpoint to start from, if any. `memory` bounds the bytes of pixels.
+    """
+
+    sources: Sequence[Path]
+    out: Path
+    recipe: Recipe
+    architecture: Architecture
+    initial: Checkpoint | None = None
+    validate: Path | None = None
+    memory: int = 4 << 30
+    workers: int | None = None
+    compiled: bool = False
+    save_seconds: float = 300.0
+    overwrite: bool = False

@@ -1,0 +1,43 @@
+"""What a trained encoder's latents look like: the figures that those who train on them need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from stae_cli.model.stupid_ae import StupidAE
+from stae_cli.training.crops import Crops
+
+POSITIONS = 1 << 17
+PURPOSE = 2
+
+
+@dataclass(frozen=True)
+class LatentStatistics:
+    """Per channel mean and standard deviation, one shift and scale for all, and the extreme.
+
+    z' = (z - shift) * scale has mean 0 and variance 1 over all channels together.
+    """
+
+    mean: list[float]
+    std: list[float]
+    shift: float
+    scale: float
+    largest: float
+
+
+@torch.no_grad()
+def latent_statistics(model: StupidAE, crops: Crops) -> LatentStatistics:
+    """Figures of the latents of many crops, in float32."""
+    pixels = POSITIONS * model.architecture.patch**2
+    latents = (model.encode(images) for images in crops.samples(PURPOSE, pixels=pixels))
+    parts = [latent.transpose(0, 1).flatten(1).double().cpu() for latent in latents]
+    values = torch.cat(parts, dim=1)  # (C, N)
+    return LatentStatistics(
+        mean=[round(value, 5) for value in values.mean(1).tolist()],
+        std=[round(value, 5) for value in values.std(1).tolist()],
+        shift=round(float(values.mean()), 5),
+        scale=round(1 / float(values.std()), 5),
+        largest=round(float(values.abs().max()), 3),
+    )

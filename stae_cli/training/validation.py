@@ -1,0 +1,83 @@
+"""Validation: the PSNR of whole photos that are not trained on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from stae_cli.errors import InputError, StaeError
+from stae_cli.files.buffers import Pixels
+from stae_cli.files.images import IMAGE_SUFFIXES, open_image
+from stae_cli.files.prep import Prep, prepare
+from stae_cli.files.sources import Entry, list_sources
+from stae_cli.metrics import HALF_RANGE, psnr
+from stae_cli.model.codec import Codec
+from stae_cli.model.stupid_ae import StupidAE
+
+
+class Validation:
+    """Photos that are encoded and decoded whole, through float16 latents and 8-bit pixels.
+
+    Sides that are no multiple of the patch are cropped.
+
+    Raises:
+        StaeError: the folder has no images, or one cannot be read.
+    """
+
+    def __init__(self, folder: Path, *, patch: int, device: torch.device) -> None:
+        listing = list_sources([folder], None, suffixes=IMAGE_SUFFIXES)
+        self.device = device
+        self.pictures = [_read(entry, patch) for entry in listing.entries]
+
+    def psnr(self, model: StupidAE) -> float:
+        """The mean over the photos of each one's PSNR, in dB.
+
+        Raises:
+            StaeError: the network gives NaN or infinity.
+        """
+        figures = [
+            _psnr(picture, reconstruction)
+            for picture, reconstruction in zip(
+                self.pictures, reconstructions(model, self.pictures, self.device), strict=True
+            )
+        ]
+        return math.fsum(figures) / len(figures)
+
+
+def reconstructions(
+    model: StupidAE, pictures: Sequence[Pixels], device: torch.device
+) -> list[Pixels]:
+    """What the network makes of pictures whose sides the patch divides.
+
+    Raises:
+        StaeError: it gives NaN or infinity.
+    """
+    codec = Codec(model, device=device, dtype=torch.float32)
+    results = []
+    for picture in pictures:
+        latent = codec.encode_pixels([picture])[0]
+        pixels = None if latent is None else codec.decode_pixels([latent.astype(np.float16)])[0]
+        if pixels is None:
+            raise StaeError("the network gives NaN or infinity", "train with a lower `--lr`")
+        results.append(pixels)
+    return results
+
+
+def _read(entry: Entry, patch: int) -> Pixels:
+    try:
+        with entry.path.open("rb") as file:
+            image = open_image(file, name=entry.key)
+            return prepare(image, Prep(edges="crop"), patch=patch).pixels
+    except (InputError, OSError) as error:
+        raise StaeError(
+            f"cannot validate on `{entry.path}`: {error}", "take it out of the folder"
+        ) from error
+
+
+def _psnr(original: Pixels, reconstruction: Pixels) -> float:
+    difference = np.subtract(original, reconstruction, dtype=np.float32)
+    return psnr(float(np.square(difference).mean(dtype=np.float64)) / HALF_RANGE**2)

@@ -1,0 +1,317 @@
+"""`stae train` as users run it: a checkpoint out of photos, whatever happens in between."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from stae_cli.model.checkpoint import read_checkpoint, write_checkpoint
+from tests.pictures import noise, write_photos
+from tests.seeded import TINY, seeded_tensors
+
+ROOT = Path(__file__).parents[2]
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "photos"
+    folder.mkdir()
+    for number in range(6):
+        Image.fromarray(noise(50 + number, 70 - number, seed=number)).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "made" / "new.safetensors"
+
+
+def arguments(photos, out, tiny, *more, steps=STEPS):
+    """A short run of a tiny network that saves its state whenever it can."""
+    common = ("--from", tiny, "--steps", steps, "--batch", 4, "--crop", 32, "--save-every", 0)
+    return ["train", photos, "--out", out, *common, "--device", "cpu", *more]
+
+
+def log_of(out):
+    text = (out.parent / f"{out.stem}.training" / "log.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def curve_of(out):
+    return {line["step"]: line["loss"] for line in log_of(out) if "loss" in line}
+
+
+def spawned(command):
+    """`stae` in a process of its own, in which steps take long enough to be interrupted."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "stae_cli", *map(str, command)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_steps(out, steps, process):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        state = out.parent / f"{out.stem}.training" / "state.pt"
+        if state.exists() and max([0, *curve_of(out)]) >= steps:
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"no state after {steps} steps: {process.communicate()}")
+
+
+@pytest.fixture(scope="module")
+def unbroken(photos, tiny, tmp_path_factory):
+    """A run to the end without any interruption."""
+    out = tmp_path_factory.mktemp("unbroken") / "new.safetensors"
+    process = spawned(arguments(photos, out, tiny, "--validate", photos, "--json"))
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return out, json.loads(output), errors
+
+
+def test_a_checkpoint_with_its_history(unbroken, tiny):
+    out, summary, errors = unbroken
+    made = read_checkpoint(out, name="new")
+    assert made.architecture == TINY
+    assert made.fingerprint != read_checkpoint(tiny, name="tiny").fingerprint
+    recipe, data = (json.loads(made.metadata[key]) for key in ("recipe", "data"))
+    assert (recipe["steps"], recipe["crop"], recipe["optimizer"]) == (STEPS, 32, "adamw")
+    assert recipe["start"].startswith("tiny.safetensors ")
+    assert data == {"sources": ["photos"], "photos": [6], "megapixels": 0.0}
+    assert json.loads(made.metadata["training"])["steps"] == STEPS
+    validation = json.loads(made.metadata["validation"])
+    assert validation == {"folder": "photos", "psnr": round(summary["psnr"], 3)}
+    assert summary["photos"] == 6
+    assert "6 photos" in errors
+    folder = out.parent / "new.training"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "curve.png",
+        "log.jsonl",
+        "samples.png",
+    ]
+    for name in ("curve.png", "samples.png"):
+        with Image.open(folder / name) as picture:
+            assert min(picture.size) > 100
+
+
+def test_training_helps(unbroken):
+    out, summary, _ = unbroken
+    curve = curve_of(out)
+    assert list(curve) == list(range(10, STEPS + 1, 10))
+    assert curve[STEPS] < 0.8 * curve[10]
+    measured = [line["psnr"] for line in log_of(out) if "psnr" in line]
+    assert measured[-1] == summary["psnr"] > measured[0] + 1
+
+
+def test_latent_statistics_are_those_of_the_encoder(unbroken, photos):
+    made = read_checkpoint(unbroken[0], name="new")
+    figures = json.loads(made.metadata["latents"])
+    model = made.model()
+    with torch.no_grad():
+        pictures = [Image.open(path).convert("RGB") for path in sorted(photos.iterdir())]
+        tensors = [
+            torch.frombuffer(bytearray(p.tobytes()), dtype=torch.uint8).view(p.height, p.width, 3)
+            for p in pictures
+        ]
+        latents = torch.cat(
+            [
+                model.encode(t[:32, :32].permute(2, 0, 1)[None].float() / 127.5 - 1).flatten(2)
+                for t in tensors
+            ],
+            dim=2,
+        )[0]
+    assert len(figures["mean"]) == len(figures["std"]) == 16
+    assert torch.tensor(figures["mean"]).allclose(latents.mean(1), atol=0.3)
+    assert figures["scale"] == pytest.approx(1 / float(latents.std()), rel=0.3)
+    assert float(latents.abs().max()) * 0.5 < figures["largest"] < 1000
+    assert figures["images"] == 6
+
+
+def test_codec_scales_latents_with_the_recorded_figures(unbroken, tiny):
+    from stae_cli import Codec, StupidAE
+    from stae_cli.errors import CheckpointError
+
+    codec = Codec(StupidAE.from_checkpoint(str(unbroken[0])), device="cpu")
+    figures = json.loads(read_checkpoint(unbroken[0], name="new").metadata["latents"])
+    latents = codec.encode(torch.rand(1, 3, 32, 32) * 2 - 1)
+    scaled = codec.normalize(latents)
+    assert scaled.allclose((latents - figures["shift"]) * figures["scale"])
+    assert codec.denormalize(scaled).allclose(latents, atol=1e-5)
+    with pytest.raises(CheckpointError, match="without the statistics"):
+        Codec(StupidAE.from_checkpoint(str(tiny)), device="cpu").normalize(latents)
+
+
+def test_weights_show_tells_the_history_in_words(unbroken, stae):
+    ran = stae("weights", "show", unbroken[0])
+    assert ran.code == 0
+    assert f"steps {STEPS}" in ran.err
+    assert "latents: mean " in ran.err
+    assert "photos 6" in ran.err
+    assert "{" not in ran.err
+
+
+def test_two_processes_follow_the_curve_of_one(photos, tiny, out, unbroken):
+    launcher = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    command = arguments(photos, out, tiny, "--json")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        [sys.executable, "-m", *launcher, "-m", "stae_cli", *map(str, command)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["steps"] == STEPS  # one object: the others are silent
+    alone, shared = curve_of(unbroken[0]), curve_of(out)
+    assert list(alone) == list(shared)
+    for step, loss in alone.items():
+        assert shared[step] == pytest.approx(loss, rel=1e-4)
+
+
+def test_killed_and_resumed_is_the_same_curve(photos, tiny, out, unbroken):
+    command = arguments(photos, out, tiny, "--validate", photos)
+    process = spawned(command)
+    wait_for_steps(out, 20, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not out.exists()
+    again = spawned([*command, "--json"])
+    output, errors = again.communicate(timeout=120)
+    assert again.returncode == 0, errors
+    assert json.loads(output)["resumed_at"] >= 10
+    assert "going on after step" in errors
+    whole, resumed = curve_of(unbroken[0]), curve_of(out)
+    assert list(whole) == list(resumed)
+    for step, loss in whole.items():
+        assert resumed[step] == pytest.approx(loss, rel=1e-5)
+    for name, tensor in read_checkpoint(unbroken[0], name="a").tensors.items():
+        assert torch.allclose(tensor, read_checkpoint(out, name="b").tensors[name], atol=1e-5)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_saves_and_goes_on(stae, photos, tiny, out, number, code):
+    command = arguments(photos, out, tiny, "--save-every", 60, steps=4000)
+    process = spawned(command)
+    log = out.parent / "new.training" / "log.jsonl"
+    while not (log.exists() and len(log.read_text().splitlines()) > 2):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    assert "Traceback" not in errors
+    state = torch.load(out.parent / "new.training" / "state.pt", weights_only=True)
+    assert state["loop"]["step"] >= max(curve_of(out))
+    other = stae(*arguments(photos, out, tiny, "--lr", 1e-3, steps=4000))
+    other.assert_fails(1, "other settings", "learning rate was 0.0005, now 0.001")
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(
+    stae, photos, tiny, out
+):
+    """Float32 overflows at such a rate, but not before the first state is saved."""
+    ran = stae(*arguments(photos, out, tiny, "--lr", 1e9, steps=1000))
+    ran.assert_fails(1, "no longer finite", "--lr")
+    assert not out.exists()
+
+
+def test_new_checkpoints_start_as_the_linear_autoencoder(stae, photos, out):
+    command = ["train", photos, "--out", out, "--batch", 2, "--crop", 32, "--device", "cpu"]
+    assert stae(*command, "--steps", 1, "--validate", photos / "0.png").code == 0
+    assert log_of(out)[0]["psnr"] > 20
+    assert json.loads(read_checkpoint(out, name="new").metadata["recipe"])["start"] == "pca"
+
+
+def test_small_and_damaged_photos_are_reported(stae, photos, tiny, out, tmp_path):
+    mixed = write_photos(tmp_path / "mixed", 4)
+    Image.fromarray(noise(64, 64)).save(mixed / "large.png")
+    (mixed / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    ran = stae(*arguments(mixed, out, tiny, steps=1))
+    assert ran.code == 3
+    assert "broken.png" in ran.err
+    assert "4 smaller than the crop were skipped" in ran.err
+    assert out.exists()
+
+
+def test_bfloat16_keeps_float32_weights(stae, photos, tiny, out):
+    ran = stae(*arguments(photos, out, tiny, "--dtype", "bfloat16", "--json", steps=2))
+    assert ran.code == 0, ran.err
+    assert math.isfinite(ran.json["loss"])
+    assert read_checkpoint(out, name="new").dtype == torch.float32
+
+
+def test_a_run_by_the_clock_ends(stae, photos, tiny, out):
+    command = ["train", photos, "--out", out, "--from", tiny, "--minutes", 0.02, "--crop", 32]
+    ran = stae(*command, "--batch", 4, "--device", "cpu", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["seconds"] >= 1.2
+    assert log_of(out)[-1]["step"] == ran.json["steps"] > 0
+
+
+def test_a_finished_checkpoint_is_not_trained_over(stae, photos, tiny, out):
+    assert stae(*arguments(photos, out, tiny, steps=1)).code == 0
+    before = out.read_bytes()
+    stae(*arguments(photos, out, tiny, steps=1)).assert_fails(2, "exists")
+    assert out.read_bytes() == before
+    assert stae(*arguments(photos, out, tiny, "--overwrite", steps=2)).code == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "words"),
+    [
+        (["--init", "pca"], 2, "contradict"),
+        (["--crop", "60"], 2, "no multiple"),
+        (["--crop", "512"], 1, "smaller than the crop of 512"),
+        (["--minutes", "1"], 2, "how long"),
+        (["--validate", "absent"], 2, "no such file"),
+        (["--memory", "0.000001"], 1, "beyond the memory"),
+        (["--out", "new.pt"], 2, ".safetensors"),
+        (["--lr", "0"], 2, "above 0"),
+        (["--from", "absent.safetensors"], 1, "no checkpoint file"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(stae, photos, tiny, out, more, code, words):
+    stae(*arguments(photos, out, tiny, *more)).assert_fails(code, words)
+
+
+def test_no_photos_is_an_error(stae, tiny, out, tmp_path):
+    stae(*arguments(tmp_path, out, tiny)).assert_fails(1, "no inputs found")
+
+
+def test_fine_tuning_keeps_the_architecture(stae, photos, out, tmp_path, tiny):
+    broken = seeded_tensors(TINY, 1)
+    broken.pop("decoder.0.positions")
+    write_checkpoint(tmp_path / "odd.safetensors", broken, TINY, {})
+    ran = stae(*arguments(photos, out, tiny, "--from", tmp_path / "odd.safetensors"))
+    ran.assert_fails(1, "missing decoder.0.positions")
+
+
+def test_a_damaged_validation_photo_is_named(stae, photos, tiny, out, tmp_path):
+    (tmp_path / "held").mkdir()
+    (tmp_path / "held" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    ran = stae(*arguments(photos, out, tiny, "--validate", tmp_path / "held"))
+    ran.assert_fails(1, "broken.png")
+
+
+def test_the_published_recipe_is_a_preset_that_options_override(stae, photos, tiny, out):
+    pytest.importorskip("pytorch_optimizer")
+    small = ("--batch", 2, "--crop", 32, "--steps", 21, "--from", tiny, "--device", "cpu")
+    ran = stae("train", photos, "--out", out, "--recipe", "published", *small)
+    assert ran.code == 0, ran.err
+    recipe = json.loads(read_checkpoint(out, name="new").metadata["recipe"])
+    assert (recipe["optimizer"], recipe["snoo"], recipe["learning_rate"]) == ("muon", True, 1e-3)
+    assert (recipe["batch"], recipe["crop"], recipe["steps"]) == (2, 32, 21)

@@ -1,0 +1,79 @@
+"""The linear start: an untrained network that is the photos' PCA autoencoder."""
+
+import math
+
+import pytest
+import torch
+
+from stae_cli.errors import UsageError
+from stae_cli.model.architecture import F8C16, Architecture
+from stae_cli.model.seeding import seeded
+from stae_cli.model.stupid_ae import StupidAE
+from stae_cli.training.crops import Crops
+from stae_cli.training.linear import fit_pca, set_linear, to_patches
+from stae_cli.training.photos import load_photos
+from tests.pictures import EXAMPLES
+
+
+@pytest.fixture(scope="module")
+def crops():
+    photos = load_photos([EXAMPLES], crop=64, memory=1 << 30)
+    return Crops(photos, crop=64, batch=64, seed=0, device=torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def pca(crops):
+    return fit_pca(crops, patch=8)
+
+
+def started(architecture, pca):
+    with seeded(0):
+        model = StupidAE(architecture)
+        set_linear(model, pca)
+    return model
+
+
+def linear_error(pca, images, channels):
+    """What the best linear autoencoder leaves of these patches."""
+    centred = to_patches(images, 8).double() - pca.mean
+    kept = pca.directions[:, :channels]
+    return float((centred - centred @ kept @ kept.T).square().mean())
+
+
+def decibels(mse):
+    return 10 * math.log10(4 / mse)
+
+
+@torch.no_grad()
+def test_untrained_network_is_the_linear_autoencoder(crops, pca):
+    images = crops.batch(3)
+    error = float((started(F8C16, pca)(images) - images).square().mean())
+    expected = linear_error(pca, images, 16)
+    assert abs(decibels(error) - decibels(expected)) < 0.02
+
+
+@torch.no_grad()
+def test_latents_are_the_leading_components(crops, pca):
+    images = crops.batch(3)
+    latents = started(F8C16, pca).encode(images)
+    expected = (to_patches(images, 8).double() - pca.mean) @ pca.directions[:, :16]
+    rows = latents.permute(0, 2, 3, 1).flatten(0, 2)
+    assert (rows - expected).abs().max() < 1e-3
+
+
+def test_every_layer_can_learn_from_the_first_steps(crops, pca):
+    """Silenced branches wake in the first step; then gradients reach every tensor."""
+    model = started(F8C16, pca)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    images = crops.batch(0)[:8]
+    for _ in range(2):
+        optimizer.zero_grad()
+        (model(images) - images).square().mean().backward()
+        optimizer.step()
+    idle = [name for name, p in model.named_parameters() if not p.grad.abs().max() > 0]
+    assert idle == []
+
+
+def test_a_network_too_narrow_for_its_latents_is_refused(pca):
+    with pytest.raises(UsageError, match="too many"):
+        set_linear(StupidAE(Architecture("narrow", width=16, head_width=8)), pca)

@@ -1,0 +1,124 @@
+"""The small parts of the loop: the clock, the rate, the outer step, the average, the state file."""
+
+import pytest
+import torch
+
+from stae_cli.errors import StaeError, UsageError
+from stae_cli.training.averaging import Average
+from stae_cli.training.clock import Clock
+from stae_cli.training.recipe import Recipe, differences
+from stae_cli.training.schedule import learning_rate
+from stae_cli.training.snoo import Snoo
+from stae_cli.training.state import load_state, save_state
+from tests.seeded import TINY, seeded_model
+
+
+def test_time_in_which_the_process_was_stopped_hardly_counts():
+    clock = Clock()
+    for duration in (2.0, 1.0, 1.0, 1.0, 600.0, 1.0):
+        clock.add(duration)
+    assert clock.seconds == pytest.approx(10.0)
+
+
+def test_a_step_that_compiles_first_counts_in_full():
+    clock = Clock(100.0)
+    clock.add(30.0)
+    assert clock.seconds == pytest.approx(130.0)
+
+
+def test_rate_rises_and_falls_to_zero():
+    rates = [learning_rate(1.0, step=step, warmup=10, progress=step / 100) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1, rel=0.01)
+    assert max(rates) == rates[9]
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+    assert rates[50] == pytest.approx(0.5)
+    assert rates[100] == pytest.approx(0)
+
+
+def descended(momentum, every, rate=0.5, steps=12):
+    """Where plain SGD on x^2 arrives inside the outer step."""
+    x = torch.nn.Parameter(torch.tensor([4.0, -2.0], dtype=torch.float64))
+    inner = torch.optim.SGD([x], lr=0.1)
+    outer = Snoo([x], learning_rate=rate, momentum=momentum, every=every)
+    for step in range(1, steps + 1):
+        inner.zero_grad()
+        x.square().sum().backward()
+        inner.step()
+        outer.step(step)
+    return x.detach()
+
+
+def test_snoo_without_momentum_is_lookahead():
+    slow = fast = torch.tensor([4.0, -2.0], dtype=torch.float64)
+    for step in range(1, 13):
+        fast = fast - 0.1 * 2 * fast
+        if step % 3 == 0:
+            slow = slow + 0.5 * (fast - slow)
+            fast = slow
+    assert torch.allclose(descended(0.0, 3), fast, atol=1e-15)
+
+
+def test_snoo_with_momentum_is_nesterov():
+    slow = fast = torch.tensor([4.0, -2.0], dtype=torch.float64)
+    velocity = None
+    for step in range(1, 13):
+        fast = fast - 0.1 * 2 * fast
+        if step % 3 == 0:
+            gradient = slow - fast
+            velocity = gradient if velocity is None else 0.67 * velocity + gradient
+            slow = slow - 0.67 * (gradient + 0.67 * velocity)
+            fast = slow
+    assert torch.allclose(descended(0.67, 3, rate=0.67), fast, atol=1e-14)
+
+
+def test_average_follows_the_weights():
+    model = seeded_model(TINY)
+    average = Average(model, decay=0.5)
+    before = model.decoder[0].positions.detach().clone()
+    with torch.no_grad():
+        model.decoder[0].positions.add_(1)
+    average.update(model, step=100)
+    assert torch.allclose(average.model.decoder[0].positions, before + 0.5)
+    assert not any(p.requires_grad for p in average.model.parameters())
+
+
+def test_recipe_tells_what_differs():
+    first, second = Recipe("pca", steps=5), Recipe("pca", steps=6, snoo=True)
+    said = differences(first.describe(), second.describe())
+    assert said == ["snoo was False, now True", "steps was 5, now 6"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"steps": None}, "how long"),
+        ({"minutes": 1.0}, "how long"),
+        ({"crop": 60}, "no multiple of the patch"),
+        ({"batch": 9}, "shared by 2 processes"),
+    ],
+)
+def test_impossible_recipes_are_refused(changes, words):
+    recipe = Recipe(**({"start": "pca", "steps": 5} | changes))
+    with pytest.raises(UsageError, match=words):
+        recipe.check(patch=8, processes=2)
+
+
+def test_a_full_disk_leaves_the_previous_state(tmp_path):
+    """/dev/full fails on every write, as a full disk does."""
+    path = tmp_path / "state.pt"
+    save_state(path, {"step": 1})
+    (tmp_path / ".state.pt.tmp").symlink_to("/dev/full")
+    with pytest.raises(StaeError, match="cannot save the training state"):
+        save_state(path, {"step": 2, "weights": torch.zeros(1 << 20)})
+    assert load_state(path) == {"step": 1}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["state.pt"]
+
+
+def test_a_damaged_state_is_an_error_with_a_remedy(tmp_path):
+    path = tmp_path / "state.pt"
+    save_state(path, {"weights": torch.zeros(100)})
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(StaeError, match="damaged") as caught:
+        load_state(path)
+    assert "--overwrite" in caught.value.hint
+    assert load_state(tmp_path / "absent.pt") is None

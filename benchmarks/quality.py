@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stae_cli.files.images import IMAGE_SUFFIXES, Pixels, open_image
+from stae_cli.files.buffers import Pixels
+from stae_cli.files.images import IMAGE_SUFFIXES, open_image
 from stae_cli.files.prep import Prep, prepare
 from stae_cli.files.sources import list_sources
 from stae_cli.metrics import Overall, compare, overall

@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 
 from stae_cli.errors import InputError
 from stae_cli.files.sources import Problem
+from stae_cli.interrupts import Interrupts, held_interrupts
 
 Stage = Literal["reading", "network", "writing"]
 Item = TypeVar("Item")
@@ -43,6 +44,7 @@ class Report:
     waits: dict[Stage, float] = field(
         default_factory=lambda: {"reading": 0.0, "network": 0.0, "writing": 0.0}
     )
+    _interrupts: Interrupts = field(default_factory=Interrupts)
 
     def written(self, size: int) -> None:
         """One output is complete on disk."""
@@ -63,6 +65,8 @@ class Report:
     def sift(self, results: Iterable[Item | Problem | None]) -> Iterator[Item]:
         """The items among results; problems and skipped ones (None) are counted."""
         for result in results:
+            if self.interrupted:
+                return
             if result is None:
                 self.skip()
             elif isinstance(result, Problem):
@@ -80,9 +84,9 @@ class Report:
             self.waits[stage] += time.perf_counter() - started
 
     def drawing(self, items: Iterable[Item], stage: Stage) -> Iterator[Item]:
-        """The items, the time to get each booked on a stage."""
+        """The items, the time to get each booked on a stage; none any more once interrupted."""
         iterator = iter(items)
-        while True:
+        while not self.interrupted:
             with self.spending(stage):
                 try:
                     item = next(iterator)
@@ -92,9 +96,15 @@ class Report:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Books the whole run."""
+        """Books the whole run; a signal meanwhile takes its course when the block is over."""
         started = time.perf_counter()
         try:
-            yield
+            with held_interrupts() as self._interrupts:
+                yield
         finally:
             self.seconds += time.perf_counter() - started
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal asks the run to end after what is in flight."""
+        return self._interrupts.signal is not None

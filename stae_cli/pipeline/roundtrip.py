@@ -117,7 +117,8 @@ def roundtrip(
     try:
         with report.running():
             _Roundtrip(plan, codec, report).run()
-            _write_metrics(plan, checkpoint, codec, report)
+            if not report.interrupted:
+                _write_metrics(plan, checkpoint, codec, report)
     finally:
         write_failures(plan.destination, report.problems)
     return report

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from stae_cli.errors import StaeError
+from stae_cli.interrupts import Interrupts, held_interrupts
 from stae_cli.model.checkpoint import write_checkpoint
 from stae_cli.model.seeding import seeded
 from stae_cli.model.stupid_ae import StupidAE
 from stae_cli.training.crops import Crops
 from stae_cli.training.curve import draw_curve
 from stae_cli.training.description import describe
-from stae_cli.training.interrupts import Interrupts, held_interrupts
 from stae_cli.training.linear import fit_pca, set_linear
 from stae_cli.training.loop import LOG_STEPS, DivergedError, Loop
 from stae_cli.training.photos import PhotoSet, load_photos

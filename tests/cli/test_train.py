@@ -16,6 +16,7 @@ from PIL import Image
 from stae_cli.model.checkpoint import read_checkpoint, write_checkpoint
 from tests.pictures import noise, write_photos
 from tests.seeded import TINY, seeded_tensors
+from tests.signals import heed_interrupts
 
 ROOT = Path(__file__).parents[2]
 STEPS = 40
@@ -59,6 +60,7 @@ def spawned(command):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=None if os.name == "nt" else heed_interrupts,
     )
 
 

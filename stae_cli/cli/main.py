@@ -35,15 +35,16 @@ app = typer.Typer(
     help="Images to latents and back with StupidAE, a tiny and very fast autoencoder.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help is there a third sooner
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("encode")(encode)
-app.command("decode")(decode)
-app.command("roundtrip")(roundtrip)
+app.command("encode", short_help="Images (files, folders) to latents.")(encode)
+app.command("decode", short_help="Latents (files, folders) to pictures.")(decode)
+app.command("roundtrip", short_help="Reconstructions, comparison pictures, metrics.")(roundtrip)
 app.command("train")(train)
-app.command("bench")(bench)
+app.command("bench", short_help="Speed, memory and share of the machine's limit.")(bench)
 app.command("flops")(flops)
-app.command("inspect")(inspect)
+app.command("inspect", short_help="What latents hold, from their headers alone.")(inspect)
 app.add_typer(weights, name="weights")
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 WEIGHTS_HELP = (
     "Checkpoint: `stupidae` (published, from the hub), `builtin`, a name from `stae weights list`, "
-    "a .safetensors/.pt/.pth file, or hf://OWNER/REPO/FILE\\[@REVISION]."
+    "a .safetensors/.pt/.pth file, or hf://OWNER/REPO/FILE[@REVISION]."
 )
 
 

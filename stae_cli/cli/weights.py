@@ -27,7 +27,9 @@ from stae_cli.model.weights import (
 if TYPE_CHECKING:
     from stae_cli.model.checkpoint import Checkpoint
 
-weights = typer.Typer(help="List, show, fetch and convert checkpoints.", no_args_is_help=True)
+weights = typer.Typer(
+    help="List, show, fetch and convert checkpoints.", no_args_is_help=True, rich_markup_mode=None
+)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="What --weights takes.")]
 

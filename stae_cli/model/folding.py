@@ -1,0 +1,102 @@
+"""Folding: a reference model's layers to the inference form's, computed in float64 on the CPU."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from stae_cli.model.affine import Affine, Placement
+from stae_cli.model.layers import Conv, Geglu, Head, Mixer, Pair
+from stae_cli.model.stupid_ae import (
+    Decoder,
+    Encoder,
+    GegluBlock,
+    NeuralField,
+    Projection,
+    RMSNorm,
+    SpatialBlock,
+)
+from stae_cli.model.winograd import winograd
+
+
+def _wide(parameter: Tensor) -> Tensor:
+    return parameter.detach().cpu().double()
+
+
+def fold_pixel_layer(encoder: Encoder, place: Placement) -> Affine:
+    """The patch conv on rows of (pixel - 128) / 128, which half precision holds exactly.
+
+    pixel / 127.5 - 1 = u * 128 / 127.5 + 0.5 / 127.5 for u = (pixel - 128) / 128.
+    """
+    conv = cast(torch.nn.Conv2d, encoder.initial[0])
+    assert conv.bias is not None
+    weight = _wide(conv.weight).permute(0, 2, 3, 1).flatten(1)  # columns are (row, col, channel)
+    bias = _wide(conv.bias) + weight.sum(1) * (0.5 / 127.5)
+    return place.affine(weight * (128 / 127.5), bias)
+
+
+def _conv1x1(conv: torch.nn.Module, place: Placement, norm: RMSNorm | None = None) -> Affine:
+    conv = cast(torch.nn.Conv2d, conv)
+    assert conv.bias is not None
+    weight = _wide(conv.weight).flatten(1)
+    if norm is not None:
+        weight = weight * _wide(norm.weight)
+    return place.affine(weight, _wide(conv.bias))
+
+
+def fold_geglu(block: GegluBlock, place: Placement) -> Geglu:
+    """A GEGLU block, the norm's weight in gate and act."""
+    up = block.mlp.conv_up
+    assert up.bias is not None
+    gate, act = (_wide(up.weight).flatten(1) * _wide(block.norm.weight)).chunk(2)
+    gate_bias, act_bias = _wide(up.bias).chunk(2)
+    return Geglu(
+        place.affine(gate, gate_bias),
+        place.affine(act, act_bias),
+        _conv1x1(block.mlp.conv_down, place),
+    )
+
+
+def fold_pair(spatial: SpatialBlock, geglu: GegluBlock, place: Placement) -> Pair:
+    """A spatial block and the GEGLU block behind it."""
+    inner = _conv1x1(spatial.mlp[0], place, spatial.norm)
+    return Pair(
+        inner, _mixer(cast(torch.nn.Conv2d, spatial.mlp[2]), place), fold_geglu(geglu, place)
+    )
+
+
+def _mixer(conv: torch.nn.Conv2d, place: Placement) -> Mixer:
+    """Winograd's transforms pay on the CPU, and cost more digits than half precision has."""
+    assert conv.bias is not None
+    kernel, bias = _wide(conv.weight), _wide(conv.bias)
+    if place.device.type == "cpu" and place.dtype == torch.float32:
+        return winograd(kernel, bias, place)
+    return Conv(place.put(kernel).contiguous(memory_format=torch.channels_last), place.put(bias))
+
+
+def fold_projection(projection: Projection, place: Placement) -> tuple[Affine, Affine]:
+    """The 1x1 convs before and behind the activation."""
+    return _conv1x1(projection.model[0], place), _conv1x1(projection.model[2], place)
+
+
+def fold_head(decoder: Decoder, place: Placement) -> Head:
+    """The neural field with its constants computed, the last layer in its generator."""
+    field = cast(NeuralField, decoder.nerf[0])
+    size = field.head_width
+    positions, last = _wide(decoder.positions)[0], _wide(decoder.last.weight)  # (P, s), (3, s)
+    scale = torch.rsqrt(positions.square().mean(-1, keepdim=True) + field.norm.eps)
+    weight, bias = _wide(field.param_gen.weight), _wide(field.param_gen.bias)
+    first, second = weight.split(size * size)
+    first_bias, second_bias = bias.split(size * size)
+    # Generated transposed: (column, row) of the first matrix, (colour, row) of the second.
+    first = first.unflatten(0, (size, size)).transpose(0, 1).flatten(0, 1)
+    first_bias = first_bias.view(size, size).T.flatten()
+    short = torch.einsum("ijk,cj->cik", second.unflatten(0, (size, size)), last).flatten(0, 1)
+    short_bias = (last @ second_bias.unflatten(0, (size, size)).T).flatten()
+    return Head(
+        place.affine(torch.cat((first, short)), torch.cat((first_bias, short_bias))),
+        place.put(positions * scale * _wide(field.norm.weight)),
+        place.put((positions @ last.T + _wide(decoder.last.bias)).T),
+    )

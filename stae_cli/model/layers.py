@@ -1,0 +1,90 @@
+"""The inference form's layers: each holds folded weights and works on token rows or grids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d, linear, silu
+
+from stae_cli.model.affine import Affine
+from stae_cli.model.stupid_ae import CHANNEL_NORM_EPS, COLUMN_NORM_FLOOR
+
+
+@dataclass(frozen=True)
+class Geglu:
+    """x + down(gate * tanh-GELU(act)) of norm(x), the norm's weight folded into gate and act."""
+
+    gate: Affine
+    act: Affine
+    down: Affine
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        level = normed(rows)
+        hidden = self.gate.times(level, self.act.gelu(level, "tanh"))
+        return self.down.plus(hidden, rows)
+
+
+class Mixer(Protocol):
+    """A 3x3 convolution with zero padding 1 between token grids (B, h, w, C) of any sizes."""
+
+    def add_to(self, grids: Sequence[Tensor], hiddens: Sequence[Tensor]) -> None:
+        """Adds the convolution of each of `hiddens` to its grid."""
+
+
+@dataclass(frozen=True)
+class Conv:
+    """torch's own convolution."""
+
+    kernel: Tensor  # (C, C, 3, 3), channels last
+    bias: Tensor  # (C,)
+
+    def add_to(self, grids: Sequence[Tensor], hiddens: Sequence[Tensor]) -> None:
+        """Adds the convolution of each of `hiddens` to its grid, all (B, h, w, C)."""
+        for grid, hidden in zip(grids, hiddens, strict=True):
+            mixed = conv2d(hidden.permute(0, 3, 1, 2), self.kernel, self.bias, padding=1)
+            grid += mixed.permute(0, 2, 3, 1)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A spatial block, x + mixer(tanh-GELU(inner(norm(x)))), and the GEGLU block behind it."""
+
+    inner: Affine
+    mixer: Mixer
+    geglu: Geglu
+
+
+@dataclass(frozen=True)
+class Head:
+    """The neural field with everything that does not depend on the patch computed once.
+
+    The last layer is folded into the generator of the second matrix, whose 32 columns become 3.
+    Both matrices are generated transposed: their columns, which are normalised, then lie together.
+    """
+
+    generator: Affine  # width -> head_width^2 + 3 * head_width
+    encoded: Tensor  # (P, head_width): norm(positions)
+    constant: Tensor  # (3, P): positions through the last layer, its bias included
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Rows (N, width) -> (N, 3, P)."""
+        size = self.encoded.shape[1]
+        generated = self.generator(rows)
+        first, second = generated.split((size * size, 3 * size), dim=-1)
+        columns = first.reshape(-1, size)
+        norms = torch.linalg.vector_norm(columns, dim=-1, keepdim=True, dtype=torch.float32)
+        columns = (columns / norms.clamp_min_(COLUMN_NORM_FLOOR)).to(rows.dtype)
+        hidden = linear(columns, self.encoded)  # (N * head_width, P)
+        fields = silu(hidden, inplace=True).view(len(rows), size, -1)
+        return torch.baddbmm(self.constant, second.unflatten(-1, (3, size)), fields)
+
+
+def normed(rows: Tensor) -> Tensor:
+    """Rows * rsqrt(mean(rows^2) + eps) over the last dimension; the weight is folded away."""
+    norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True, dtype=torch.float32)
+    scale = torch.rsqrt(norm.square_().div_(rows.shape[-1]).add_(CHANNEL_NORM_EPS))
+    return (rows * scale).to(rows.dtype)

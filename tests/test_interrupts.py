@@ -1,6 +1,8 @@
 """Interrupts: held back, then let through; ignored ones stay ignored."""
 
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -62,3 +64,19 @@ def test_other_threads_hold_nothing():
     thread.start()
     thread.join()
     assert found == [None]
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_second_signal_ends_the_process_at_once(name, code):
+    program = (
+        "import signal\n"
+        "from stae_cli.interrupts import held_interrupts\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "with held_interrupts():\n"
+        f"    signal.raise_signal(signal.{name})\n"
+        "    print('held', flush=True)\n"
+        f"    signal.raise_signal(signal.{name})\n"
+        "    print('never', flush=True)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (code, "held\n")

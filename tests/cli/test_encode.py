@@ -391,25 +391,3 @@ def test_a_device_without_memory_is_told_once_and_the_run_goes_on(
     assert ran.err.count("ran out of memory") == 1
     assert "--batch-patches 512" in ran.err
     assert latents(tmp_path / "out") == latents(tmp_path / "whole")
-
-
-@pytest.mark.skipif(os.name == "nt", reason="posix signals")
-def test_a_second_signal_ends_the_process_at_once(tiny, tmp_path):
-    """The first one is held back while the network is at work on a large image."""
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    Image.fromarray(noise(6000, 4000)).save(photos / "large.png", compress_level=0)
-    arguments = ["encode", photos, tmp_path / "out", "--weights", tiny]
-    process = run_apart(*arguments, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "out" / "stae.json").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    time.sleep(0.3)
-    for _ in range(40):
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-            time.sleep(0.05)
-    process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert latents(tmp_path / "out") == {}

@@ -26,10 +26,11 @@ from PIL import Image
 
 from stae_cli.files.buffers import Buffers
 from stae_cli.files.destination import Destination
+from stae_cli.files.naming import plan_outputs
 from stae_cli.files.pictures import _filtered, write_picture
 from stae_cli.files.prep import Prep
 from stae_cli.files.readahead import read_ahead
-from stae_cli.files.sources import list_sources, plan_outputs
+from stae_cli.files.sources import list_sources
 from stae_cli.files.writebehind import WriteBehind
 from stae_cli.pipeline.reading import READ_AHEAD_BYTES, read_picture
 

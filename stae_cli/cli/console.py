@@ -58,7 +58,7 @@ def printable(text: str) -> str:
 
 
 @contextmanager
-def progress_bar(total: int, *, what: str, quiet: bool) -> Iterator[Callable[[int], None]]:
+def progress_bar(total: int | None, *, what: str, quiet: bool) -> Iterator[Callable[[int], None]]:
     """A bar on stderr; yields a function that moves it on by a number of steps."""
     from tqdm import tqdm
 

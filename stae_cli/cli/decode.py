@@ -83,7 +83,7 @@ def decode(
             dtype=parse_dtype(dtype),
             batch_patches=batch_patches,
         )
-    with progress_bar(len(plan), what="decode", quiet=quiet) as advance:
+    with progress_bar(plan.total, what="decode", quiet=quiet) as advance:
         report = run(plan, codec, advance=advance)
     return finish(report, plan, codec, verb="decoded", quiet=quiet, as_json=as_json)
 

@@ -13,7 +13,8 @@ from stae_cli.cli.options import AsJson
 from stae_cli.cli.report import ALL_GOOD, SOME_FAILED
 
 if TYPE_CHECKING:
-    from stae_cli.files.inventory import Inventory, Item
+    from stae_cli.files.inventory import Inventory
+    from stae_cli.files.stored import StoredLatent
 
 SIZES_SHOWN = 8
 
@@ -41,31 +42,33 @@ def inspect(
 def _print_files(inventory: Inventory) -> None:
     rows = [
         (
-            item.key,
-            f"{item.header.info.width}x{item.header.info.height}",
-            "x".join(map(str, item.header.shape)),
-            item.header.dtype,
-            item.header.info.weights,
-            item.header.info.source,
+            stored.key,
+            stored.file.key,
+            f"{stored.info.width}x{stored.info.height}",
+            "x".join(map(str, stored.shape)),
+            stored.dtype,
+            stored.info.weights,
+            stored.info.source,
         )
-        for item in inventory.items
+        for stored in inventory.latents
     ]
-    print_table("files", ("file", "picture", "latent", "dtype", "weights", "source"), rows)
+    print_table("latents", ("key", "file", "picture", "latent", "dtype", "weights", "source"), rows)
 
 
 def _print_summary(inventory: Inventory) -> None:
     for problem in inventory.problems:
         print_error(f"{problem.key}: {problem.reason}")
-    size = sum(item.size for item in inventory.items)
+    files = inventory.files
     print_note(
-        f"{len(inventory.items)} latents, {size / 1e6:.2f} MB; "
+        f"{len(inventory.latents)} latents in {len(files)} files, "
+        f"{sum(files.values()) / 1e6:.2f} MB; "
         f"{len(inventory.problems)} invalid, {inventory.passed_over} other files"
     )
     for (name, fingerprint), count in inventory.weights.most_common():
         print_note(f"weights: {name} ({fingerprint[:12]}) in {count}")
     for what in ("architecture", "prep", "compute_dtype"):
         print_note(f"{what}: {_listed(inventory.count(what))}")
-    print_note(f"stored as: {_listed(Counter(item.header.dtype for item in inventory.items))}")
+    print_note(f"stored as: {_listed(Counter(stored.dtype for stored in inventory.latents))}")
     sizes = Counter({f"{w}x{h}": count for (w, h), count in inventory.sizes.items()})
     print_note(f"pictures: {_listed(sizes)}")
 
@@ -79,8 +82,9 @@ def _listed(counts: Counter[str]) -> str:
 
 def _summary(inventory: Inventory) -> dict[str, Any]:
     return {
-        "latents": len(inventory.items),
-        "bytes": sum(item.size for item in inventory.items),
+        "latents": len(inventory.latents),
+        "stored_in": len(inventory.files),
+        "bytes": sum(inventory.files.values()),
         "passed_over": inventory.passed_over,
         "invalid": [{"file": p.key, "reason": p.reason} for p in inventory.problems],
         "weights": [
@@ -90,7 +94,7 @@ def _summary(inventory: Inventory) -> dict[str, Any]:
         "architecture": dict(inventory.count("architecture")),
         "prep": dict(inventory.count("prep")),
         "compute_dtype": dict(inventory.count("compute_dtype")),
-        "dtype": dict(Counter(item.header.dtype for item in inventory.items)),
+        "dtype": dict(Counter(stored.dtype for stored in inventory.latents)),
         "pictures": [
             {"width": width, "height": height, "latents": count}
             for (width, height), count in inventory.sizes.most_common()
@@ -99,14 +103,15 @@ def _summary(inventory: Inventory) -> dict[str, Any]:
 
 
 def _rows(inventory: Inventory) -> list[dict[str, Any]]:
-    return [_row(item) for item in inventory.items]
+    return [_row(stored) for stored in inventory.latents]
 
 
-def _row(item: Item) -> dict[str, Any]:
+def _row(stored: StoredLatent) -> dict[str, Any]:
     return {
-        "file": item.key,
-        "bytes": item.size,
-        "shape": list(item.header.shape),
-        "dtype": item.header.dtype,
-        **vars(item.header.info),
+        "key": stored.key,
+        "file": stored.file.key,
+        "bytes": stored.size,
+        "shape": list(stored.shape),
+        "dtype": stored.dtype,
+        **stored.info.to_strings(),
     }

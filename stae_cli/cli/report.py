@@ -30,11 +30,14 @@ def finish(
     extra: Mapping[str, Any] | None = None,
 ) -> int:
     """Prints the report, with `extra` in the JSON, and returns the exit code."""
+    from stae_cli.files.failures import failures_name
+
     for problem in report.problems:
         print_error(f"{problem.key}: {problem.reason}")
     if report.problems:
-        listed = plan.destination.path("failures.jsonl")
-        print_note(f"{len(report.problems)} of {len(plan)} inputs failed, listed in {listed}")
+        listed = plan.destination.place(failures_name(report.share))
+        inputs = report.done + report.skipped + len(report.problems)
+        print_note(f"{len(report.problems)} of {inputs} inputs failed, listed in {listed}")
     if not quiet:
         _print_summary(report, plan, verb)
         if codec is not None and codec.ran_out_of_memory:
@@ -59,7 +62,7 @@ def _print_summary(report: Report, plan: Plan, verb: str) -> None:
     print_note(
         f"{report.seconds:.1f} s: {speed:.2f} images/s, "
         f"{report.pixels / report.seconds / 1e6:.2f} megapixels/s, "
-        f"{report.bytes_written / 1e6:.2f} MB written to {plan.destination.folder}"
+        f"{report.bytes_written / 1e6:.2f} MB written to {plan.destination.place()}"
     )
     shares = (f"{stage} {share:.0%}" for stage, share in _shares(report).items())
     print_note(f"time spent on: {', '.join(shares)}")
@@ -78,7 +81,7 @@ def _summary(report: Report, plan: Plan, codec: Codec | None) -> dict[str, Any]:
         "failed": len(report.problems),
         "passed_over": plan.passed_over,
         "failures": [{"source": p.key, "reason": p.reason} for p in report.problems],
-        "dest": str(plan.destination.folder),
+        "dest": plan.destination.place(),
         "seconds": report.seconds,
         "images_per_second": report.done / seconds,
         "megapixels_per_second": report.pixels / seconds / 1e6,

@@ -74,7 +74,7 @@ def roundtrip(
     codec = Codec(
         checkpoint.model(), device=place, dtype=parse_dtype(dtype), batch_patches=batch_patches
     )
-    with progress_bar(len(plan), what="roundtrip", quiet=quiet) as advance:
+    with progress_bar(plan.total, what="roundtrip", quiet=quiet) as advance:
         report = run(plan, checkpoint, codec, advance=advance)
     if not quiet:
         _print_figures(report)

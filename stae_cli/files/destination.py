@@ -1,4 +1,4 @@
-"""DEST: a folder in which every file appears whole or not at all."""
+"""DEST: a place in which every file appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,18 +9,69 @@ import re
 import secrets
 import socket
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from stae_cli.errors import StaeError, UsageError
+from stae_cli.files.entries import Entry, FileEntry
 
 TEMPORARY = re.compile(r"\.stae-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}\.tmp")
 STALE_SECONDS = 24 * 3600
 
 
-class Destination:
-    """The folder that a run writes to.
+class Destination(ABC):
+    """Where a run writes its outputs, by names relative to it, with `/`."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Makes it, checks that it can be written to, and clears what dead runs left.
+
+        Raises:
+            UsageError: it is a file.
+            StaeError: it cannot be made or written to.
+        """
+
+    @abstractmethod
+    def place(self, name: str = "") -> str:
+        """Where the output `name` lies, or DEST itself, for messages."""
+
+    @abstractmethod
+    def entry(self, name: str) -> Entry:
+        """The output `name`, to be read; it need not be there."""
+
+    @abstractmethod
+    def names(self) -> Iterator[str]:
+        """The names of all files there, in a stable order."""
+
+    @abstractmethod
+    def top_names(self) -> list[str]:
+        """The names of the files directly in it."""
+
+    @abstractmethod
+    def writing(self, name: str) -> AbstractContextManager[Path]:
+        """Yields a temporary path of this machine; the output is there when all went well.
+
+        Raises:
+            StaeError: the disk is full, or DEST cannot be written to.
+        """
+
+    @abstractmethod
+    def failure(self, error: OSError, name: str) -> StaeError:
+        """What to tell the user when the output `name` cannot be written."""
+
+    @abstractmethod
+    def remove(self, name: str) -> None:
+        """Removes an output, if it is there.
+
+        Raises:
+            StaeError: it cannot be removed.
+        """
+
+
+class FolderDestination(Destination):
+    """A folder of this machine.
 
     Args:
         folder: made, with its parents, by `prepare`.
@@ -32,12 +83,6 @@ class Destination:
         self._host = re.sub(r"[^A-Za-z0-9.]", "", socket.gethostname()) or "localhost"
 
     def prepare(self) -> None:
-        """Makes the folder, checks that it can be written to, and clears what dead runs left.
-
-        Raises:
-            UsageError: it is a file.
-            StaeError: it cannot be made or written to.
-        """
         if self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"DEST `{self.folder}` is a file", "give a folder")
         try:
@@ -50,16 +95,37 @@ class Destination:
         self._sweep()
 
     def path(self, name: str) -> Path:
-        """Where the output `name` (relative, with `/`) lies."""
+        """Where the output `name` lies."""
         return self.folder.joinpath(*name.split("/"))
+
+    def place(self, name: str = "") -> str:
+        return str(self.path(name) if name else self.folder)
+
+    def entry(self, name: str) -> FileEntry:
+        return FileEntry(name, self.path(name))
+
+    def names(self) -> Iterator[str]:
+        for parent, folders, names in os.walk(self.folder):
+            folders.sort()
+            prefix = Path(parent).relative_to(self.folder).as_posix() + "/"
+            prefix = "" if prefix == "./" else prefix
+            yield from (prefix + name for name in sorted(names))
+
+    def top_names(self) -> list[str]:
+        with os.scandir(self.folder) as found:
+            return sorted(item.name for item in found)
+
+    def failure(self, error: OSError, name: str) -> StaeError:
+        return self._translated(error, self.path(name))
+
+    def remove(self, name: str) -> None:
+        try:
+            self.path(name).unlink(missing_ok=True)
+        except OSError as error:
+            raise self.failure(error, name) from error
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        """Yields a temporary path beside the output `name`; renamed to it when all went well.
-
-        Raises:
-            StaeError: the disk is full, or DEST cannot be written to.
-        """
         target = self.path(name)
         temporary = self._temporary(target.parent)
         try:

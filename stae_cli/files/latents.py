@@ -2,40 +2,43 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import re
-import struct
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
 from stae_cli.errors import InputError
+from stae_cli.files.header import (
+    ForeignFileError,
+    Shape,
+    TensorPlace,
+    checked_tensor,
+    header_bytes,
+    read_tensors,
+)
 
 FORMAT = "stae-latents"
 FORMAT_VERSION = "1"
 TENSOR = "latents"
 SUFFIX = ".safetensors"
-DTYPES = {"F16": "float16", "F32": "float32"}
-_NAMES = {name: code for code, name in DTYPES.items()}
 HEADER_LIMIT = 1 << 20  # bytes; ours take about 800
+LATER_FIELDS = {"source_etag": ""}  # absent where they say nothing
 
 Latent = npt.NDArray[np.floating]  # (C, h, w)
 
 
-class ForeignFileError(InputError):
-    """A sound safetensors file that is not ours to read or to replace."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LatentInfo:
-    """What a latent file records: the weights, the source, and the sizes to restore."""
+    """What is recorded of a latent: the weights, the source, and the sizes to restore.
+
+    `source_mtime_ns` is 0 for objects of a store, which have a `source_etag` instead.
+    """
 
     stae_version: str
     architecture: str
@@ -52,11 +55,16 @@ class LatentInfo:
     original_height: int
     prep: str
     compute_dtype: str
+    source_etag: str = ""
 
     def to_metadata(self) -> dict[str, str]:
-        """The safetensors metadata: strings only."""
-        values = {key: str(value) for key, value in vars(self).items()}
-        return {"format": FORMAT, "format_version": FORMAT_VERSION, **values}
+        """The safetensors metadata of a file of its own: strings only."""
+        return {"format": FORMAT, "format_version": FORMAT_VERSION, **self.to_strings()}
+
+    def to_strings(self) -> dict[str, str]:
+        """Every field that says something, as text."""
+        values = {field.name: str(getattr(self, field.name)) for field in fields(self)}
+        return {key: text for key, text in values.items() if text or key not in LATER_FIELDS}
 
 
 @dataclass(frozen=True)
@@ -64,28 +72,33 @@ class LatentHeader:
     """The checked header of a latent file."""
 
     info: LatentInfo
-    shape: tuple[int, int, int]
+    shape: Shape
     dtype: str
 
 
 def write_latent(path: Path, latent: Latent, info: LatentInfo) -> int:
     """Writes one latent file to exactly `path` and returns its size in bytes.
 
-    The header is put together here, since safetensors' own writer orders metadata at random: the
-    same latent should be the same file.
-
     Args:
         path: the file.
         latent: (C, h, w) float16 or float32.
         info: what to record.
     """
-    data = latent.astype(latent.dtype.newbyteorder("<"), order="C", copy=False).tobytes()
-    tensor = {"dtype": _NAMES[latent.dtype.name], "shape": latent.shape}
-    header = {"__metadata__": info.to_metadata(), TENSOR: tensor | {"data_offsets": [0, len(data)]}}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the format aligns its data
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
-    return 8 + len(text) + len(data)
+    channels, rows, columns = latent.shape
+    tensors = {TENSOR: ((channels, rows, columns), latent.dtype.name)}
+    whole = header_bytes(info.to_metadata(), tensors) + latent_bytes(latent)
+    path.write_bytes(whole)
+    return len(whole)
+
+
+def latent_bytes(latent: Latent) -> bytes:
+    """The data of a latent as files hold it: contiguous and little-endian."""
+    return latent.astype(latent.dtype.newbyteorder("<"), order="C", copy=False).tobytes()
+
+
+def latent_of(data: bytes, shape: Shape, dtype: str) -> Latent:
+    """The inverse of `latent_bytes`, in an array of its own."""
+    return np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).reshape(shape).astype(dtype)
 
 
 def read_header(path: Path) -> LatentHeader:
@@ -97,85 +110,84 @@ def read_header(path: Path) -> LatentHeader:
     """
     try:
         with path.open("rb") as file:
-            return _parse(file, os.fstat(file.fileno()).st_size)
+            return _parse(file, os.fstat(file.fileno()).st_size)[0]
     except OSError as error:
         raise InputError(f"cannot read it: {error.strerror or error}") from error
 
 
 def read_latent(path: Path) -> tuple[Latent, LatentHeader]:
     """Reads a latent (C, h, w) with its header; raises what `read_header` raises."""
-    header = read_header(path)
     try:
-        return load(path.read_bytes())[TENSOR], header
+        with path.open("rb") as file:
+            header, place = _parse(file, os.fstat(file.fileno()).st_size)
+            return latent_of(file.read(place.size), header.shape, header.dtype), header
     except OSError as error:
         raise InputError(f"cannot read it: {error.strerror or error}") from error
-    except SafetensorError as error:
-        raise InputError(f"damaged: {error}") from error
 
 
-def _parse(file: BinaryIO, size: int) -> LatentHeader:
-    prefix = file.read(8)
-    if len(prefix) < 8:
-        raise InputError("truncated" if prefix else "empty file")
-    (length,) = struct.unpack("<Q", prefix)
-    if length > min(HEADER_LIMIT, size - 8):
-        raise InputError("no safetensors file, truncated, or with a damaged header")
-    header = _json_object(file.read(length))
-    metadata = header.pop("__metadata__", None)
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+def _parse(file: BinaryIO, size: int) -> tuple[LatentHeader, TensorPlace]:
+    """The header; leaves the file at its data."""
+    tensors, metadata, begin = read_tensors(file, size, limit=HEADER_LIMIT)
+    header, place = parse_latent(tensors, metadata, data_size=size - begin)
+    return header, place
+
+
+def parse_latent(
+    tensors: Mapping[str, Any], metadata: Mapping[str, Any], *, data_size: int
+) -> tuple[LatentHeader, TensorPlace]:
+    """Checks what `read_tensors` found in a file of one latent.
+
+    Raises:
+        ForeignFileError: no latent of ours.
+        InputError: truncated or damaged.
+    """
+    check_format(metadata, FORMAT)
+    if len(tensors) != 1 or TENSOR not in tensors:
+        raise InputError(f"damaged: it should hold one tensor, `{TENSOR}`")
+    place = checked_tensor(TENSOR, tensors[TENSOR])
+    if place.begin != 0 or data_size != place.size:
+        raise InputError("truncated" if data_size < place.size else "damaged: wrong size")
+    info = parse_info(metadata)
+    check_shape(place.shape, info)
+    return LatentHeader(info, place.shape, place.dtype), place
+
+
+def check_format(metadata: Mapping[str, Any], name: str) -> None:
+    """Whether metadata says that a file is of this format, in a version that we read.
+
+    Raises:
+        ForeignFileError: it is not.
+    """
+    if metadata.get("format") != name:
         raise ForeignFileError("a safetensors file, but no stae latent")
     if metadata.get("format_version") != FORMAT_VERSION:
         raise ForeignFileError(
             f"latent format {metadata.get('format_version')}, which this version does not read"
         )
-    shape, dtype = _checked_tensor(header, data_size=size - 8 - length)
-    info = _info(metadata)
-    _check_shape(shape, info)
-    return LatentHeader(info, shape, dtype)
 
 
-def _json_object(text: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError("no safetensors file, or with a damaged header") from error
-    if not isinstance(value, dict):
-        raise InputError("no safetensors file, or with a damaged header")
-    return value
+def parse_info(metadata: Mapping[str, Any]) -> LatentInfo:
+    """The fields of a latent out of untrusted metadata.
 
-
-def _checked_tensor(tensors: dict[str, Any], data_size: int) -> tuple[tuple[int, int, int], str]:
-    tensor = tensors.get(TENSOR)
-    if len(tensors) != 1 or not isinstance(tensor, dict):
-        raise InputError(f"damaged: it should hold one tensor, `{TENSOR}`")
-    shape: Any = tensor.get("shape")
-    dtype, offsets = tensor.get("dtype"), tensor.get("data_offsets")
-    if not _is_shape(shape) or dtype not in DTYPES:
-        raise InputError(f"damaged: `{TENSOR}` is {dtype} {shape}")
-    expected = math.prod(shape) * np.dtype(DTYPES[dtype]).itemsize
-    if offsets != [0, expected] or data_size != expected:
-        raise InputError("truncated" if data_size < expected else "damaged: wrong size")
-    return (shape[0], shape[1], shape[2]), DTYPES[dtype]
-
-
-def _is_shape(value: object) -> bool:
-    if not isinstance(value, list) or len(value) != 3:
-        return False
-    return all(type(size) is int and 0 < size < 1 << 32 for size in value)
-
-
-def _info(metadata: dict[str, Any]) -> LatentInfo:
+    Raises:
+        InputError: one is absent or no such value.
+    """
     values: dict[str, Any] = {}
     for field in fields(LatentInfo):
-        text = metadata.get(field.name)
+        text = metadata.get(field.name, LATER_FIELDS.get(field.name))
         number = field.type == "int"
         if not isinstance(text, str) or (number and not re.fullmatch(r"-?[0-9]{1,19}", text)):
             raise InputError(f"damaged: its metadata has no sound `{field.name}`")
-        values[field.name] = int(text) if number else text
+        values[field.name] = int(text) if number else sys.intern(text)
     return LatentInfo(**values)
 
 
-def _check_shape(shape: tuple[int, int, int], info: LatentInfo) -> None:
+def check_shape(shape: Shape, info: LatentInfo) -> None:
+    """Whether a latent's shape fits the sizes that are recorded of it.
+
+    Raises:
+        InputError: it does not.
+    """
     if min(info.downsample, info.width, info.height) < 1:
         raise InputError("damaged: impossible sizes in its metadata")
     rows = -(-info.height // info.downsample)

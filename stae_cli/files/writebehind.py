@@ -6,9 +6,12 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
+from typing import Generic, TypeVar
+
+Result = TypeVar("Result")
 
 
-class WriteBehind:
+class WriteBehind(Generic[Result]):
     """Runs writes in threads; holds at most `max_bytes` of what waits to be written.
 
     A context manager: leaving it waits for every write. The first error of a write is raised by
@@ -18,15 +21,17 @@ class WriteBehind:
         on_written: called in the caller's thread with each write's result, once it is complete.
     """
 
-    def __init__(self, *, threads: int, max_bytes: int, on_written: Callable[[int], None]) -> None:
+    def __init__(
+        self, *, threads: int, max_bytes: int, on_written: Callable[[Result], None]
+    ) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="write")
         self._limit = max_bytes
         self._on_written = on_written
         self._held = 0
-        self._pending: deque[tuple[Future[int], int]] = deque()
+        self._pending: deque[tuple[Future[Result], int]] = deque()
 
-    def submit(self, size: int, write: Callable[[], int]) -> None:
-        """Queues `write`, which holds `size` bytes and returns how many it wrote to disk."""
+    def submit(self, size: int, write: Callable[[], Result]) -> None:
+        """Queues `write`, which holds `size` bytes."""
         while self._pending and self._held + size > self._limit:
             self._collect()
         self._held += size
@@ -39,7 +44,7 @@ class WriteBehind:
         while self._pending:
             self._collect()
 
-    def __enter__(self) -> WriteBehind:
+    def __enter__(self) -> WriteBehind[Result]:
         return self
 
     def __exit__(

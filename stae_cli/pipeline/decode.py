@@ -13,10 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from stae_cli.batching import pack
-from stae_cli.errors import CheckpointError, InputError, StaeError
-from stae_cli.files.destination import Destination
+from stae_cli.errors import CheckpointError, InputError, StaeError, UsageError
+from stae_cli.files.destination import FolderDestination
+from stae_cli.files.entries import Problem
 from stae_cli.files.failures import write_failures
-from stae_cli.files.latents import SUFFIX, Latent, LatentInfo, read_header, read_latent
+from stae_cli.files.latents import SUFFIX, Latent, LatentInfo
+from stae_cli.files.naming import folded
 from stae_cli.files.pictures import (
     LONGEST_SIDE,
     PictureFormat,
@@ -25,7 +27,7 @@ from stae_cli.files.pictures import (
 )
 from stae_cli.files.readahead import Reserve, read_ahead
 from stae_cli.files.record import NO_PREP, RunRecord, settle_record
-from stae_cli.files.sources import Planned, Problem, list_sources, plan_outputs
+from stae_cli.files.stored import StoredLatent, list_latents
 from stae_cli.files.writebehind import WriteBehind
 from stae_cli.pipeline.report import Report, problem_or
 
@@ -47,21 +49,31 @@ class DecodeSettings:
 
 
 @dataclass(frozen=True)
+class Decodable:
+    """One stored latent and the picture, relative to DEST, that it leads to."""
+
+    stored: StoredLatent
+    output: str
+
+
+@dataclass(frozen=True)
 class DecodePlan:
     """Everything that is known before the network is needed.
 
     `weights` and `weights_sha256` are what all the latents record; empty where none is readable.
     """
 
-    outputs: Sequence[Planned]
+    outputs: Sequence[Decodable]
     problems: Sequence[Problem]
     passed_over: int
     weights: str
     weights_sha256: str
-    destination: Destination
+    destination: FolderDestination
     settings: DecodeSettings
 
-    def __len__(self) -> int:
+    @property
+    def total(self) -> int:
+        """How many inputs there are."""
         return len(self.outputs) + len(self.problems)
 
 
@@ -69,9 +81,8 @@ class DecodePlan:
 class _Loaded:
     """One latent, read, and the record to embed in its picture."""
 
-    planned: Planned
+    item: Decodable
     latent: Latent
-    info: LatentInfo
     record: str
 
 
@@ -82,25 +93,38 @@ def plan_decode(sources: Sequence[Path], dest: Path, settings: DecodeSettings) -
         UsageError: a missing source, DEST inside a source or a file, colliding outputs.
         StaeError: no latents found, latents of several checkpoints, or an unwritable DEST.
     """
-    listing = list_sources(sources, dest, suffixes=[SUFFIX])
-    planned = plan_outputs(listing.entries, f".{settings.format}", strip=SUFFIX)
-    outputs, problems = [], list(listing.problems)
+    listing = list_latents(sources, dest)
+    outputs = _named(listing.latents, settings.format)
     names: dict[str, LatentInfo] = {}
-    for plan in planned:
-        try:
-            info = read_header(plan.entry.path).info
-        except InputError as error:
-            problems.append(Problem(plan.entry.key, error.message))
-            continue
-        outputs.append(plan)
-        names.setdefault(info.weights_sha256, info)
+    for item in outputs:
+        names.setdefault(item.stored.info.weights_sha256, item.stored.info)
     _refuse_several(names)
     weights, fingerprint = _only(names)
-    destination = Destination(dest)
+    destination = FolderDestination(dest)
     destination.prepare()
     return DecodePlan(
-        outputs, problems, listing.passed_over, weights, fingerprint, destination, settings
+        outputs,
+        listing.problems,
+        listing.passed_over,
+        weights,
+        fingerprint,
+        destination,
+        settings,
     )
+
+
+def _named(latents: Sequence[StoredLatent], form: PictureFormat) -> list[Decodable]:
+    """The picture of each latent; two of one name are refused."""
+    first: dict[str, StoredLatent] = {}
+    for stored in latents:
+        other = first.setdefault(folded(stored.key), stored)
+        if other is not stored:
+            raise UsageError(
+                f"`{other.file.place}` and `{stored.file.place}` would both write "
+                f"`{stored.key}.{form}`",
+                "decode them into different DESTs",
+            )
+    return [Decodable(stored, f"{stored.key}.{form}") for stored in latents]
 
 
 def check_weights(plan: DecodePlan, checkpoint: Checkpoint) -> None:
@@ -136,7 +160,7 @@ def decode(plan: DecodePlan, codec: Codec | None, *, advance: Callable[[int], No
         if codec is not None:
             _Decoding(plan, codec, report).run()
     finally:
-        write_failures(plan.destination, report.problems)
+        write_failures(plan.destination, report.problems, report.share)
     return report
 
 
@@ -152,7 +176,7 @@ class _Decoding:
         settle_record(
             self.plan.destination,
             self._record(),
-            outputs={planned.output for planned in self.plan.outputs},
+            is_planned=frozenset(item.output for item in self.plan.outputs).__contains__,
             overwrite=self.settings.overwrite,
         )
         with self.report.running():
@@ -181,23 +205,21 @@ class _Decoding:
             with report.spending("writing"):
                 writer.drain()
 
-    def _read(self, planned: Planned, reserve: Reserve) -> _Loaded | Problem | None:
+    def _read(self, item: Decodable, reserve: Reserve) -> _Loaded | Problem | None:
         """Runs in a reading thread; None means that the picture is there already."""
-        return problem_or(planned.entry.key, lambda: self._load(planned, reserve))
+        return problem_or(item.stored.label, lambda: self._load(item, reserve))
 
-    def _load(self, planned: Planned, reserve: Reserve) -> _Loaded | None:
-        path = planned.entry.path
-        source = path.stat()
-        header = read_header(path)
-        if header.info.weights_sha256 != self.plan.weights_sha256:
+    def _load(self, item: Decodable, reserve: Reserve) -> _Loaded | None:
+        stored = item.stored
+        if stored.file.state() != stored.state:
             raise InputError("it changed while the run was under way")
-        record = self._picture_record(planned.entry.key, source, header.info)
-        if not self.settings.overwrite and self._is_done(planned, record):
+        record = self._picture_record(stored)
+        if not self.settings.overwrite and self._is_done(item, record):
             return None
-        reserve(source.st_size)
-        latent, header = read_latent(path)
-        self._check_latent(latent, header.info)
-        return _Loaded(planned, latent, header.info, record)
+        reserve(stored.size)
+        latent = stored.read()
+        self._check_latent(latent, stored.info)
+        return _Loaded(item, latent, record)
 
     def _check_latent(self, latent: Latent, info: LatentInfo) -> None:
         sizes = self.codec.architecture
@@ -212,13 +234,13 @@ class _Decoding:
                 f"{self.settings.format} side; use --format png"
             )
 
-    def _is_done(self, planned: Planned, record: str) -> bool:
+    def _is_done(self, item: Decodable, record: str) -> bool:
         """Whether the picture is whole and was made from this latent.
 
         Raises:
             InputError: another program's file is in its place.
         """
-        path = self.plan.destination.path(planned.output)
+        path = self.plan.destination.path(item.output)
         found = read_picture_record(path)
         if found is None and path.exists() and path.stat().st_size:
             raise InputError(
@@ -228,31 +250,31 @@ class _Decoding:
         return found == record
 
     def _save(
-        self, loaded: _Loaded, pixels: npt.NDArray[np.uint8] | None, writer: WriteBehind
+        self, loaded: _Loaded, pixels: npt.NDArray[np.uint8] | None, writer: WriteBehind[int]
     ) -> None:
         if pixels is None:
             reason = "the network gave NaN or infinity, in float32 too"
-            self.report.fail(Problem(loaded.planned.entry.key, reason))
+            self.report.fail(Problem(loaded.item.stored.label, reason))
             return
-        picture = pixels[: loaded.info.height, : loaded.info.width]
-        output = loaded.planned.output
+        picture = pixels[: loaded.item.stored.info.height, : loaded.item.stored.info.width]
+        output = loaded.item.output
 
         def write() -> int:
             with self.plan.destination.writing(output) as path:
                 write_picture(path, picture, format=self.settings.format, record=loaded.record)
                 return path.stat().st_size
 
-        self.report.pixels += loaded.info.width * loaded.info.height
+        self.report.pixels += loaded.item.stored.info.width * loaded.item.stored.info.height
         writer.submit(pixels.nbytes, write)
 
-    def _picture_record(self, key: str, source: os.stat_result, info: LatentInfo) -> str:
+    def _picture_record(self, stored: StoredLatent) -> str:
         """What a picture says of itself; one that says the same need not be made again."""
         return json.dumps(
             {
-                "latents": key,
-                "latents_mtime_ns": source.st_mtime_ns,
-                "latents_size": source.st_size,
-                "weights_sha256": info.weights_sha256,
+                "latents": f"{stored.key}{SUFFIX}",
+                "latents_mtime_ns": stored.state.mtime_ns,
+                "latents_size": stored.state.size,
+                "weights_sha256": stored.info.weights_sha256,
             },
             sort_keys=True,
         )

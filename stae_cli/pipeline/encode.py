@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,26 +12,25 @@ import numpy as np
 
 from stae_cli import __version__
 from stae_cli.batching import pack
-from stae_cli.errors import InputError
+from stae_cli.errors import StaeError
 from stae_cli.files.buffers import Buffers
-from stae_cli.files.destination import Destination
+from stae_cli.files.destination import Destination, FolderDestination
+from stae_cli.files.entries import Problem
 from stae_cli.files.failures import write_failures
 from stae_cli.files.images import IMAGE_SUFFIXES
-from stae_cli.files.latents import (
-    SUFFIX,
-    ForeignFileError,
-    Latent,
-    LatentInfo,
-    read_header,
-    write_latent,
-)
+from stae_cli.files.latents import SUFFIX as LATENT_SUFFIX
+from stae_cli.files.latents import Latent, LatentInfo
+from stae_cli.files.naming import Planned
 from stae_cli.files.prep import Prep
 from stae_cli.files.readahead import Reserve, read_ahead
-from stae_cli.files.record import RunRecord, settle_record
-from stae_cli.files.sources import Planned, Problem, list_sources, plan_outputs
+from stae_cli.files.record import FILES, SHARDS, RunRecord, settle_record
+from stae_cli.files.shares import Share
+from stae_cli.files.sources import list_sources
+from stae_cli.files.storing import Expected, FileStorage, Job, ShardStorage, Storage, Written
 from stae_cli.files.writebehind import WriteBehind
 from stae_cli.pipeline.reading import READ_AHEAD_BYTES, Picture, read_picture, source_state
 from stae_cli.pipeline.report import Report, problem_or
+from stae_cli.pipeline.units import Layout, Unit, cut_units, shard_name
 
 if TYPE_CHECKING:
     from stae_cli.model.checkpoint import Checkpoint
@@ -42,41 +41,87 @@ WRITE_BEHIND_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class EncodeSettings:
-    """How a folder is encoded: what is done to the pixels, and how results are kept."""
+    """How a folder is encoded: what is done to the pixels, and how results are kept.
+
+    `shard_size` pictures share a file; 0 gives each one of its own. `share` is this process's
+    part of the run. `strict` ends the run at the first failure.
+    """
 
     prep: Prep
     save_dtype: Literal["float16", "float32"] = "float16"
+    shard_size: int = 0
     keep_extension: bool = False
     overwrite: bool = False
+    strict: bool = False
     workers: int | None = None
+    share: Share = field(default_factory=Share)
+
+    @property
+    def layout(self) -> Layout:
+        """How outputs are named."""
+        return Layout(self.shard_size, self.keep_extension)
 
 
 @dataclass(frozen=True)
 class EncodePlan:
-    """Everything that is known before the network is needed."""
+    """Everything that is known before the network is needed.
+
+    `outputs` are those of all listed files; `units` the whole run's, which tars belong to too.
+    """
 
     outputs: Sequence[Planned]
+    units: Sequence[Unit]
+    tars: Sequence[str]  # the folders of their outputs
     problems: Sequence[Problem]
     passed_over: int
     destination: Destination
     settings: EncodeSettings
 
-    def __len__(self) -> int:
-        return len(self.outputs) + len(self.problems)
+    @property
+    def total(self) -> int | None:
+        """How many inputs this process has; None where tars keep that to themselves."""
+        share, size = self.settings.share, self.settings.layout.unit_size
+        if self.tars:
+            return None
+        mine = [len(self.outputs[i * size : (i + 1) * size]) for i in self._mine()]
+        return sum(mine) + (len(self.problems) if share.rank == 0 else 0)
+
+    def my_units(self) -> list[Unit]:
+        """The units of this process."""
+        return [self.units[index] for index in self._mine()]
+
+    def holds(self, output: str) -> bool:
+        """Whether an output is one of the whole run's, as far as that shows without the tars."""
+        known = self.__dict__.get("_known")
+        if known is None:  # a set of a million names is made only where it is needed
+            known = frozenset(planned.output for planned in self.outputs)
+            self.__dict__["_known"] = known
+        return output in known or any(output.startswith(f"{folder}/") for folder in self.tars)
+
+    def _mine(self) -> list[int]:
+        return [i for i in range(len(self.units)) if self.settings.share.takes(i)]
 
 
 def plan_encode(sources: Sequence[Path], dest: Path, settings: EncodeSettings) -> EncodePlan:
-    """Finds the images, names their outputs and prepares DEST.
+    """Finds the images, names their outputs, cuts the run into units and prepares DEST.
 
     Raises:
         UsageError: a missing source, DEST inside a source or a file, colliding outputs.
         StaeError: no images found, or DEST cannot be written to.
     """
-    listing = list_sources(sources, dest, suffixes=IMAGE_SUFFIXES)
-    outputs = plan_outputs(listing.entries, SUFFIX, keep_extension=settings.keep_extension)
-    destination = Destination(dest)
+    listing = list_sources(sources, dest, suffixes=IMAGE_SUFFIXES, with_tars=True)
+    outputs, units = cut_units(listing, settings.layout)
+    destination = FolderDestination(dest)
     destination.prepare()
-    return EncodePlan(outputs, listing.problems, listing.passed_over, destination, settings)
+    return EncodePlan(
+        outputs,
+        units,
+        [tar.prefix for tar in listing.tars],
+        listing.problems,
+        listing.passed_over,
+        destination,
+        settings,
+    )
 
 
 def encode(
@@ -108,55 +153,80 @@ class _Encoding:
     ) -> None:
         self.plan, self.settings = plan, plan.settings
         self.checkpoint, self.codec = checkpoint, codec
-        self.report = Report(advance)
+        self.report = Report(advance, plan.settings.share)
         self.buffers = Buffers()
         self.threads = plan.settings.workers or os.cpu_count() or 1
 
     def run(self) -> Report:
-        report, destination = self.report, self.plan.destination
+        report, plan = self.report, self.plan
         settle_record(
-            destination,
+            plan.destination,
             self._record(),
-            outputs={planned.output for planned in self.plan.outputs},
+            is_planned=self._is_planned,
             overwrite=self.settings.overwrite,
         )
-        for problem in self.plan.problems:
-            report.fail(problem)
+        self._refuse_surplus()
         try:
             with report.running():
+                for problem in plan.problems if self.settings.share.rank == 0 else ():
+                    self._fail(problem)
                 self._encode_all()
         finally:
-            write_failures(destination, report.problems)
+            write_failures(plan.destination, report.problems, self.settings.share)
         return report
 
     def _encode_all(self) -> None:
         report = self.report
-        writer = WriteBehind(
-            threads=self.threads, max_bytes=WRITE_BEHIND_BYTES, on_written=report.written
+        writer: WriteBehind[Written] = WriteBehind(
+            threads=self.threads,
+            max_bytes=WRITE_BEHIND_BYTES,
+            on_written=lambda written: report.written(written.size, written.outputs),
         )
         with writer:
+            storage = self._storage(writer)
             results = read_ahead(
-                self.plan.outputs, self._read, threads=self.threads, max_bytes=READ_AHEAD_BYTES
+                self._jobs(),
+                lambda job, reserve: self._read(job, storage, reserve),
+                threads=self.threads,
+                max_bytes=READ_AHEAD_BYTES,
             )
             packs = pack(
-                report.sift(results),
-                patches=lambda picture: picture.values // (3 * self._patch**2),
+                self._pictures(results, storage),
+                patches=lambda item: item[1].values // (3 * self._patch**2),
                 limit=self.codec.batch_patches,
             )
-            for pictures in report.drawing(packs, "reading"):
+            for items in report.drawing(packs, "reading"):
                 with report.spending("network"):
-                    latents = self.codec.encode_pixels([p.prepared.pixels for p in pictures])
+                    latents = self.codec.encode_pixels([p.prepared.pixels for _, p in items])
                 with report.spending("writing"):
-                    for picture, latent in zip(pictures, latents, strict=True):
-                        self._save(picture, latent, writer)
+                    for (job, picture), latent in zip(items, latents, strict=True):
+                        self._save(job, picture, latent, storage)
             with report.spending("writing"):
                 writer.drain()
 
-    def _read(self, planned: Planned, reserve: Reserve) -> Picture | Problem | None:
-        """Runs in a reading thread; None means that the output is there already."""
+    def _storage(self, writer: WriteBehind[Written]) -> Storage:
+        settings, destination = self.settings, self.plan.destination
+        expected = Expected(
+            self.checkpoint.fingerprint, settings.prep.describe(), settings.save_dtype
+        )
+        if settings.shard_size:
+            return ShardStorage(destination, expected, writer, known=self.plan.holds)
+        return FileStorage(destination, expected, writer)
+
+    def _jobs(self) -> Iterator[Job | Problem]:
+        for unit in self.plan.my_units():
+            yield from unit.jobs()
+
+    def _read(
+        self, job: Job | Problem, storage: Storage, reserve: Reserve
+    ) -> tuple[Job | None, Picture | Problem | None]:
+        """Runs in a reading thread; no picture means that the output is there already."""
+        if isinstance(job, Problem):
+            return None, job
+        planned = job.planned
 
         def read() -> Picture | None:
-            if not self.settings.overwrite and self._is_done(planned, source_state(planned)):
+            if not self.settings.overwrite and storage.holds(job, source_state(planned)):
                 return None
             return read_picture(
                 planned,
@@ -166,51 +236,79 @@ class _Encoding:
                 buffers=self.buffers,
             )
 
-        return problem_or(planned.entry.key, read)
+        return job, problem_or(planned.entry.key, read)
 
-    def _is_done(self, planned: Planned, source: os.stat_result) -> bool:
-        """Whether the output is whole and was made from this source with these settings.
+    def _pictures(
+        self,
+        results: Iterable[tuple[Job | None, Picture | Problem | None]],
+        storage: Storage,
+    ) -> Iterator[tuple[Job, Picture]]:
+        """The pictures among the results; everything else is counted and settled."""
+        for job, result in results:
+            if self.report.interrupted:
+                return
+            if isinstance(result, Picture) and job is not None:
+                yield job, result
+                continue
+            if isinstance(result, Problem):
+                self._fail(result)
+            else:
+                self.report.skip()
+            if job is not None:
+                storage.settle(job)
 
-        Raises:
-            InputError: another program's file is in its place.
-        """
-        path = self.plan.destination.path(planned.output)
-        try:
-            header = read_header(path)
-        except ForeignFileError as error:
-            raise InputError(
-                f"its output `{path}` exists and is {error.message}; "
-                "move it, or replace it with --overwrite"
-            ) from error
-        except InputError:  # absent or damaged: done anew
-            return False
-        info = header.info
-        return (
-            info.weights_sha256 == self.checkpoint.fingerprint
-            and info.prep == self.settings.prep.describe()
-            and header.dtype == self.settings.save_dtype
-            and info.source == planned.entry.key
-            and (info.source_size, info.source_mtime_ns) == (source.st_size, source.st_mtime_ns)
-        )
+    def _fail(self, problem: Problem) -> None:
+        self.report.fail(problem)
+        if self.settings.strict:
+            raise StaeError(
+                f"{problem.key}: {problem.reason}",
+                "mend or move it, or go on past failures without `--strict`",
+            )
 
-    def _save(self, picture: Picture, latent: Latent | None, writer: WriteBehind) -> None:
-        key = picture.planned.entry.key
+    def _save(self, job: Job, picture: Picture, latent: Latent | None, storage: Storage) -> None:
+        kept = self._kept(job.planned.entry.key, latent)
+        if isinstance(kept, Problem):
+            self._fail(kept)
+        else:
+            self.report.pixels += picture.prepared.width * picture.prepared.height
+            storage.save(job, kept, self._info(picture))
+        storage.settle(job)
+
+    def _kept(self, key: str, latent: Latent | None) -> Latent | Problem:
+        """The latent as it is stored."""
         if latent is None:
-            self.report.fail(Problem(key, "the network gave NaN or infinity, in float32 too"))
-            return
+            return Problem(key, "the network gave NaN or infinity, in float32 too")
         with np.errstate(over="ignore"):  # what overflows is refused on the next line
             kept = latent.astype(self.settings.save_dtype)
         if not np.isfinite(kept).all():
-            self.report.fail(Problem(key, "latents exceed float16; use --save-dtype float32"))
+            return Problem(key, "latents exceed float16; use --save-dtype float32")
+        return kept
+
+    def _is_planned(self, name: str) -> bool:
+        """Whether DEST's file of this name is an output of the run."""
+        if name.endswith(LATENT_SUFFIX) and any(name.startswith(f"{t}/") for t in self.plan.tars):
+            return True
+        if not self.settings.shard_size:
+            return self.plan.holds(name)
+        return name in {shard_name("", number) for number in range(self._listed_shards)}
+
+    def _refuse_surplus(self) -> None:
+        """Shards behind the last one are another run's, whose pictures would be there twice."""
+        if not self.settings.shard_size:
             return
-        info, output = self._info(picture), picture.planned.output
+        name = shard_name("", self._listed_shards)
+        try:
+            self.plan.destination.entry(name).state()
+        except OSError:
+            return
+        raise StaeError(
+            f"`{self.plan.destination.place(name)}` is more than this run's sources need",
+            "choose another DEST; or, if sources are gone for good, remove the shards of DEST",
+        )
 
-        def write() -> int:
-            with self.plan.destination.writing(output) as path:
-                return write_latent(path, kept, info)
-
-        self.report.pixels += picture.prepared.width * picture.prepared.height
-        writer.submit(kept.nbytes, write)
+    @property
+    def _listed_shards(self) -> int:
+        return -(-len(self.plan.outputs) // self.settings.shard_size)
 
     def _info(self, picture: Picture) -> LatentInfo:
         prepared, architecture = picture.prepared, self.codec.architecture
@@ -222,8 +320,9 @@ class _Encoding:
             downsample=architecture.patch,
             latent_channels=architecture.latent_channels,
             source=picture.planned.entry.key,
-            source_size=picture.source.st_size,
-            source_mtime_ns=picture.source.st_mtime_ns,
+            source_size=picture.source.size,
+            source_mtime_ns=picture.source.mtime_ns,
+            source_etag=picture.source.etag,
             width=prepared.width,
             height=prepared.height,
             original_width=prepared.original_width,
@@ -239,6 +338,8 @@ class _Encoding:
             weights_sha256=self.checkpoint.fingerprint,
             prep=self.settings.prep.describe(),
             output=self.settings.save_dtype,
+            layout=SHARDS if self.settings.shard_size else FILES,
+            shard_size=self.settings.shard_size,
         )
 
     @property

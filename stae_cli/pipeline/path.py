@@ -15,23 +15,26 @@ import numpy as np
 from stae_cli.batching import pack
 from stae_cli.errors import InputError, StaeError
 from stae_cli.files.buffers import Buffers, Pixels
-from stae_cli.files.destination import Destination
+from stae_cli.files.destination import FolderDestination
+from stae_cli.files.entries import Entry, FileEntry
 from stae_cli.files.images import open_image
-from stae_cli.files.latents import Latent, read_header, read_latent, write_latent
+from stae_cli.files.latents import Latent, read_header, write_latent
+from stae_cli.files.naming import Planned
 from stae_cli.files.pictures import write_picture
 from stae_cli.files.prep import Prep
 from stae_cli.files.readahead import Reserve, read_ahead
-from stae_cli.files.sources import Planned
 from stae_cli.files.writebehind import WriteBehind
-from stae_cli.pipeline.decode import DecodeSettings, decode, plan_decode
+from stae_cli.pipeline.decode import Decodable, DecodeSettings, decode, plan_decode
 from stae_cli.pipeline.encode import WRITE_BEHIND_BYTES, EncodeSettings, encode, plan_encode
 from stae_cli.pipeline.reading import READ_AHEAD_BYTES, read_picture
+from stae_cli.pipeline.units import listed_units
 
 if TYPE_CHECKING:
     from stae_cli.model.checkpoint import Checkpoint
     from stae_cli.model.codec import Codec
 
 Item = TypeVar("Item")
+Source = TypeVar("Source", Planned, "Decodable")
 Result = TypeVar("Result")
 
 STAGES = ("reading", "network", "writing")
@@ -82,10 +85,11 @@ def time_path(
     plan = plan_encode(sources, folder / "latents", EncodeSettings(Prep(), workers=workers))
     limit = SAMPLE_PIXELS.get(codec.device.type, ACCELERATED_PIXELS)
     sample, pixels = _sampled(plan.outputs, limit)
-    plan = replace(plan, outputs=sample, problems=())
+    units = listed_units(sample, plan.settings.layout)
+    plan = replace(plan, outputs=sample, units=units, tars=(), problems=())
     stages = _Stages(codec, workers or os.cpu_count() or 1, folder)
     whole = _whole(sample, lambda: encode(plan, checkpoint, codec, advance=_ignored))
-    encoding = {**stages.encoding(sample, plan.destination.path(sample[0].output)), WHOLE: whole}
+    encoding = {**stages.encoding(sample, folder / "latents" / sample[0].output), WHOLE: whole}
     latents = plan_decode([folder / "latents"], folder / "out", DecodeSettings(workers=workers))
     whole = _whole(latents.outputs, lambda: decode(latents, codec, advance=_ignored))
     decoding = {**stages.decoding(latents.outputs), WHOLE: whole}
@@ -101,7 +105,7 @@ class _Stages:
     def __init__(self, codec: Codec, threads: int, folder: Path) -> None:
         self.codec, self.threads = codec, threads
         self.patch = codec.architecture.patch
-        self.destination = Destination(folder / "alone")
+        self.destination = FolderDestination(folder / "alone")
         tiny = Buffers().take(4 * self.patch, 4 * self.patch)
         codec.decode_pixels([z for z in codec.encode_pixels([tiny]) if z is not None])  # warms up
 
@@ -128,11 +132,11 @@ class _Stages:
         latents, network = _computed(packs, self.codec.encode_pixels)
         return _by_stage(reading, network, self._written(latents, write))
 
-    def decoding(self, sample: Sequence[Planned]) -> dict[str, float]:
+    def decoding(self, sample: Sequence[Decodable]) -> dict[str, float]:
         """Seconds of reading latents, decoding them, and writing PNGs."""
 
-        def read(planned: Planned, _reserve: Reserve) -> Latent:
-            return read_latent(planned.entry.path)[0]
+        def read(item: Decodable, _reserve: Reserve) -> Latent:
+            return item.stored.read()
 
         def write(path: Path, pixels: Pixels) -> int:
             write_picture(path, pixels, format="png", record="{}")
@@ -144,9 +148,9 @@ class _Stages:
         return _by_stage(reading, network, self._written(pictures, write))
 
     def _read(
-        self, sample: Sequence[Planned], read: Callable[[Planned, Reserve], Item]
+        self, sample: Sequence[Source], read: Callable[[Source, Reserve], Item]
     ) -> tuple[list[Item], float]:
-        _forget(sample)
+        _forget([_entry_of(item) for item in sample])
         started = time.perf_counter()
         items = list(read_ahead(sample, read, threads=self.threads, max_bytes=READ_AHEAD_BYTES))
         return items, time.perf_counter() - started
@@ -184,8 +188,8 @@ def _by_stage(reading: float, network: float, writing: float) -> dict[str, float
     return dict(zip(STAGES, (reading, network, writing), strict=True))
 
 
-def _whole(sample: Sequence[Planned], run: Callable[[], object]) -> float:
-    _forget(sample)
+def _whole(sample: Sequence[Planned | Decodable], run: Callable[[], object]) -> float:
+    _forget([_entry_of(item) for item in sample])
     started = time.perf_counter()
     run()
     return time.perf_counter() - started
@@ -210,19 +214,25 @@ def _sampled(outputs: Sequence[Planned], limit: int) -> tuple[list[Planned], int
 def _pixels_of(planned: Planned) -> int:
     """Zero for what is no sound image."""
     try:
-        with planned.entry.path.open("rb") as file:
+        with planned.entry.open() as file:
             pixels = open_image(file, name=planned.entry.key).pixels()
     except (InputError, OSError):
         return 0
     return pixels.shape[0] * pixels.shape[1]
 
 
-def _forget(sample: Sequence[Planned]) -> None:
+def _entry_of(item: Planned | Decodable) -> Entry:
+    return item.stored.file if isinstance(item, Decodable) else item.entry
+
+
+def _forget(entries: Sequence[Entry]) -> None:
     """Asks the system to drop what it remembers of the files, so that they are read anew."""
     if not hasattr(os, "posix_fadvise"):
         return
-    for planned in sample:
-        with planned.entry.path.open("rb") as file:
+    for entry in entries:
+        if not isinstance(entry, FileEntry):
+            continue
+        with entry.path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from stae_cli.errors import InputError
 from stae_cli.files.buffers import Buffers
+from stae_cli.files.entries import SourceState
 from stae_cli.files.images import open_image
+from stae_cli.files.naming import Planned
 from stae_cli.files.prep import Prep, Prepared, prepare
 from stae_cli.files.readahead import Reserve
-from stae_cli.files.sources import Planned
 
 READ_AHEAD_BYTES = 256 << 20
 
@@ -21,7 +21,7 @@ class Picture:
 
     planned: Planned
     prepared: Prepared
-    source: os.stat_result
+    source: SourceState
 
     @property
     def values(self) -> int:
@@ -29,8 +29,8 @@ class Picture:
         return self.prepared.pixels.size
 
 
-def source_state(planned: Planned) -> os.stat_result:
-    """The source's size and time of change.
+def source_state(planned: Planned) -> SourceState:
+    """What the source is now.
 
     Raises:
         InputError: it is gone, or its name cannot be recorded.
@@ -40,7 +40,7 @@ def source_state(planned: Planned) -> os.stat_result:
         planned.entry.key.encode()
     except UnicodeEncodeError as error:
         raise InputError("its name is no valid UTF-8; rename it") from error
-    return planned.entry.path.stat()
+    return planned.entry.state()
 
 
 def read_picture(
@@ -60,11 +60,10 @@ def read_picture(
         OSError: it cannot be read.
     """
     before = source_state(planned)
-    with planned.entry.path.open("rb") as file:
+    with planned.entry.open() as file:
         image = open_image(file, name=planned.entry.key, buffers=buffers)
         reserve(image.width * image.height * 3)
         prepared = prepare(image, prep, patch=patch)
-    after = planned.entry.path.stat()
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+    if planned.entry.state() != before:
         raise InputError("it changed while it was read")
     return Picture(planned, prepared, before)

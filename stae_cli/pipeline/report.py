@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 from stae_cli.errors import InputError
-from stae_cli.files.sources import Problem
+from stae_cli.files.entries import Problem
+from stae_cli.files.shares import Share
 from stae_cli.interrupts import Interrupts, held_interrupts
 
 Stage = Literal["reading", "network", "writing"]
@@ -35,6 +36,7 @@ class Report:
     """
 
     advance: Callable[[int], None]
+    share: Share = field(default_factory=Share)
     done: int = 0
     skipped: int = 0
     problems: list[Problem] = field(default_factory=list)
@@ -46,11 +48,11 @@ class Report:
     )
     _interrupts: Interrupts = field(default_factory=Interrupts)
 
-    def written(self, size: int) -> None:
-        """One output is complete on disk."""
-        self.done += 1
+    def written(self, size: int, outputs: int = 1) -> None:
+        """Outputs are complete on disk."""
+        self.done += outputs
         self.bytes_written += size
-        self.advance(1)
+        self.advance(outputs)
 
     def skip(self) -> None:
         """One output was there already."""

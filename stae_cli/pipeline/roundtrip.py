@@ -14,13 +14,15 @@ import numpy as np
 from stae_cli.batching import pack
 from stae_cli.files.buffers import Buffers, Pixels
 from stae_cli.files.comparison import comparison
-from stae_cli.files.destination import Destination
+from stae_cli.files.destination import Destination, FolderDestination
+from stae_cli.files.entries import Problem
 from stae_cli.files.failures import write_failures
 from stae_cli.files.images import IMAGE_SUFFIXES
+from stae_cli.files.naming import Planned, plan_outputs
 from stae_cli.files.pictures import write_picture
 from stae_cli.files.prep import Prep
 from stae_cli.files.readahead import Reserve, read_ahead
-from stae_cli.files.sources import Planned, Problem, list_sources, plan_outputs
+from stae_cli.files.sources import list_sources
 from stae_cli.files.writebehind import WriteBehind
 from stae_cli.metrics import Overall, Score, compare, overall
 from stae_cli.pipeline.reading import READ_AHEAD_BYTES, Picture, read_picture
@@ -52,7 +54,9 @@ class RoundtripPlan:
     destination: Destination
     settings: RoundtripSettings
 
-    def __len__(self) -> int:
+    @property
+    def total(self) -> int:
+        """How many inputs there are."""
         return len(self.outputs) + len(self.problems)
 
 
@@ -89,7 +93,7 @@ def plan_roundtrip(
     """
     listing = list_sources(sources, dest, suffixes=IMAGE_SUFFIXES)
     outputs = plan_outputs(listing.entries, "", keep_extension=True)
-    destination = Destination(dest)
+    destination = FolderDestination(dest)
     destination.prepare()
     return RoundtripPlan(outputs, listing.problems, listing.passed_over, destination, settings)
 
@@ -120,7 +124,7 @@ def roundtrip(
             if not report.interrupted:
                 _write_metrics(plan, checkpoint, codec, report)
     finally:
-        write_failures(plan.destination, report.problems)
+        write_failures(plan.destination, report.problems, report.share)
     return report
 
 
@@ -179,7 +183,7 @@ class _Roundtrip:
             results[index] = pixels
         return results
 
-    def _save(self, picture: Picture, pixels: Pixels | None, writer: WriteBehind) -> None:
+    def _save(self, picture: Picture, pixels: Pixels | None, writer: WriteBehind[int]) -> None:
         planned, prepared = picture.planned, picture.prepared
         if pixels is None:
             reason = "the network gave NaN or infinity, or latents that exceed float16"

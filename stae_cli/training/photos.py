@@ -13,9 +13,10 @@ import numpy as np
 
 from stae_cli.errors import InputError, StaeError
 from stae_cli.files.buffers import Pixels
+from stae_cli.files.entries import Entry, Problem
 from stae_cli.files.images import IMAGE_SUFFIXES, open_image
 from stae_cli.files.readahead import Reserve, read_ahead
-from stae_cli.files.sources import Entry, Problem, list_sources
+from stae_cli.files.sources import list_sources
 
 READ_AHEAD_BYTES = 256 << 20
 
@@ -115,7 +116,7 @@ def _listed(sources: Sequence[Path], seed: int, found: PhotoSet) -> list[_Item]:
 def _read(entry: Entry, crop: int, reserve: Reserve) -> Pixels | Problem | None:
     """Runs in a reading thread; None for a photo that is smaller than the crop."""
     try:
-        with entry.path.open("rb") as file:
+        with entry.open() as file:
             image = open_image(file, name=entry.key)
             if min(image.width, image.height) < crop:
                 return None

@@ -11,9 +11,10 @@ import torch
 
 from stae_cli.errors import InputError, StaeError
 from stae_cli.files.buffers import Pixels
+from stae_cli.files.entries import Entry
 from stae_cli.files.images import IMAGE_SUFFIXES, open_image
 from stae_cli.files.prep import Prep, prepare
-from stae_cli.files.sources import Entry, list_sources
+from stae_cli.files.sources import list_sources
 from stae_cli.metrics import HALF_RANGE, psnr
 from stae_cli.model.codec import Codec
 from stae_cli.model.stupid_ae import StupidAE
@@ -69,12 +70,12 @@ def reconstructions(
 
 def _read(entry: Entry, patch: int) -> Pixels:
     try:
-        with entry.path.open("rb") as file:
+        with entry.open() as file:
             image = open_image(file, name=entry.key)
             return prepare(image, Prep(edges="crop"), patch=patch).pixels
     except (InputError, OSError) as error:
         raise StaeError(
-            f"cannot validate on `{entry.path}`: {error}", "take it out of the folder"
+            f"cannot validate on `{entry.place}`: {error}", "take it out of the folder"
         ) from error
 
 

@@ -8,12 +8,12 @@ import time
 import pytest
 
 from stae_cli.errors import StaeError, UsageError
-from stae_cli.files.destination import STALE_SECONDS, Destination
+from stae_cli.files.destination import STALE_SECONDS, FolderDestination
 
 
 @pytest.fixture
 def dest(tmp_path):
-    destination = Destination(tmp_path / "dest")
+    destination = FolderDestination(tmp_path / "dest")
     destination.prepare()
     return destination
 
@@ -69,9 +69,9 @@ def test_files_obey_the_umask(dest):
 def test_a_file_as_dest_is_refused(tmp_path):
     (tmp_path / "dest").write_text("x")
     with pytest.raises(UsageError, match="is a file"):
-        Destination(tmp_path / "dest").prepare()
+        FolderDestination(tmp_path / "dest").prepare()
     with pytest.raises(StaeError, match="cannot write"):
-        Destination(tmp_path / "dest" / "below").prepare()
+        FolderDestination(tmp_path / "dest" / "below").prepare()
 
 
 def test_a_dest_that_vanishes_is_told(dest):
@@ -102,5 +102,5 @@ def test_only_abandoned_temporaries_are_cleared(dest):
         (folder / name).write_text("x")
         if age:
             os.utime(folder / name, (age, age))
-        Destination(dest.folder).prepare()
+        FolderDestination(dest.folder).prepare()
         assert (folder / name).exists() is stays, name

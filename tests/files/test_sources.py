@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from stae_cli.errors import StaeError, UsageError
-from stae_cli.files.sources import Entry, list_sources, plan_outputs
+from stae_cli.files.entries import FileEntry
+from stae_cli.files.naming import plan_outputs
+from stae_cli.files.sources import list_sources
 
 SUFFIXES = [".jpg", ".png"]
 
@@ -118,7 +120,7 @@ def test_dest_beside_a_file_source_is_fine(photos):
 
 
 def outputs(*keys_, **options):
-    planned = plan_outputs([Entry(key, Path(key)) for key in keys_], ".out", **options)
+    planned = plan_outputs([FileEntry(key, Path(key)) for key in keys_], ".out", **options)
     return [plan.output for plan in planned]
 
 

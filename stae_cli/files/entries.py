@@ -1,0 +1,110 @@
+"""Entries: inputs by their keys, wherever they lie, and what was found wrong with some."""
+
+from __future__ import annotations
+
+import io
+import os
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from stae_cli.errors import InputError
+
+
+@dataclass(frozen=True)
+class SourceState:
+    """What tells one version of a source from the next.
+
+    `size` in bytes; `mtime_ns` of files, 0 for objects of a store; `etag` of objects.
+    """
+
+    size: int
+    mtime_ns: int = 0
+    etag: str = ""
+
+
+@dataclass(frozen=True)
+class Entry(ABC):
+    """One input: its key, a path with `/` relative to its SOURCE."""
+
+    key: str
+
+    @property
+    @abstractmethod
+    def place(self) -> str:
+        """Where it lies, for messages."""
+
+    @abstractmethod
+    def state(self) -> SourceState:
+        """Its state now.
+
+        Raises:
+            OSError: it is gone or cannot be reached.
+        """
+
+    @abstractmethod
+    def open(self) -> BinaryIO:
+        """Its bytes, seekable; the caller closes it.
+
+        Raises:
+            InputError: it is not what was listed.
+            OSError: it is gone or cannot be read.
+        """
+
+
+@dataclass(frozen=True)
+class FileEntry(Entry):
+    """A file of this machine."""
+
+    path: Path
+
+    @property
+    def place(self) -> str:
+        return str(self.path)
+
+    def state(self) -> SourceState:
+        found = os.stat(self.path)  # noqa: PTH116 (a third faster than Path.stat)
+        return SourceState(found.st_size, found.st_mtime_ns)
+
+    def open(self) -> BinaryIO:
+        return self.path.open("rb")
+
+
+@dataclass(frozen=True)
+class MemberEntry(Entry):
+    """A file within a tar of this machine: `size` bytes from `offset`.
+
+    The member's state is its own size with the time of the tar, or the tag of the object that the
+    tar was fetched from.
+    """
+
+    tar: Path
+    offset: int
+    size: int
+    etag: str = ""
+
+    @property
+    def place(self) -> str:
+        return f"{self.tar}:{self.key}"
+
+    def state(self) -> SourceState:
+        if self.etag:
+            return SourceState(self.size, etag=self.etag)
+        return SourceState(self.size, self.tar.stat().st_mtime_ns)
+
+    def open(self) -> BinaryIO:
+        with self.tar.open("rb") as file:
+            file.seek(self.offset)
+            data = file.read(self.size)
+        if len(data) < self.size:
+            raise InputError(f"`{self.tar}` is truncated")
+        return io.BytesIO(data)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An input that cannot be used, and why."""
+
+    key: str
+    reason: str

@@ -1,0 +1,123 @@
+"""Headers of safetensors files: read within bounds and checked, written in a fixed order."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from stae_cli.errors import InputError
+
+DTYPES = {"F16": "float16", "F32": "float32"}
+_CODES = {name: code for code, name in DTYPES.items()}
+Shape = tuple[int, int, int]
+
+
+class ForeignFileError(InputError):
+    """A sound safetensors file that is not ours to read or to replace."""
+
+
+@dataclass(frozen=True)
+class TensorPlace:
+    """A tensor's shape, dtype and where it begins, in bytes after the header."""
+
+    shape: Shape
+    dtype: str
+    begin: int
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+
+def read_tensors(
+    file: BinaryIO, size: int, *, limit: int
+) -> tuple[dict[str, Any], dict[str, str], int]:
+    """Reads the header of a safetensors file.
+
+    Args:
+        file: at its beginning.
+        size: of the file in bytes.
+        limit: of the header in bytes.
+
+    Returns:
+        The tensors' unchecked descriptions, the metadata, and where the data begins.
+
+    Raises:
+        InputError: truncated, damaged, or no such file.
+    """
+    prefix = file.read(8)
+    if len(prefix) < 8:
+        raise InputError("truncated" if prefix else "empty file")
+    (length,) = struct.unpack("<Q", prefix)
+    if length > min(limit, size - 8):
+        raise InputError("no safetensors file, truncated, or with a damaged header")
+    tensors = json_object(file.read(length))
+    metadata = tensors.pop("__metadata__", {})
+    if not isinstance(metadata, dict):
+        raise InputError("no safetensors file, or with a damaged header")
+    return tensors, metadata, 8 + length
+
+
+def json_object(text: bytes | str) -> dict[str, Any]:
+    """A JSON object out of a header.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError("no safetensors file, or with a damaged header") from error
+    if not isinstance(value, dict):
+        raise InputError("no safetensors file, or with a damaged header")
+    return value
+
+
+def checked_tensor(name: str, description: object) -> TensorPlace:
+    """One tensor's description.
+
+    Raises:
+        InputError: it describes no latent.
+    """
+    if not isinstance(description, dict):
+        raise InputError(f"damaged: `{name}` is no tensor")
+    shape: Any = description.get("shape")
+    dtype, offsets = description.get("dtype"), description.get("data_offsets")
+    if not _is_list_of_sizes(shape, 3) or dtype not in DTYPES:
+        raise InputError(f"damaged: `{name}` is {dtype} {shape}")
+    if not (isinstance(offsets, list) and len(offsets) == 2 and type(offsets[0]) is int):
+        raise InputError(f"damaged: `{name}` is nowhere")
+    place = TensorPlace((shape[0], shape[1], shape[2]), DTYPES[dtype], offsets[0])
+    if offsets[1] != place.begin + place.size:
+        raise InputError(f"damaged: `{name}` has the wrong size")
+    return place
+
+
+def header_bytes(metadata: Mapping[str, str], tensors: Mapping[str, tuple[Shape, str]]) -> bytes:
+    """The header of a file whose tensors, given as shape and dtype, follow in this order.
+
+    It is put together here, since safetensors' own writer orders metadata at random: the same
+    latents should be the same file.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    begin = 0
+    for name, (shape, dtype) in tensors.items():
+        end = begin + TensorPlace(shape, dtype, begin).size
+        header[name] = {"dtype": _CODES[dtype], "shape": shape, "data_offsets": [begin, end]}
+        begin = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns its data
+    return struct.pack("<Q", len(text)) + text
+
+
+def _is_list_of_sizes(value: object, length: int) -> bool:
+    if not isinstance(value, list) or len(value) != length:
+        return False
+    return all(type(size) is int and 0 < size < 1 << 32 for size in value)

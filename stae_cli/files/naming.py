@@ -1,0 +1,70 @@
+"""Names of outputs: which one each entry leads to, and which may not share a folder."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from stae_cli.errors import UsageError
+from stae_cli.files.entries import Entry
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An entry and the output, relative to DEST, that it leads to."""
+
+    entry: Entry
+    output: str
+
+
+def plan_outputs(
+    entries: Sequence[Entry], suffix: str, *, strip: str | None = None, keep_extension: bool = False
+) -> list[Planned]:
+    """Names each entry's output, and refuses two that would be the same file.
+
+    Args:
+        entries: the inputs.
+        suffix: of the outputs, with its dot.
+        strip: the only suffix to drop from keys; by default the last one, whatever it is.
+        keep_extension: drop nothing, so that `cat.jpg` and `cat.png` can live side by side.
+
+    Raises:
+        UsageError: two entries lead to one output (also where only case or Unicode form differ).
+    """
+    planned = [Planned(e, output_name(e.key, suffix, strip, keep_extension)) for e in entries]
+    first: dict[str, Planned] = {}
+    for plan in planned:
+        other = first.setdefault(folded(plan.output), plan)
+        if other is not plan:
+            raise UsageError(
+                f"`{other.entry.place}` and `{plan.entry.place}` would both write `{plan.output}`",
+                _collision_hint(other, plan, keep_extension),
+            )
+    return planned
+
+
+def output_name(key: str, suffix: str, strip: str | None, keep_extension: bool) -> str:
+    """The output of one key; see `plan_outputs`."""
+    if strip is not None:
+        stem = key[: -len(strip)] if key.lower().endswith(strip) else key
+    elif keep_extension:
+        stem = key
+    else:
+        folder, slash, name = key.rpartition("/")
+        stem = folder + slash + PurePosixPath(name).stem
+    return stem + suffix
+
+
+def folded(output: str) -> str:
+    """The same for names that some file system takes for one: letter case, Unicode forms."""
+    return (
+        output.casefold() if output.isascii() else unicodedata.normalize("NFC", output).casefold()
+    )
+
+
+def _collision_hint(first: Planned, second: Planned, keep_extension: bool) -> str:
+    if first.entry.key != second.entry.key and not keep_extension:
+        return "`--keep-extension` names outputs like `cat.jpg.safetensors`"
+    return "encode them into different DESTs, or give the folder above both as the one SOURCE"

@@ -1,0 +1,49 @@
+"""Shares: the part of a run that one of several processes does, and the files it keeps alone."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from stae_cli.errors import UsageError
+
+SUFFIX = ".jsonl"
+
+
+@dataclass(frozen=True)
+class Share:
+    """Process `rank` of `count` that share a run without talking to each other.
+
+    Raises:
+        UsageError: there is no such process.
+    """
+
+    rank: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.count:
+            raise UsageError(
+                f"there is no rank {self.rank} among {self.count} processes",
+                f"ranks go from 0 to {self.count - 1}",
+            )
+
+    def takes(self, unit: int) -> bool:
+        """Whether a unit, counted from 0, is this process's."""
+        return unit % self.count == self.rank
+
+    def file_name(self, name: str) -> str:
+        """What this process calls a file that each process writes for itself."""
+        if self.count == 1:
+            return f"{name}{SUFFIX}"
+        return f"{name}-{self.rank}-of-{self.count}{SUFFIX}"
+
+    def outdates(self, file_name: str, name: str) -> bool:
+        """Whether a file of this name was left by a run that was shared otherwise."""
+        match = re.fullmatch(rf"{name}(?:-\d+-of-(\d+))?{re.escape(SUFFIX)}", file_name)
+        return match is not None and int(match[1] or 1) != self.count
+
+
+def is_shared_file(file_name: str, name: str) -> bool:
+    """Whether this is the file `name` of some process of some run."""
+    return re.fullmatch(rf"{name}(-\d+-of-\d+)?{re.escape(SUFFIX)}", file_name) is not None

@@ -1,0 +1,110 @@
+"""Stored latents: every latent below the sources, each in a file of its own or in a shard."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stae_cli.errors import InputError
+from stae_cli.files.entries import Entry, Problem, SourceState
+from stae_cli.files.header import Shape, TensorPlace, read_tensors
+from stae_cli.files.latents import SUFFIX, Latent, LatentInfo, latent_of, parse_latent
+from stae_cli.files.shards import FORMAT as SHARD
+from stae_cli.files.shards import HEADER_LIMIT, parse_shard
+from stae_cli.files.sources import list_sources
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLatent:
+    """One latent that is on disk, as its header describes it.
+
+    `key` is a path with `/`: that of its file without the suffix, or its name in a shard. `file`
+    holds its data from `begin` on, and was in `state` when the header was read.
+    """
+
+    key: str
+    info: LatentInfo
+    shape: Shape
+    dtype: str
+    file: Entry
+    state: SourceState
+    begin: int
+
+    @property
+    def label(self) -> str:
+        """How failures name it: its file, and its key in a shard."""
+        alone = self.file.key.lower() == f"{self.key}{SUFFIX}".lower()
+        return self.file.key if alone else f"{self.file.key}:{self.key}"
+
+    @property
+    def size(self) -> int:
+        """Bytes of its data."""
+        return TensorPlace(self.shape, self.dtype, self.begin).size
+
+    def read(self) -> Latent:
+        """The latent (C, h, w).
+
+        Raises:
+            InputError: the file has changed since its header was read.
+            OSError: it cannot be read.
+        """
+        with self.file.open() as file:
+            file.seek(self.begin)
+            data = file.read(self.size)
+        if self.file.state() != self.state or len(data) != self.size:
+            raise InputError("it changed while it was read")
+        return latent_of(data, self.shape, self.dtype)
+
+
+@dataclass
+class StoredListing:
+    """What the sources hold: latents in a stable order, files that are none, and the others."""
+
+    latents: list[StoredLatent] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    passed_over: int = 0
+
+
+def list_latents(sources: Sequence[Path], dest: Path | None = None) -> StoredListing:
+    """Reads the headers of all latent files and shards below the sources.
+
+    A key that is stored twice (a shard beside a file, say) is a problem: which one is meant?
+
+    Raises:
+        UsageError: a source does not exist, or DEST lies inside one.
+        StaeError: there is no file to look at.
+    """
+    listing = list_sources(sources, dest, suffixes=[SUFFIX])
+    found = StoredListing(problems=list(listing.problems), passed_over=listing.passed_over)
+    for entry in listing.entries:
+        try:
+            found.latents += stored_in(entry)
+        except InputError as error:
+            found.problems.append(Problem(entry.key, error.message))
+    return found
+
+
+def stored_in(entry: Entry) -> list[StoredLatent]:
+    """The latents of one file, from its header alone.
+
+    Raises:
+        ForeignFileError: a safetensors file that is no latent of ours.
+        InputError: absent, unreadable, truncated or damaged.
+    """
+    try:
+        state = entry.state()
+        with entry.open() as file:
+            tensors, metadata, data = read_tensors(file, state.size, limit=HEADER_LIMIT)
+    except OSError as error:
+        raise InputError(f"cannot read it: {error.strerror or error}") from error
+    data_size = state.size - data
+    if metadata.get("format") == SHARD:
+        members = parse_shard(tensors, metadata, data_size=data_size)
+        return [
+            StoredLatent(m.key, m.info, m.shape, m.dtype, entry, state, data + m.begin)
+            for m in members
+        ]
+    header, place = parse_latent(tensors, metadata, data_size=data_size)
+    key = entry.key[: -len(SUFFIX)] if entry.key.lower().endswith(SUFFIX) else entry.key
+    return [StoredLatent(key, header.info, place.shape, place.dtype, entry, state, data)]

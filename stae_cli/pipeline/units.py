@@ -1,0 +1,157 @@
+"""Units: the parts of a run that processes share, each always the same pictures in one order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from stae_cli.errors import UsageError
+from stae_cli.files.entries import Entry, Problem
+from stae_cli.files.images import IMAGE_SUFFIXES
+from stae_cli.files.keys import problem_of
+from stae_cli.files.latents import SUFFIX
+from stae_cli.files.naming import Planned, folded, output_name, plan_outputs
+from stae_cli.files.sources import Listing
+from stae_cli.files.storing import Job, Shard
+from stae_cli.files.tars import Tar, members
+
+UNIT = 256  # pictures, where each has a file of its own
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How outputs are named: `shard_size` pictures to a shard, or a file each if that is 0."""
+
+    shard_size: int = 0
+    keep_extension: bool = False
+
+    @property
+    def unit_size(self) -> int:
+        """Pictures of a unit."""
+        return self.shard_size or UNIT
+
+    @property
+    def suffix(self) -> str:
+        """Of the outputs of single pictures."""
+        return "" if self.shard_size else SUFFIX
+
+    def output(self, key: str) -> str:
+        """The output of a key."""
+        return output_name(key, self.suffix, None, self.keep_extension)
+
+
+class Unit:
+    """Pictures that one process encodes: some of those listed, or those of a tar.
+
+    Args:
+        first_shard: the number of the first shard.
+        folder: of the shards, with a `/` behind it, or empty.
+        find: gives the pictures, in order; what cannot be used among them as problems.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        find: Callable[[], Iterator[Planned | Problem]],
+        *,
+        first_shard: int = 0,
+        folder: str = "",
+    ) -> None:
+        self.layout, self.find = layout, find
+        self.first_shard, self.folder = first_shard, folder
+
+    def jobs(self) -> Iterator[Job | Problem]:
+        """What is to be done, in order."""
+        if not self.layout.shard_size:
+            for found in self.find():
+                yield found if isinstance(found, Problem) else Job(found)
+            return
+        pictures = []
+        for found in self.find():
+            reason = None if isinstance(found, Problem) else problem_of(found.output)
+            if isinstance(found, Problem):
+                yield found
+            elif reason is not None:
+                yield Problem(found.entry.key, f"{reason}, which a shard cannot hold; rename it")
+            else:
+                pictures.append(found)
+        size = self.layout.shard_size
+        for number, begin in enumerate(range(0, len(pictures), size), self.first_shard):
+            shard = Shard(shard_name(self.folder, number), pictures[begin : begin + size])
+            yield from (Job(planned, shard) for planned in shard.planned)
+
+
+def shard_name(folder: str, number: int) -> str:
+    """The file name of a shard, relative to DEST."""
+    return f"{folder}shard-{number:05}{SUFFIX}"
+
+
+def cut_units(listing: Listing, layout: Layout) -> tuple[list[Planned], list[Unit]]:
+    """The outputs of all listed files, and the units of the run: theirs, then one for each tar.
+
+    Raises:
+        UsageError: two sources lead to one output.
+    """
+    planned = plan_outputs(
+        listing.entries, layout.suffix, strip=None, keep_extension=layout.keep_extension
+    )
+    _refuse_shared_folders(planned, listing.tars)
+    within = [Unit(layout, _within(tar, layout), folder=f"{tar.prefix}/") for tar in listing.tars]
+    return planned, listed_units(planned, layout) + within
+
+
+def listed_units(planned: Sequence[Planned], layout: Layout) -> list[Unit]:
+    """The units of pictures that are known one by one."""
+    size = layout.unit_size
+    return [
+        Unit(layout, _listed(planned[begin : begin + size]), first_shard=number)
+        for number, begin in enumerate(range(0, len(planned), size))
+    ]
+
+
+def _listed(planned: Sequence[Planned]) -> Callable[[], Iterator[Planned | Problem]]:
+    return lambda: iter(planned)
+
+
+def _within(tar: Tar, layout: Layout) -> Callable[[], Iterator[Planned | Problem]]:
+    def find() -> Iterator[Planned | Problem]:
+        first: dict[str, Entry] = {}
+        try:
+            for found in members(tar, suffixes=IMAGE_SUFFIXES):
+                if isinstance(found, Problem):
+                    yield found
+                    continue
+                planned = Planned(found, layout.output(found.key))
+                other = first.setdefault(folded(planned.output), found)
+                if other is not found:
+                    reason = f"`{other.key}` has the same output; try --keep-extension"
+                    yield Problem(found.key, reason)
+                else:
+                    yield planned
+        except OSError as error:
+            yield Problem(f"{tar.prefix}.tar", f"cannot read it: {error.strerror or error}")
+
+    return find
+
+
+def _refuse_shared_folders(planned: Sequence[Planned], tars: Sequence[Tar]) -> None:
+    """A tar's pictures have a folder of their own, named like it."""
+    prefixes: dict[str, Tar] = {}
+    for tar in tars:
+        other = prefixes.setdefault(folded(tar.prefix), tar)
+        if other is not tar:
+            raise _shared(f"`{other.path}`", tar)
+    if not prefixes:
+        return
+    for plan in planned:
+        folders = folded(plan.output).split("/")[:-1]
+        for depth in range(1, len(folders) + 1):
+            if (tar_there := prefixes.get("/".join(folders[:depth]))) is not None:
+                raise _shared(f"`{plan.entry.place}`", tar_there)
+
+
+def _shared(place: str, tar: Tar) -> UsageError:
+    return UsageError(
+        f"{place} and the members of `{tar.path}` would both write below `{tar.prefix}/`",
+        "encode them into different DESTs",
+    )

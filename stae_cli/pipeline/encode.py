@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -92,11 +93,13 @@ class EncodePlan:
 
     def holds(self, output: str) -> bool:
         """Whether an output is one of the whole run's, as far as that shows without the tars."""
-        known = self.__dict__.get("_known")
-        if known is None:  # a set of a million names is made only where it is needed
-            known = frozenset(planned.output for planned in self.outputs)
-            self.__dict__["_known"] = known
-        return output in known or any(output.startswith(f"{folder}/") for folder in self.tars)
+        in_tars = any(output.startswith(f"{folder}/") for folder in self.tars)
+        return in_tars or output in self._listed
+
+    @cached_property
+    def _listed(self) -> frozenset[str]:
+        """A set of a million names, made only where it is needed."""
+        return frozenset(planned.output for planned in self.outputs)
 
     def _mine(self) -> list[int]:
         return [i for i in range(len(self.units)) if self.settings.share.takes(i)]

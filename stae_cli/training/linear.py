@@ -3,6 +3,13 @@
 For GELU, tanh-GELU and SiLU f(a) - f(-a) = a, so hidden pairs (+a, -a) carry a linear map through
 an activation exactly. Units that the map does not need keep their random input weights and have
 output weights of zero: the function is linear, and yet every unit can learn from the first step.
+
+An early step of Adam moves every weight by about the learning rate, whatever the weight's size, so
+what a layer adds leaps by the rate times the sum of its inputs' magnitudes. The many ways to write
+the same function differ in that by orders of magnitude. Here each latent has one channel of the
+decoder's features to itself: spread over all of them, the first component alone would move every
+weight of the generator the same way, and a step at 5e-4 would raise the error a hundredfold. For
+the same reason what is silent has small inputs, and the field is large before `last`.
 """
 
 from __future__ import annotations
@@ -28,7 +35,10 @@ from stae_cli.training.crops import Crops
 
 PATCHES = 1 << 17  # to fit on: 700 for each of the 192 values of a patch
 PURPOSE = 1
-FEATURE_SIZE = 0.2  # of the decoder's features: large ones make the head leap in the first steps
+ENCODED = 3.0  # size of the encoder's features, which a step of the first layer then hardly moves
+QUIET = 0.3  # of the usual size: first layers of what is silent
+FAINT = 0.05  # size of features that hold no latent, so that gradients reach them
+COLOURS = 0.1  # size of the rows of `last`; the field before it is that much larger
 
 
 @dataclass(frozen=True)
@@ -80,18 +90,19 @@ def set_linear(model: StupidAE, pca: Pca) -> None:
         _set_encoder(encoder, sizes, pca)
         decoder = model.decoder[0]
         assert isinstance(decoder, Decoder)
-        basis = _set_conv_in(decoder.conv_in, sizes.latent_channels, sizes.width)
-        _set_head(decoder, sizes, pca, basis)
+        _set_conv_in(decoder.conv_in, sizes.latent_channels)
+        _set_head(decoder, sizes, pca)
 
 
 def _silence(block: nn.Module) -> None:
     """A residual branch that adds nothing."""
     if isinstance(block, GegluBlock):
-        last = block.mlp.conv_down
+        first, last = block.mlp.conv_up, block.mlp.conv_down
     elif isinstance(block, SpatialBlock):
-        last = _conv(block.mlp[2])
+        first, last = _conv(block.mlp[0]), _conv(block.mlp[2])
     else:
         return
+    _hush(first)
     nn.init.zeros_(last.weight)
     _zero_bias(last)
 
@@ -100,7 +111,7 @@ def _set_encoder(encoder: Encoder, sizes: Architecture, pca: Pca) -> None:
     """All the directions go in, mixed and nearer to equal strength; the first ones come out."""
     kept = min(sizes.width, len(pca.mean))
     mixing = _orthonormal(sizes.width, kept)  # (width, kept)
-    strength = (pca.deviations[:kept] + 1e-3).rsqrt()  # half-way to equal variances
+    strength = ENCODED * (pca.deviations[:kept] + 1e-3).rsqrt()  # half-way to equal variances
     into = mixing @ (pca.directions[:, :kept] * strength).T  # (width, values)
     first = _conv(encoder.initial[0])
     first.weight.copy_(into.view_as(first.weight))
@@ -111,13 +122,14 @@ def _set_encoder(encoder: Encoder, sizes: Architecture, pca: Pca) -> None:
     last.weight[:, : 2 * latents, 0, 0] = _signs(latents)
 
 
-def _set_conv_in(projection: Projection, latents: int, width: int) -> Tensor:
-    """Features that are linear in the latents; returns their directions (width, latents)."""
-    directions = _orthonormal(width, latents) * (FEATURE_SIZE * math.sqrt(width / latents))
+def _set_conv_in(projection: Projection, latents: int) -> None:
+    """Features of which the first ones are the latents; the others are faint and random."""
     _set_pairs(projection, torch.eye(latents).double())
-    last = _conv(projection.model[2])
-    last.weight[:, : 2 * latents, 0, 0] = directions @ _signs(latents)
-    return directions
+    first, last = _conv(projection.model[0]), _conv(projection.model[2])
+    _hush(first)
+    others = last.weight[latents:]
+    others.copy_(FAINT / math.sqrt(others.shape[1]) * torch.randn(others.shape))
+    last.weight[:latents, : 2 * latents, 0, 0] = _signs(latents) / QUIET
 
 
 def _set_pairs(projection: Projection, rows: Tensor) -> None:
@@ -130,7 +142,7 @@ def _set_pairs(projection: Projection, rows: Tensor) -> None:
     _zero_bias(last)
 
 
-def _set_head(decoder: Decoder, sizes: Architecture, pca: Pca, features: Tensor) -> None:
+def _set_head(decoder: Decoder, sizes: Architecture, pca: Pca) -> None:
     """The field y = P M(z) + positions, with P the spatial patterns and M linear in the latent.
 
     `positions` hold P and, so that every row has the same norm and the norm changes nothing,
@@ -143,7 +155,7 @@ def _set_head(decoder: Decoder, sizes: Architecture, pca: Pca, features: Tensor)
     positions = _positions(maps.flatten(0, 1), half)
     decoder.positions.copy_(positions[None])
     patterns = positions[:, :half]
-    colours = _orthonormal(half, 3).T  # (3, half): the rows of `last` over the patterns
+    colours = COLOURS * _orthonormal(half, 3).T  # (3, half): the rows of `last` over the patterns
     decoder.last.weight.zero_()
     decoder.last.weight[:, :half] = colours
     decoder.last.bias.zero_()
@@ -152,9 +164,7 @@ def _set_head(decoder: Decoder, sizes: Architecture, pca: Pca, features: Tensor)
     fitted = torch.linalg.lstsq(patterns, raw.flatten(0, 1).T).solution  # (half, (1 + C) 3)
     matrices = fitted.unflatten(1, (-1, 3)).permute(1, 0, 2)  # (1 + C, half, 3)
     matrices[0] -= colours.T  # what adding `positions` contributes
-    _set_field(
-        decoder.nerf[0], matrices @ torch.linalg.pinv(decoder.last.weight.double()).T, features
-    )
+    _set_field(decoder.nerf[0], matrices @ torch.linalg.pinv(decoder.last.weight.double()).T)
 
 
 def _positions(maps: Tensor, half: int) -> Tensor:
@@ -167,7 +177,7 @@ def _positions(maps: Tensor, half: int) -> Tensor:
     return torch.cat([lead, rest * slack.sqrt()], dim=1)
 
 
-def _set_field(field: nn.Module, matrices: Tensor, features: Tensor) -> None:
+def _set_field(field: nn.Module, matrices: Tensor) -> None:
     """First matrix [Q, -Q], second [M; -M]: silu(p) M - silu(-p) M = p M."""
     assert isinstance(field, NeuralField)
     width, half = field.head_width, field.head_width // 2
@@ -178,8 +188,12 @@ def _set_field(field: nn.Module, matrices: Tensor, features: Tensor) -> None:
     generator.bias[: width**2] = torch.cat([identity, -identity], dim=1).flatten()
     second = torch.cat([matrices, -matrices], dim=1).flatten(1)  # (1 + C, width^2)
     generator.bias[width**2 :] = second[0]
-    back = torch.linalg.pinv(features)  # (C, width): features to latents
-    generator.weight[width**2 :] = second[1:].T @ back
+    generator.weight[width**2 :, : len(second) - 1] = second[1:].T
+
+
+def _hush(layer: nn.Conv2d) -> None:
+    layer.weight.mul_(QUIET)
+    _bias_of(layer).mul_(QUIET)
 
 
 def _signs(latents: int) -> Tensor:

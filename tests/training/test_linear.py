@@ -77,3 +77,20 @@ def test_every_layer_can_learn_from_the_first_steps(crops, pca):
 def test_a_network_too_narrow_for_its_latents_is_refused(pca):
     with pytest.raises(UsageError, match="too many"):
         set_linear(StupidAE(Architecture("narrow", width=16, head_width=8)), pca)
+
+
+def test_no_layer_leaps_in_an_early_step(crops, pca):
+    """Adam's first steps move every weight by the rate: on its own, each layer's does no harm."""
+    model, images, others = started(F8C16, pca), crops.batch(0)[:4], crops.batch(1)[:4]
+    (model(images) - images).square().mean().backward()
+    harm = {}
+    with torch.no_grad():
+        before = (model(others) - others).square().mean()
+        for name, weight in model.named_parameters():
+            if weight.ndim > 1 and weight.grad.any():
+                kept = weight.clone()
+                weight -= 5e-4 * weight.grad.sign()
+                harm[name] = float((model(others) - others).square().mean() / before)
+                weight.copy_(kept)
+    assert len(harm) > 10
+    assert {name: ratio for name, ratio in harm.items() if ratio > 2} == {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from stae_cli.cli.console import print_error, print_json, print_note, share_bar
+from stae_cli.cli.console import print_error, print_json, print_note, print_warning, share_bar
 from stae_cli.cli.options import WEIGHTS_HELP, AsJson, Device, Quiet, Workers, parse_device
 from stae_cli.cli.report import ALL_GOOD, SOME_FAILED
 from stae_cli.errors import UsageError
@@ -17,6 +17,8 @@ from stae_cli.errors import UsageError
 if TYPE_CHECKING:
     from stae_cli.model.checkpoint import Checkpoint
     from stae_cli.training.run import Outcome, Progress, Run
+
+NAMED = 3  # photos in a warning
 
 
 class RecipeName(StrEnum):
@@ -224,6 +226,13 @@ def _announce(run: Run, *, quiet: bool) -> None:
     photos = run.photos
     for problem in photos.problems:
         print_error(f"{problem.key}: {problem.reason}")
+    if run.overlap:
+        more = len(run.overlap) - NAMED
+        named = ", ".join(run.overlap[:NAMED]) + (f" and {more} more" if more > 0 else "")
+        print_warning(
+            "--validate holds photos that are trained on too, so their PSNR says little about "
+            f"others: {named}"
+        )
     if quiet:
         return
     words = [f"{photos.photos} photos, {photos.pixels / 1e6:.0f} megapixels"]

@@ -20,6 +20,7 @@ from stae_cli.training.recipe import Recipe
 from stae_cli.training.schedule import learning_rate
 
 LOG_STEPS = 10
+COMPILER = ("torch._dynamo", "torch._inductor")  # whose exceptions have no public names
 
 
 class DivergedError(StaeError):
@@ -73,11 +74,17 @@ class Loop:
 
         Raises:
             DivergedError: the last step's loss or gradient was NaN or infinite.
+            StaeError: torch cannot compile the network.
         """
         began = time.monotonic()
         batch = self.crops.batch(self.step, rank=self.ranks.rank, processes=self.ranks.processes)
-        loss = self._loss(batch)
-        loss.backward()
+        try:
+            loss = self._loss(batch)
+            loss.backward()
+        except RuntimeError as error:
+            if type(error).__module__.startswith(COMPILER):
+                raise _no_compiler(error) from error
+            raise
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self.rate = learning_rate(
             self.recipe.learning_rate,
@@ -149,6 +156,15 @@ class Loop:
         if self.ranks.processes == 1 or self.step % LOG_STEPS == 0:
             progress = self.clock.seconds / (60 * self.recipe.minutes)
             self._progress = self.ranks.agreed(progress, self.crops.device)
+
+
+def _no_compiler(error: RuntimeError) -> StaeError:
+    reason = str(error).strip().splitlines()[0][:200]
+    return StaeError(
+        f"torch cannot compile the network: {reason}",
+        "install what it needs (on a CPU a C++ compiler, on CUDA also Triton), or leave out "
+        "`--compile`",
+    )
 
 
 def _wrapped(model: StupidAE, ranks: Ranks, compiled: bool) -> nn.Module:

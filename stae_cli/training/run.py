@@ -84,6 +84,7 @@ class Run:
             workers=settings.workers,
         )
         self.validation = _validation(settings, patch, device)
+        self.overlap = self.validation.trained_on(self.photos) if self.validation else []
         self.crops = Crops(
             self.photos, crop=recipe.crop, batch=recipe.batch, seed=recipe.seed, device=device
         )
@@ -214,7 +215,9 @@ class Run:
     def _write_results(self) -> None:
         model, place = self.loop.average.model, self.workspace
         statistics = latent_statistics(model, self.crops)
-        metadata = describe(self.settings, self.photos, self.loop, statistics, self._psnr)
+        metadata = describe(
+            self.settings, self.photos, self.loop, statistics, self._validation_facts()
+        )
         write_checkpoint(
             self.settings.out, model.state_dict(), self.settings.architecture, metadata
         )
@@ -222,6 +225,13 @@ class Run:
         pictures = self.validation.pictures if self.validation else sample_crops(self.photos)
         draw_samples(model, pictures[:SAMPLES], place.samples, device=self.crops.device)
         place.finish()
+
+    def _validation_facts(self) -> dict[str, Any] | None:
+        folder, psnr = self.settings.validate, self._psnr
+        if self.validation is None or folder is None or psnr is None:
+            return None
+        facts = {"folder": folder.name, "photos": len(self.validation.keys), "psnr": round(psnr, 3)}
+        return facts | ({"also_trained_on": len(self.overlap)} if self.overlap else {})
 
     def _start(self, *, blank: bool) -> StupidAE:
         """The model before the first step; its weights do not matter if it is `blank`."""

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from stae_cli.model.architecture import Architecture
 from stae_cli.model.checkpoint import read_checkpoint, write_checkpoint
 from tests.pictures import noise, write_photos
 from tests.seeded import TINY, seeded_tensors
@@ -95,7 +97,12 @@ def test_a_checkpoint_with_its_history(unbroken, tiny):
     assert data == {"sources": ["photos"], "photos": [6], "megapixels": 0.0}
     assert json.loads(made.metadata["training"])["steps"] == STEPS
     validation = json.loads(made.metadata["validation"])
-    assert validation == {"folder": "photos", "psnr": round(summary["psnr"], 3)}
+    assert validation == {
+        "folder": "photos",
+        "photos": 6,
+        "psnr": round(summary["psnr"], 3),
+        "also_trained_on": 6,
+    }
     assert summary["photos"] == 6
     assert "6 photos" in errors
     folder = out.parent / "new.training"
@@ -307,6 +314,68 @@ def test_a_damaged_validation_photo_is_named(stae, photos, tiny, out, tmp_path):
     (tmp_path / "held" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     ran = stae(*arguments(photos, out, tiny, "--validate", tmp_path / "held"))
     ran.assert_fails(1, "broken.png")
+
+
+def shallow_checkpoint(path):
+    """As little as possible to compile."""
+    sizes = Architecture("shallow", width=32, head_width=8, encoder_blocks=1, decoder_pairs=1)
+    write_checkpoint(path, seeded_tensors(sizes), sizes, {})
+    return path
+
+
+@pytest.mark.filterwarnings("default")  # torch's compiler warns about itself
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles by g++")
+def test_a_compiled_network_learns_the_same(stae, photos, out, tmp_path):
+    torch.compiler.reset()
+    small = shallow_checkpoint(tmp_path / "shallow.safetensors")
+    assert stae(*arguments(photos, out, small, "--seed", 3, steps=10)).code == 0
+    plain = curve_of(out)
+    ran = stae(*arguments(photos, out, small, "--seed", 3, "--compile", "--overwrite", steps=10))
+    assert ran.code == 0, ran.err
+    assert curve_of(out)[10] == pytest.approx(plain[10], rel=1e-3)
+
+
+def test_without_a_compiler_that_is_said(photos, out, tmp_path):
+    small = shallow_checkpoint(tmp_path / "shallow.safetensors")
+    compilers = {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
+    command = arguments(photos, out, small, "--compile", steps=1)
+    ran = subprocess.run(
+        [sys.executable, "-m", "stae_cli", *map(str, command)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **compilers},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 1
+    assert "error: torch cannot compile the network" in ran.stderr
+    assert "leave out `--compile`" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert not out.exists()
+
+
+def test_validating_on_what_is_trained_on_is_told(stae, photos, tiny, out, tmp_path):
+    """By its pixels: neither another name nor another format hides a copy."""
+    held = tmp_path / "held"
+    held.mkdir()
+    Image.fromarray(noise(64, 64, seed=99)).save(held / "new.png")
+    honest = stae(*arguments(photos, out, tiny, "--validate", held, steps=1))
+    assert honest.code == 0, honest.err
+    assert "warning" not in honest.err
+    Image.open(photos / "3.png").save(held / "copy.bmp")
+    ran = stae(*arguments(photos, out, tiny, "--validate", held, "--overwrite", steps=1))
+    assert ran.code == 0, ran.err
+    assert "warning: --validate holds photos that are trained on too" in ran.err
+    assert "copy.bmp" in ran.err
+
+
+def test_a_folder_in_the_checkpoints_place_is_refused(stae, photos, tiny, out):
+    out.mkdir(parents=True)
+    stae(*arguments(photos, out, tiny, "--overwrite")).assert_fails(2, "is a folder")
+
+
+def test_an_empty_validation_folder_is_an_error(stae, photos, tiny, out, tmp_path):
+    (tmp_path / "held").mkdir()
+    ran = stae(*arguments(photos, out, tiny, "--validate", tmp_path / "held"))
+    ran.assert_fails(1, "no inputs found")
 
 
 def test_the_published_recipe_is_a_preset_that_options_override(stae, photos, tiny, out):

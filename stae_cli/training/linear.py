@@ -15,6 +15,7 @@ the same reason what is silent has small inputs, and the field is large before `
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -51,10 +52,20 @@ class Pca:
 
 
 def fit_pca(crops: Crops, *, patch: int) -> Pca:
-    """Principal components of patches as the first convolution sees them: (3, patch, patch)."""
+    """Principal components of what the network will be trained on."""
+    return pca_of(crops.samples(PURPOSE, pixels=PATCHES * patch**2), patch=patch)
+
+
+def pca_of(batches: Iterable[Tensor], *, patch: int) -> Pca:
+    """Principal components of patches as the first convolution sees them: (3, patch, patch).
+
+    Args:
+        batches: images (B, 3, H, W) in [-1, 1], sides multiples of the patch.
+        patch: side of a patch in pixels.
+    """
     values, count = 3 * patch**2, 0
     total, products = torch.zeros(values).double(), torch.zeros(values, values).double()
-    for images in crops.samples(PURPOSE, pixels=PATCHES * patch**2):
+    for images in batches:
         rows = to_patches(images, patch).cpu().double()
         total += rows.sum(0)
         products += rows.T @ rows

@@ -166,10 +166,28 @@ def test_codec_scales_latents_with_the_recorded_figures(unbroken, tiny):
 def test_weights_show_tells_the_history_in_words(unbroken, stae):
     ran = stae("weights", "show", unbroken[0])
     assert ran.code == 0
-    assert f"steps {STEPS}" in ran.err
-    assert "latents: mean " in ran.err
-    assert "photos 6" in ran.err
-    assert "{" not in ran.err
+    told = dict(line.split(": ", 1) for line in ran.err.splitlines())
+    assert list(told)[:3] == ["name", "fingerprint", "architecture"]
+    assert list(told)[5:10] == ["recipe", "data", "training", "validation", "latents"]
+    assert f"steps {STEPS}" in told["recipe"]
+    assert "snoo no" in told["recipe"]
+    assert told["data"].startswith("sources photos, photos 6, ")
+    assert told["validation"].startswith("folder photos, photos 6, psnr ")
+    figures = stae("weights", "show", unbroken[0], "--json").json["metadata"]["latents"]
+    assert len(figures["mean"]) == 16
+    for name in ("shift", "scale", "largest"):
+        assert f"{name} {figures[name]}" in told["latents"]
+
+
+def test_weights_show_takes_metadata_as_it_comes(stae, tmp_path):
+    odd = {"recipe": "by hand", "latents": '{"mean": NaN}', "data": "[" * 5000, "note": '"x"'}
+    path = tmp_path / "odd.safetensors"
+    write_checkpoint(path, seeded_tensors(TINY, 1), TINY, odd)
+    shown = stae("weights", "show", path, "--json").json["metadata"]
+    assert odd.items() <= shown.items()
+    ran = stae("weights", "show", path)
+    assert ran.code == 0
+    assert "recipe: by hand" in ran.err
 
 
 def test_two_processes_follow_the_curve_of_one(photos, tiny, out, unbroken):

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from stae_cli.errors import StaeError
+from stae_cli.errors import CheckpointError, StaeError
 from stae_cli.interrupts import Interrupts, held_interrupts
-from stae_cli.model.checkpoint import write_checkpoint
+from stae_cli.model.checkpoint import Checkpoint, write_checkpoint
 from stae_cli.model.seeding import seeded
 from stae_cli.model.stupid_ae import StupidAE
 from stae_cli.training.crops import Crops
@@ -237,13 +237,27 @@ class Run:
         """The model before the first step; its weights do not matter if it is `blank`."""
         initial = self.settings.initial
         if initial is not None:
-            return initial.model()
+            return _finite(initial)
         with seeded(self.settings.recipe.seed):
             model = StupidAE(self.settings.architecture)
             if self.settings.recipe.start == PCA and not blank:
                 patch = self.settings.architecture.patch
                 set_linear(model, fit_pca(self.crops, patch=patch))
         return model
+
+
+def _finite(initial: Checkpoint) -> StupidAE:
+    """The network to fine-tune.
+
+    Raises:
+        CheckpointError: it is broken.
+    """
+    for name, tensor in initial.tensors.items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(
+                f"`{initial.name}` has NaN or infinity in `{name}`", "start from another checkpoint"
+            )
+    return initial.model()
 
 
 def _validation(settings: TrainSettings, patch: int, device: torch.device) -> Validation | None:

@@ -327,6 +327,25 @@ def test_fine_tuning_keeps_the_architecture(stae, photos, out, tmp_path, tiny):
     ran.assert_fails(1, "missing decoder.0.positions")
 
 
+def test_a_checkpoint_with_nan_is_not_fine_tuned(stae, photos, out, tmp_path, tiny):
+    broken = seeded_tensors(TINY, 1)
+    broken["decoder.0.positions"][0, 3, 1] = math.nan
+    write_checkpoint(tmp_path / "broken.safetensors", broken, TINY, {})
+    ran = stae(*arguments(photos, out, tiny, "--from", tmp_path / "broken.safetensors"))
+    ran.assert_fails(1, "broken.safetensors", "NaN", "decoder.0.positions")
+
+
+def test_a_run_does_not_go_on_with_other_photos(stae, photos, tiny, out, tmp_path):
+    process = spawned(arguments(photos, out, tiny, steps=4000))
+    wait_for_steps(out, 10, process)
+    process.kill()
+    process.communicate()
+    (tmp_path / "more").mkdir()
+    Image.fromarray(noise(64, 64)).save(tmp_path / "more" / "new.png")
+    ran = stae("train", tmp_path / "more", *arguments(photos, out, tiny, steps=4000)[1:])
+    ran.assert_fails(1, "the photos are not the same", "--overwrite")
+
+
 def test_a_damaged_validation_photo_is_named(stae, photos, tiny, out, tmp_path):
     (tmp_path / "held").mkdir()
     (tmp_path / "held" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")

@@ -22,7 +22,8 @@ from stae_cli.files.prep import Prep, prepare
 from stae_cli.files.sources import list_sources
 from stae_cli.metrics import Overall, compare, overall
 from stae_cli.model.checkpoint import load_checkpoint
-from stae_cli.model.codec import Codec, pick_device
+from stae_cli.model.codec import pick_device
+from stae_cli.model.pixels import PixelCodec
 from stae_cli.training.crops import Crops
 from stae_cli.training.linear import Pca, fit_pca, to_patches
 from stae_cli.training.photos import load_photos
@@ -41,7 +42,9 @@ def main() -> None:
         rows.append((name, scored(pictures, linear(pca, options.components))))
     for weights in options.weights:
         checkpoint = load_checkpoint(weights)
-        codec = Codec(checkpoint.model(), device=pick_device(options.device), dtype=torch.float32)
+        codec = PixelCodec(
+            checkpoint.model(), device=pick_device(options.device), dtype=torch.float32
+        )
         rows.append((checkpoint.name, scored(pictures, network(codec))))
     print(table(rows))
 
@@ -70,7 +73,7 @@ def scored(pictures: Sequence[Pixels], reconstruct: Reconstruct) -> Overall:
     return overall([compare(picture, reconstruct(picture)) for picture in pictures])
 
 
-def network(codec: Codec) -> Reconstruct:
+def network(codec: PixelCodec) -> Reconstruct:
     def reconstruct(picture: Pixels) -> Pixels:
         (latent,) = codec.encode_pixels([picture])
         assert latent is not None, "NaN in a latent"

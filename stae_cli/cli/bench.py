@@ -139,12 +139,13 @@ def _bench_path(
     from stae_cli.benchmark.contenders import seeded_checkpoint
     from stae_cli.benchmark.machine import describe_machine
     from stae_cli.model.checkpoint import load_checkpoint
-    from stae_cli.model.codec import Codec, pick_device
+    from stae_cli.model.codec import pick_device
+    from stae_cli.model.pixels import PixelCodec
     from stae_cli.pipeline.path import time_path
 
     place = pick_device(device)
     checkpoint = seeded_checkpoint() if weights == SEEDED else load_checkpoint(weights)
-    codec = Codec(checkpoint.model(), device=place, dtype=parse_dtype(dtype))
+    codec = PixelCodec(checkpoint.model(), device=place, dtype=parse_dtype(dtype))
     with TemporaryDirectory(prefix="stae-bench-") as folder:
         times = time_path([path], checkpoint, codec, workers=workers, folder=Path(folder))
     machine = describe_machine(place)

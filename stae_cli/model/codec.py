@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
-from typing import TypeVar, cast, overload
+from typing import TypeVar, overload
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -17,8 +14,6 @@ from stae_cli.model.inference import InferenceForm
 from stae_cli.model.stupid_ae import StupidAE
 from stae_cli.model.tiling import Piece, rounds
 
-Pixels = npt.NDArray[np.uint8]  # (H, W, 3) RGB
-Latent = npt.NDArray[np.floating]  # (C, h, w)
 Result = TypeVar("Result")
 
 # Latent positions that the decoder holds at once, about 5 kB of float32 each on the CPU.
@@ -153,45 +148,6 @@ class Codec:
         self._within_memory(lambda: self._decode(latents, several))
         return [image.clamp_(-1, 1).permute(2, 0, 1) for image in several]
 
-    def encode_pixels(self, pictures: Sequence[Pixels]) -> list[Latent | None]:
-        """(H, W, 3) uint8 arrays of any sizes to (16, h, w) arrays.
-
-        They come in the codec's dtype, or in float32 where it is bfloat16, which numpy lacks, or
-        where it overflowed. None stands for a picture whose latent is not finite in float32 either.
-        """
-        latents = [_to_numpy(latent) for latent in self.encode([_to_tensor(p) for p in pictures])]
-        broken = [i for i, latent in enumerate(latents) if not np.isfinite(latent).all()]
-        results: list[Latent | None] = [*latents]
-        again = self._again(broken, lambda wide: wide.encode_pixels([pictures[i] for i in broken]))
-        for index, latent in zip(broken, again, strict=True):
-            results[index] = latent
-        return results
-
-    def decode_pixels(self, latents: Sequence[Latent]) -> list[Pixels | None]:
-        """(16, h, w) arrays of any sizes to (8h, 8w, 3) uint8 arrays, rounded to nearest.
-
-        What is not finite is redone in float32; None stands for a picture that is not even then.
-        """
-        tensors = [torch.from_numpy(latent) for latent in latents]
-        with torch.no_grad():
-            levels, finite = self._within_memory(lambda: self._decoded_levels(tensors))
-        results: list[Pixels | None] = [image.numpy() for image in levels]
-        broken = [index for index, good in enumerate(finite) if not good]
-        again = self._again(broken, lambda wide: wide.decode_pixels([latents[i] for i in broken]))
-        for index, picture in zip(broken, again, strict=True):
-            results[index] = picture
-        return results
-
-    @cached_property
-    def _in_float32(self) -> Codec:
-        """The same weights on the same device, for what overflows half precision."""
-        return Codec(
-            self._model,
-            device=self.device,
-            dtype=torch.float32,
-            batch_patches=self.batch_patches,
-        )
-
     def _within_memory(self, run: Callable[[], Result]) -> Result:
         """Tries again with half as much at once, and goes on so, where the device's memory ends.
 
@@ -209,14 +165,6 @@ class Codec:
                     ) from error
                 self.ran_out_of_memory = True
                 self.batch_patches = max(LEAST_PATCHES, self.batch_patches // 2)
-
-    def _again(
-        self, broken: Sequence[int], run: Callable[[Codec], list[Result | None]]
-    ) -> list[Result | None]:
-        """What was not finite, once more in float32; None where that cannot help."""
-        if not broken or self.dtype == torch.float32:
-            return [None] * len(broken)
-        return run(self._in_float32)
 
     def _encoded(self, images: Sequence[Tensor]) -> list[Tensor]:
         """Images cut to patches, encoded as one pack -> (C, h, w) each; at least one."""
@@ -281,17 +229,6 @@ class Codec:
             for piece, pixels in zip(pieces, self._form.decode(seen), strict=True):
                 self._place(images[piece.index], piece, pixels)
 
-    def _decoded_levels(self, latents: Sequence[Tensor]) -> tuple[list[Tensor], list[bool]]:
-        """(C, h, w) -> uint8 (8h, 8w, 3), and which of them were finite, all on the CPU."""
-        images = [self._canvas(latent, dtype=torch.uint8, device="cpu") for latent in latents]
-        finite = [True] * len(latents)
-        for pieces, seen in self._pieces(latents):
-            levels, good = self._form.decode_levels(seen)
-            for piece, pixels, is_good in zip(pieces, levels, good, strict=True):
-                finite[piece.index] &= is_good
-                self._place(images[piece.index], piece, pixels)
-        return images, finite
-
     def _canvas(
         self, latents: Tensor, *, dtype: torch.dtype | None = None, device: str | None = None
     ) -> Tensor:
@@ -317,15 +254,6 @@ class Codec:
 def _as_float(grid: Tensor) -> Tensor:
     """uint8 to float32 in [-1, 1], half precision to float32."""
     return grid.float().div_(127.5).sub_(1) if grid.dtype == torch.uint8 else grid.float()
-
-
-def _to_numpy(latent: Tensor) -> Latent:
-    plain = latent.float() if latent.dtype == torch.bfloat16 else latent
-    return cast(Latent, plain.cpu().numpy())
-
-
-def _to_tensor(picture: Pixels) -> Tensor:
-    return torch.from_numpy(np.require(picture, requirements=["C", "W"]))  # torch wants both
 
 
 @contextmanager

@@ -35,6 +35,7 @@ def mixed():
     return [drawn(3, 16, 8), torch.full((24, 40, 3), 9, dtype=torch.uint8), drawn(3, 8, 8, seed=1)]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor uses what torch deprecates
 @pytest.mark.parametrize("backend", [*BACKENDS, pytest.param("inductor", marks=NEEDS_COMPILER)])
 def test_a_compiled_training_step_needs_no_graph_break(codec, backend):
     layer = torch.nn.Conv2d(16, 2, 1)

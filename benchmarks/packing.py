@@ -49,18 +49,19 @@ def main() -> None:
     for given in batches.values():
         step(given)
     rounds = [{name: step(given) for name, given in batches.items()} for _ in range(options.rounds)]
-    results = {"device": str(device), "width": options.width, "depth": options.depth}
+    found = {}
     for name, given in batches.items():
         ratios = sorted(times[name] / times["equal"] for times in rounds)
-        results[name] = {
+        found[name] = {
             "tokens": len(given.tokens),
             "pictures": len(given.sizes),
             "milliseconds": 1000 * median(times[name] for times in rounds),
             "against equal": median(ratios),
             "quartiles": [ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]],
         }
-        print(name, results[name])
-    record(f"packing-{device.type}", results)
+        print(name, found[name])
+    sizes = {"device": str(device), "width": options.width, "depth": options.depth}
+    record(f"packing-{device.type}", sizes | {"batches": found})
 
 
 def batch(grids, tokens: int, device: torch.device) -> PackedLatents:

@@ -20,6 +20,7 @@ one script, and medians are shown: quote the ratios, a shared machine's millisec
 | `python benchmarks/files.py` | reading, PNG writing, mixed sizes, memory |
 | `python benchmarks/train_loop.py PHOTOS` | the training loop beside a bare one on one batch |
 | `python benchmarks/quality.py PHOTOS` | PSNR, SSIM and MSE of checkpoints beside the linear PCA |
+| `python benchmarks/packing.py` | a transformer's step on mixed sizes beside one on equal sizes |
 | `python benchmarks/report.py` | nothing: writes this page from `results` |
 
 On a machine with an NVIDIA card, this fills the CUDA table in under nine minutes:
@@ -37,6 +38,8 @@ def main() -> None:
         parts += networks(json.loads(path.read_text()), path.with_suffix(".png"))
     for path in sorted(RESULTS.glob("files-*.json")):
         parts += files(json.loads(path.read_text()))
+    for path in sorted(RESULTS.glob("packing-*.json")):
+        parts += packing(json.loads(path.read_text()))
     (HERE / "README.md").write_text("\n".join(parts))
 
 
@@ -90,6 +93,23 @@ def files(result: dict) -> list[str]:
         "|---|---|",
     ]
     lines += [f"| {what} | {size:.0f} |" for what, size in result["memory"].items()]
+    return [*lines, ""]
+
+
+def packing(result: dict) -> list[str]:
+    lines = [
+        f"## Packed batches, on {result['device']}",
+        "",
+        f"At {result['commit']}: a training step of the tutorial's transformer (width "
+        f"{result['width']}, depth {result['depth']}) on as many pictures and tokens.",
+        "",
+        "| pictures are | tokens | time over that of equal sizes | quartiles |",
+        "|---|---|---|---|",
+    ]
+    for name, one in result["batches"].items():
+        low, high = one["quartiles"]
+        ratio = f"{one['against equal']:.2f} | {low:.2f} to {high:.2f}"
+        lines.append(f"| {name} | {one['tokens']} | {ratio} |")
     return [*lines, ""]
 
 

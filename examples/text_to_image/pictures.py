@@ -47,9 +47,7 @@ def read_pixels(path: Path, short_side: int) -> Tensor:
     """(H, W, 3) uint8, scaled down, sides cut to multiples of a token's."""
     with path.open("rb") as file:
         prep = Prep(edges="crop", short_side=short_side)
-        return torch.from_numpy(
-            prepare(open_image(file, name=path.name), prep, patch=PIXELS).pixels
-        )
+        return torch.tensor(prepare(open_image(file, name=path.name), prep, patch=PIXELS).pixels)
 
 
 def read_cached(path: Path, fingerprint: str) -> Tensor:

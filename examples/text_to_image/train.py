@@ -10,7 +10,7 @@ import torch
 from pictures import Batches, find_latents, find_photos, read_cached, read_pixels
 from torch import Tensor
 from torch.nn.functional import mse_loss
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from transformer import MERGE, Size, Transformer, merged
 
@@ -88,7 +88,7 @@ def train(
 ) -> Transformer:
     """Runs the steps, printing the loss every 20; returns the average of the last weights."""
     optimizer = torch.optim.AdamW(network.parameters(), options.lr, betas=(0.9, 0.99))
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.998))
+    average = AveragedModel(network, avg_fn=drawn_closer)
     started, losses, seen = time.monotonic(), [], 0
     for step, (pictures, captions) in enumerate(islice(loader, options.steps), 1):
         loss = loss_of(network, merged(encoded(pictures, codec)), captions, scaling)
@@ -110,6 +110,11 @@ def train(
         if share >= 1:
             break
     return average.module
+
+
+def drawn_closer(average: Tensor, now: Tensor, count: Tensor) -> Tensor:
+    """A moving average over some 500 steps, or over the last half of fewer."""
+    return average.lerp(now, max(0.002, 2 / (count.item() + 2)))
 
 
 def loss_of(

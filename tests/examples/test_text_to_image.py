@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image
 from tests.pictures import write_photos
 
 TUTORIAL = Path(__file__).parents[2] / "examples" / "text_to_image"
+README = TUTORIAL / "README.md"
 MODULES = ("transformer", "pictures", "train", "sample")
 SMALL = ("--width", "32", "--depth", "2", "--tokens", "60", "--short-side", "48", "--lr", "1e-2")
 
@@ -144,3 +146,15 @@ def test_attention_on_cuda_is_that_of_the_cpu(tutorial):
     placed = room.Layout.of(sizes, 32, torch.device("cuda"))
     found = room.attention_within(q.cuda(), k.cuda(), v.cuda(), placed)
     torch.testing.assert_close(found.float().cpu(), expected, rtol=0, atol=0.03)
+
+
+def test_commands_in_its_readme_are_understood(tutorial, capsys):
+    lines = re.findall(r"^\$ python (\w+)\.py .*", text := README.read_text("utf-8"), re.MULTILINE)
+    assert sorted(set(lines)) == ["sample", "train"]
+    for line in re.findall(r"^\$ python (.*?)(?:  +#.*)?$", text, re.MULTILINE):
+        script, *arguments = shlex.split(line)
+        with pytest.raises(SystemExit):
+            tutorial[script.removesuffix(".py")].main(["--help"])
+        known = capsys.readouterr().out
+        for flag in (word for word in arguments if word.startswith("--")):
+            assert flag in known

@@ -85,7 +85,7 @@ class Block(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm = nn.RMSNorm(width, elementwise_affine=False)
-        self.head_norm = nn.RMSNorm(width // heads)
+        self.head_norm = nn.RMSNorm(width // heads, elementwise_affine=False)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.offsets = nn.Parameter(torch.zeros(6 * width))
@@ -123,7 +123,8 @@ class Transformer(nn.Module):
         self.time = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
         self.steer = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
         self.blocks = nn.ModuleList(Block(width, size.heads) for _ in range(size.depth))
-        self.norm, self.out = nn.RMSNorm(width), nn.Linear(width, size.channels)
+        self.norm = nn.RMSNorm(width, elementwise_affine=False)
+        self.out = nn.Linear(width, size.channels)
         for layer in (self.steer[1], self.out):  # begins as the identity, with no velocity
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)

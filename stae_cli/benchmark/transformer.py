@@ -56,17 +56,17 @@ class Block(nn.Module):
         super().__init__()
         width = size.width
         self.heads = size.heads
-        self.norms = nn.ModuleList([nn.RMSNorm(width), nn.RMSNorm(width)])
+        self.norm = nn.RMSNorm(width, elementwise_affine=False)
         self.queries_keys_values = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = self.queries_keys_values(self.norms[0](x)).unflatten(-1, (3, self.heads, -1))
+        parts = self.queries_keys_values(self.norm(x)).unflatten(-1, (3, self.heads, -1))
         queries, keys, values = parts.permute(2, 0, 3, 1, 4)  # (B, heads, T, width / heads) each
         mixed = scaled_dot_product_attention(queries, keys, values)
         x = x + self.out(mixed.transpose(1, 2).flatten(2))
-        return x + self.down(gelu(self.up(self.norms[1](x))))
+        return x + self.down(gelu(self.up(self.norm(x))))
 
 
 class Transformer(nn.Module):
@@ -76,7 +76,8 @@ class Transformer(nn.Module):
         super().__init__()
         self.embed = nn.Linear(channels, size.width)
         self.blocks = nn.Sequential(*(Block(size) for _ in range(size.depth)))
-        self.norm, self.out = nn.RMSNorm(size.width), nn.Linear(size.width, channels)
+        self.norm = nn.RMSNorm(size.width, elementwise_affine=False)
+        self.out = nn.Linear(size.width, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(self.norm(self.blocks(self.embed(x))))

@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
+from transformer import MERGE
 
 from stae_cli.batching import pack
 from stae_cli.files.images import IMAGE_SUFFIXES, open_image
 from stae_cli.files.latents import read_latent
 from stae_cli.files.prep import Prep, prepare
 
-PIXELS = 16  # on a side of one token: 2 latent positions of 8
+PIXELS = 8 * MERGE  # on a side of one token
 
 
 @dataclass(frozen=True)
@@ -90,4 +91,4 @@ def tokens_of(picture: Tensor) -> int:
     """How many tokens pixels (H, W, 3) or a latent (C, h, w) become."""
     if picture.dtype == torch.uint8:
         return (picture.shape[0] // PIXELS) * (picture.shape[1] // PIXELS)
-    return (picture.shape[1] // 2) * (picture.shape[2] // 2)
+    return (picture.shape[1] // MERGE) * (picture.shape[2] // MERGE)

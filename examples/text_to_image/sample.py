@@ -5,13 +5,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+from pictures import PIXELS
 from PIL import Image
 from torch import Tensor
 from transformer import Transformer, unmerged
 
 from stae_cli import Codec, PackedLatents, StupidAE
-
-PIXELS = 16  # on a side of one token
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -19,7 +18,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path, help="what train.py saved")
     parser.add_argument("captions", nargs="+")
-    parser.add_argument("--size", action="append", required=True, metavar="WxH", help="repeatable")
+    parser.add_argument("--size", type=size_of, action="append", required=True, metavar="WxH")
     parser.add_argument("--out", type=Path, default=Path("samples"))
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--guidance", type=float, default=3.0, help="1 follows captions loosely")
@@ -31,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
     codec = Codec(StupidAE.from_checkpoint(state["codec"]), device=options.device)
     network = Transformer.restored(state).to(codec.device)
     torch.manual_seed(options.seed)
-    wanted = [(caption, size_of(text)) for caption in options.captions for text in options.size]
+    wanted = [(caption, size) for caption in options.captions for size in options.size]
     sizes = tuple((-(-height // PIXELS), -(-width // PIXELS)) for _, (width, height) in wanted)
     captions = [caption for caption, _ in wanted]
     tokens = sample(network, sizes, captions, options.steps, options.guidance)
@@ -47,8 +46,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def size_of(text: str) -> tuple[int, int]:
     """`WxH` as two numbers."""
-    width, _, height = text.partition("x")
-    return int(width), int(height)
+    width, height = map(int, text.split("x"))
+    return width, height
 
 
 @torch.no_grad()

@@ -34,7 +34,8 @@ from stae_cli.files.sources import list_sources
 from stae_cli.metrics import Overall, compare, overall
 from stae_cli.model.architecture import F8C16, Architecture
 from stae_cli.model.checkpoint import Checkpoint, load_checkpoint
-from stae_cli.model.codec import Codec, pick_device
+from stae_cli.model.codec import pick_device
+from stae_cli.model.pixels import PixelCodec
 from stae_cli.training.linear import Pca, pca_of, to_patches
 
 PEER_PATCH = 8
@@ -129,7 +130,7 @@ def score(
 
 
 def network(checkpoint: Checkpoint, device: torch.device) -> Reconstruct:
-    codec = Codec(checkpoint.model(), device=device, dtype=torch.float32)
+    codec = PixelCodec(checkpoint.model(), device=device, dtype=torch.float32)
 
     def reconstruct(picture: Pixels) -> Pixels:
         (latent,) = codec.encode_pixels([picture])

@@ -31,7 +31,7 @@ from stae_cli.pipeline.report import Report, problem_or
 
 if TYPE_CHECKING:
     from stae_cli.model.checkpoint import Checkpoint
-    from stae_cli.model.codec import Codec
+    from stae_cli.model.pixels import PixelCodec
 
 READ_AHEAD_BYTES = 64 << 20
 WRITE_BEHIND_BYTES = 256 << 20
@@ -117,7 +117,7 @@ def check_weights(plan: DecodePlan, checkpoint: Checkpoint) -> None:
         )
 
 
-def decode(plan: DecodePlan, codec: Codec | None, *, advance: Callable[[int], None]) -> Report:
+def decode(plan: DecodePlan, codec: PixelCodec | None, *, advance: Callable[[int], None]) -> Report:
     """Decodes what the plan lists and is not done yet, each picture in its recorded size.
 
     Args:
@@ -143,7 +143,7 @@ def decode(plan: DecodePlan, codec: Codec | None, *, advance: Callable[[int], No
 class _Decoding:
     """One run's state: the plan, the network and the report."""
 
-    def __init__(self, plan: DecodePlan, codec: Codec, report: Report) -> None:
+    def __init__(self, plan: DecodePlan, codec: PixelCodec, report: Report) -> None:
         self.plan, self.settings = plan, plan.settings
         self.codec, self.report = codec, report
         self.threads = plan.settings.workers or os.cpu_count() or 1

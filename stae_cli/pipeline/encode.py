@@ -35,7 +35,7 @@ from stae_cli.pipeline.report import Report, problem_or
 
 if TYPE_CHECKING:
     from stae_cli.model.checkpoint import Checkpoint
-    from stae_cli.model.codec import Codec
+    from stae_cli.model.pixels import PixelCodec
 
 WRITE_BEHIND_BYTES = 64 << 20
 
@@ -80,7 +80,7 @@ def plan_encode(sources: Sequence[Path], dest: Path, settings: EncodeSettings) -
 
 
 def encode(
-    plan: EncodePlan, checkpoint: Checkpoint, codec: Codec, *, advance: Callable[[int], None]
+    plan: EncodePlan, checkpoint: Checkpoint, codec: PixelCodec, *, advance: Callable[[int], None]
 ) -> Report:
     """Encodes what the plan lists and is not done yet.
 
@@ -103,7 +103,7 @@ class _Encoding:
         self,
         plan: EncodePlan,
         checkpoint: Checkpoint,
-        codec: Codec,
+        codec: PixelCodec,
         advance: Callable[[int], None],
     ) -> None:
         self.plan, self.settings = plan, plan.settings

@@ -29,7 +29,7 @@ from stae_cli.pipeline.reading import READ_AHEAD_BYTES, read_picture
 
 if TYPE_CHECKING:
     from stae_cli.model.checkpoint import Checkpoint
-    from stae_cli.model.codec import Codec
+    from stae_cli.model.pixels import PixelCodec
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -59,7 +59,7 @@ class PathTimes:
 def time_path(
     sources: Sequence[Path],
     checkpoint: Checkpoint,
-    codec: Codec,
+    codec: PixelCodec,
     *,
     workers: int | None,
     folder: Path,
@@ -98,7 +98,7 @@ def time_path(
 class _Stages:
     """Runs the stages one after another on the same pictures, held in memory in between."""
 
-    def __init__(self, codec: Codec, threads: int, folder: Path) -> None:
+    def __init__(self, codec: PixelCodec, threads: int, folder: Path) -> None:
         self.codec, self.threads = codec, threads
         self.patch = codec.architecture.patch
         self.destination = Destination(folder / "alone")

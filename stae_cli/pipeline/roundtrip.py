@@ -28,7 +28,7 @@ from stae_cli.pipeline.report import Report, problem_or
 
 if TYPE_CHECKING:
     from stae_cli.model.checkpoint import Checkpoint
-    from stae_cli.model.codec import Codec
+    from stae_cli.model.pixels import PixelCodec
 
 WRITE_BEHIND_BYTES = 256 << 20
 METRICS_NAME = "metrics.json"
@@ -95,7 +95,11 @@ def plan_roundtrip(
 
 
 def roundtrip(
-    plan: RoundtripPlan, checkpoint: Checkpoint, codec: Codec, *, advance: Callable[[int], None]
+    plan: RoundtripPlan,
+    checkpoint: Checkpoint,
+    codec: PixelCodec,
+    *,
+    advance: Callable[[int], None],
 ) -> RoundtripReport:
     """Encodes and decodes every image, and writes pictures and metrics.
 
@@ -127,7 +131,7 @@ def roundtrip(
 class _Roundtrip:
     """One run's state: the plan, the network and the report."""
 
-    def __init__(self, plan: RoundtripPlan, codec: Codec, report: RoundtripReport) -> None:
+    def __init__(self, plan: RoundtripPlan, codec: PixelCodec, report: RoundtripReport) -> None:
         self.plan, self.codec, self.report = plan, codec, report
         self.threads = plan.settings.workers or os.cpu_count() or 1
         self.patch = codec.architecture.patch
@@ -208,7 +212,7 @@ class _Roundtrip:
 
 
 def _write_metrics(
-    plan: RoundtripPlan, checkpoint: Checkpoint, codec: Codec, report: RoundtripReport
+    plan: RoundtripPlan, checkpoint: Checkpoint, codec: PixelCodec, report: RoundtripReport
 ) -> None:
     figures: dict[str, Any] = {
         "weights": checkpoint.name,

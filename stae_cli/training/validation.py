@@ -17,7 +17,7 @@ from stae_cli.files.images import IMAGE_SUFFIXES, open_image
 from stae_cli.files.prep import Prep, prepare
 from stae_cli.files.sources import Entry, list_sources
 from stae_cli.metrics import HALF_RANGE, psnr
-from stae_cli.model.codec import Codec
+from stae_cli.model.pixels import PixelCodec
 from stae_cli.model.stupid_ae import StupidAE
 from stae_cli.training.photos import PhotoSet
 
@@ -71,7 +71,7 @@ def reconstructions(
     Raises:
         StaeError: it gives NaN or infinity.
     """
-    codec = Codec(model, device=device, dtype=torch.float32)
+    codec = PixelCodec(model, device=device, dtype=torch.float32)
     results = []
     for picture in pictures:
         latent = codec.encode_pixels([picture])[0]

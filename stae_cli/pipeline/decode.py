@@ -167,9 +167,10 @@ class _Decoding:
             results = read_ahead(
                 self.plan.outputs, self._read, threads=self.threads, max_bytes=READ_AHEAD_BYTES
             )
+            units = self.codec.architecture.units
             packs = pack(
                 report.sift(results),
-                patches=lambda loaded: loaded.latent[0].size,
+                patches=lambda loaded: units * loaded.latent[0].size,
                 limit=self.codec.batch_patches,
             )
             for members in report.drawing(packs, "reading"):
@@ -201,8 +202,12 @@ class _Decoding:
 
     def _check_latent(self, latent: Latent, info: LatentInfo) -> None:
         sizes = self.codec.architecture
-        if (info.downsample, info.latent_channels) != (sizes.patch, sizes.latent_channels):
-            raise InputError("damaged: its metadata and its weights disagree")
+        numbers = (info.downsample, info.latent_channels) == (sizes.downsample, sizes.channels)
+        if not (numbers and sizes.is_named(info.architecture)):
+            raise InputError(
+                f"damaged: it says {info.architecture}, {info.latent_channels} channels at "
+                f"1/{info.downsample}, but its weights are a {sizes.describe()}"
+            )
         if not np.isfinite(latent).all():
             raise InputError("it holds NaN or infinity")
         longest = LONGEST_SIDE[self.settings.format]

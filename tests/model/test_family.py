@@ -1,5 +1,7 @@
 """Every network of the family: its sizes by hand, and the codec beside the reference."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -20,7 +22,7 @@ GEGLU = 2048 * 512 + 512 * 1024  # weights of a block: up to gate and act, down 
 
 def dense(*sizes):
     """Weights of layers from size to size."""
-    return sum(a * b for a, b in zip(sizes, sizes[1:], strict=False))
+    return sum(a * b for a, b in pairwise(sizes))
 
 
 def encoder_weights(values, channels):

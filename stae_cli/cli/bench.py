@@ -11,6 +11,7 @@ import typer
 from stae_cli.cli.benchpath import path_as_json, print_path
 from stae_cli.cli.console import print_json, print_note, print_table, print_warning
 from stae_cli.cli.options import (
+    ArchitectureName,
     AsJson,
     ComputeDtype,
     Device,
@@ -25,7 +26,7 @@ from stae_cli.cli.size import parse_names, parse_size
 
 if TYPE_CHECKING:
     from stae_cli.benchmark.report import Case, CaseResult, Report, Timing
-    from stae_cli.model.stupid_ae import StupidAE
+    from stae_cli.model.checkpoint import Checkpoint
 
 SEEDED = "seeded"
 BUSY = 0.25  # a spread from which a timing says more about its neighbours
@@ -69,6 +70,7 @@ def bench(
     device: Device = "auto",
     dtype: ComputeDtype = Dtype.auto,
     weights: Weights = SEEDED,
+    architecture: ArchitectureName = None,
     seconds: Seconds = 20.0,
     plot: Plot = None,
     path: PathOption = None,
@@ -86,6 +88,7 @@ def bench(
     if path is not None:
         _bench_path(
             path,
+            architecture=architecture,
             device=device,
             dtype=dtype,
             weights=weights,
@@ -105,11 +108,11 @@ def bench(
     check_against(names)
     if plot is not None:
         check_target(plot)
-    model, weights = _load(weights)
+    checkpoint = _load(weights, architecture)
     report = run(
-        model,
+        checkpoint.model(),
         [Case(width, height, many) for width, height in sizes for many in batch],
-        weights=weights,
+        weights=checkpoint.name,
         against=names,
         device=device,
         dtype=parse_dtype(dtype),
@@ -127,6 +130,7 @@ def bench(
 def _bench_path(
     path: Path,
     *,
+    architecture: str | None,
     device: str,
     dtype: Dtype,
     weights: str,
@@ -136,14 +140,12 @@ def _bench_path(
 ) -> None:
     from tempfile import TemporaryDirectory
 
-    from stae_cli.benchmark.contenders import seeded_checkpoint
     from stae_cli.benchmark.machine import describe_machine
-    from stae_cli.model.checkpoint import load_checkpoint
     from stae_cli.model.codec import Codec, pick_device
     from stae_cli.pipeline.path import time_path
 
     place = pick_device(device)
-    checkpoint = seeded_checkpoint() if weights == SEEDED else load_checkpoint(weights)
+    checkpoint = _load(weights, architecture)
     codec = Codec(checkpoint.model(), device=place, dtype=parse_dtype(dtype))
     with TemporaryDirectory(prefix="stae-bench-") as folder:
         times = time_path([path], checkpoint, codec, workers=workers, folder=Path(folder))
@@ -154,15 +156,18 @@ def _bench_path(
         print_json(path_as_json(times, machine, codec, checkpoint.name))
 
 
-def _load(weights: str) -> tuple[StupidAE, str]:
-    """The model, and the permanent name of its weights."""
-    from stae_cli.benchmark.contenders import seeded_model
-    from stae_cli.model.checkpoint import load_checkpoint
+def _load(weights: str, architecture: str | None) -> Checkpoint:
+    """The weights that are named, or seeded ones of the architecture."""
+    from stae_cli.benchmark.contenders import seeded_checkpoint
+    from stae_cli.model.architecture import F8C16, preset
+    from stae_cli.model.checkpoint import check_architecture, load_checkpoint
 
     if weights == SEEDED:
-        return seeded_model(), SEEDED
+        return seeded_checkpoint(preset(architecture or F8C16.name))
     checkpoint = load_checkpoint(weights)
-    return checkpoint.model(), checkpoint.name
+    if architecture is not None:
+        check_architecture(checkpoint, preset(architecture))
+    return checkpoint
 
 
 def _silent(_case: Case) -> None:

@@ -81,6 +81,12 @@ class Architecture:
         return first, second
 
     @property
+    def first(self) -> Architecture:
+        """The first stage by itself, by the name of its preset where it has one."""
+        alone = replace(self, second=None)
+        return next((preset for preset in PRESETS.values() if preset.is_like(alone)), alone)
+
+    @property
     def downsample(self) -> int:
         """Pixels on a side of one position of the network's latents."""
         return self.patch * (self.second.patch if self.second else 1)

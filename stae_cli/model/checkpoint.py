@@ -88,6 +88,19 @@ def load_checkpoint(spec: str) -> Checkpoint:
     return read_checkpoint(located.path, name=located.name)
 
 
+def check_architecture(checkpoint: Checkpoint, wanted: Architecture) -> None:
+    """Checks that a checkpoint is one of the network that was asked for.
+
+    Raises:
+        CheckpointError: it is another one's.
+    """
+    if not checkpoint.architecture.is_like(wanted):
+        raise CheckpointError(
+            f"`{checkpoint.name}` is a {checkpoint.architecture.name}, not a {wanted.name}",
+            "give a checkpoint of that network, or leave `--architecture` away",
+        )
+
+
 def load_recorded(name: str, recorded_fingerprint: str) -> Checkpoint:
     """The checkpoint that latents name, if it is built in, published or already cached.
 

@@ -69,6 +69,7 @@ class Cost:
     network: str
     width: int
     height: int
+    latent: tuple[int, int, int]  # channels, rows, columns
     encoder: Stage
     decoder: Stage
 
@@ -128,6 +129,7 @@ def count(architecture: Architecture, width: int, height: int) -> Cost:
         architecture.name,
         width,
         height,
+        (architecture.channels, *grid),
         count_stage("encoder", model.encoder, image),
         count_stage("decoder", model.decoder, latents),
     )

@@ -8,7 +8,7 @@ output weights of zero: the function is linear, and yet every unit can learn fro
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -21,13 +21,16 @@ from stae_cli.model.stupid_ae import (
     GegluBlock,
     NeuralField,
     Projection,
+    ShuffleDecoder,
     SpatialBlock,
     StupidAE,
 )
 from stae_cli.training.crops import Crops
 
-PATCHES = 1 << 17  # to fit on: 700 for each of the 192 values of a patch
+PATCHES = 1 << 17  # to fit on: 700 for each of the 192 values of a patch of 8x8,
+SEEN = 64  # or as many pixels in cells of latents; patches of 32x32 are a quarter as many
 PURPOSE = 1
+FAINT_FEATURES = 0.05  # size of features that hold no latent, so that gradients reach them
 FEATURE_SIZE = 0.2  # of the decoder's features: large ones make the head leap in the first steps
 
 
@@ -40,14 +43,19 @@ class Pca:
     deviations: Tensor
 
 
-def fit_pca(crops: Crops, *, patch: int) -> Pca:
-    """Principal components of patches as the first convolution sees them: (3, patch, patch)."""
-    values, count = 3 * patch**2, 0
-    total, products = torch.zeros(values).double(), torch.zeros(values, values).double()
-    for images in crops.samples(PURPOSE, pixels=PATCHES * patch**2):
-        rows = to_patches(images, patch).cpu().double()
-        total += rows.sum(0)
-        products += rows.T @ rows
+@torch.no_grad()
+def fit_pca(crops: Crops, *, patch: int, encoder: nn.Module | None = None) -> Pca:
+    """Principal components of patches as a first convolution sees them: (3, patch, patch).
+
+    With an encoder they are those of `patch` x `patch` cells of its latents.
+    """
+    total = products = torch.zeros(())
+    count = 0
+    for images in crops.samples(PURPOSE, pixels=PATCHES * max(SEEN, patch**2 // 4)):
+        grids = images if encoder is None else encoder(images)
+        rows = to_patches(grids, patch).cpu().double()
+        total = total + rows.sum(0)
+        products = products + rows.T @ rows
         count += len(rows)
     mean = total / count
     variances, directions = torch.linalg.eigh(products / count - torch.outer(mean, mean))
@@ -55,8 +63,8 @@ def fit_pca(crops: Crops, *, patch: int) -> Pca:
 
 
 def to_patches(images: Tensor, patch: int) -> Tensor:
-    """(B, 3, H, W) -> (N, 3 * patch^2), a patch's values ordered by channel, row, column."""
-    grid = images.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # (B, 3, h, p, w, p)
+    """(B, C, H, W) -> (N, C * patch^2), a patch's values ordered by channel, row, column."""
+    grid = images.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # (B, C, h, p, w, p)
     return grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(0, 2)
 
 
@@ -79,6 +87,9 @@ def set_linear(model: StupidAE, pca: Pca) -> None:
         assert isinstance(encoder, Encoder)
         _set_encoder(encoder, sizes, pca)
         decoder = model.decoder[0]
+        if isinstance(decoder, ShuffleDecoder):
+            _set_shuffle(decoder, sizes.latent_channels, pca)
+            return
         assert isinstance(decoder, Decoder)
         basis = _set_conv_in(decoder.conv_in, sizes.latent_channels, sizes.width)
         _set_head(decoder, sizes, pca, basis)
@@ -203,3 +214,43 @@ def _bias_of(layer: nn.Conv2d) -> Tensor:
 
 def _zero_bias(layer: nn.Conv2d) -> None:
     nn.init.zeros_(_bias_of(layer))
+
+
+def set_second_linear(model: StupidAE, pca: Pca) -> None:
+    """Makes a fresh second stage the linear autoencoder of `pca`, in place; the first one stays.
+
+    Args:
+        model: one of two stages.
+        pca: of cells of the first stage's latents.
+
+    Raises:
+        UsageError: the network is too narrow for that.
+    """
+    second = model.architecture.second
+    encoder, decoder = model.encoder[1], model.decoder[1]
+    assert second is not None
+    assert isinstance(encoder, Encoder)
+    assert isinstance(decoder, ShuffleDecoder)
+    channels = second.latent_channels
+    if model.architecture.width < 2 * channels or len(pca.mean) < channels:
+        raise UsageError(
+            f"{channels} latent channels are too many for a linear start of the second stage",
+            "use fewer, or `--init random`",
+        )
+    with torch.no_grad():
+        for block in (*encoder.modules(), *decoder.modules()):
+            _silence(block)
+        _set_encoder(encoder, replace(model.architecture, latent_channels=channels), pca)
+        _set_shuffle(decoder, channels, pca)
+
+
+def _set_shuffle(decoder: ShuffleDecoder, latents: int, pca: Pca) -> None:
+    """Features whose first ones are the latents, the others faint; then the directions."""
+    _set_pairs(decoder.conv_in, torch.eye(latents).double())
+    last = _conv(decoder.conv_in.model[2])
+    last.weight[latents:].normal_(std=FAINT_FEATURES / math.sqrt(last.weight.shape[1]))
+    last.weight[:latents, : 2 * latents, 0, 0] = _signs(latents)
+    painter = _conv(decoder.shuffle[0])
+    nn.init.zeros_(painter.weight)
+    painter.weight[:, :latents, 0, 0] = pca.directions[:, :latents]
+    _bias_of(painter).copy_(pca.mean)

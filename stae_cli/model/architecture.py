@@ -140,10 +140,13 @@ PRESETS = {
         F8C32,
         Architecture("f8c16-1x1", decoder_kernel=1),
         Architecture("f8c16-shuffle", head="pixel_shuffle"),
-        # 4x4 cells of 16 channels are 256 numbers: enough to make 64 of, but not 256.
+        # Of 64 numbers, 4x4 cells of 32 channels instead of 16 make no better ones (0.01 dB on
+        # kodak, both stages linear); of 256, cells of 16 channels have no more to begin with, and
+        # 32 channels gain 0.8 dB.
         replace(F8C16, name="f32c64", second=SecondStage(64)),
         replace(F8C32, name="f32c256", second=SecondStage(256)),
-        Architecture("f32c256-naive", patch=32, latent_channels=256),
+        # A field of 32 units is too small for 1024 pixels: 23.1 dB from the linear start, not 30.3.
+        Architecture("f32c256-naive", patch=32, latent_channels=256, head="pixel_shuffle"),
     )
 }
 

@@ -46,11 +46,11 @@ class InferenceForm:
         self.dtype = dtype
         self.patch = first.patch
         rows = ROWS[device.type]
-        chunk = rows if first.patch <= UNIT else rows // QUARTER
-        self._encoder = fold_encoder(encoder, fold_pixel_layer(encoder, place), place, rows=chunk)
+        self._rows = rows if first.patch <= UNIT else rows // QUARTER
+        embed = fold_pixel_layer(encoder, place)
+        self._encoder = fold_encoder(encoder, embed, place, rows=self._rows)
         self._trunk = fold_trunk(decoder, first, place, rows=rows)
         self._head = fold_head(decoder, place)
-        self._head_rows = max(1, rows * UNIT**2 // max(UNIT, first.patch) ** 2)
         self._second = SecondForm(model, place, rows=rows // QUARTER) if others else None
         # In latent positions of the whole network.
         cell = self._second.patch if self._second else 1
@@ -116,8 +116,8 @@ class InferenceForm:
         return latents if self._second is None else self._second.decode(latents)
 
     def _slices(self, rows: Tensor) -> Iterator[slice]:
-        for first in range(0, len(rows), self._head_rows):
-            yield slice(first, first + self._head_rows)
+        for first in range(0, len(rows), self._rows):
+            yield slice(first, first + self._rows)
 
     def _as_images(self, pixels: Tensor, latents: Sequence[Tensor]) -> list[Tensor]:
         """Pixels (N, patch^2, 3) of all positions to images (h * patch, w * patch, 3)."""

@@ -20,6 +20,7 @@ one script, and medians are shown: quote the ratios, a shared machine's millisec
 | `python benchmarks/files.py` | reading, PNG writing, mixed sizes, memory |
 | `python benchmarks/train_loop.py PHOTOS` | the training loop beside a bare one on one batch |
 | `python benchmarks/quality.py PHOTOS` | PSNR, SSIM and MSE of checkpoints beside the linear PCA |
+| `python benchmarks/family.py TRAIN --score PHOTOS --out FOLDER` | the family, trained alike |
 | `python benchmarks/report.py` | nothing: writes this page from `results` |
 
 On a machine with an NVIDIA card, this fills the CUDA table in under nine minutes:

@@ -33,7 +33,9 @@ BUSY = 0.25  # a spread from which a timing says more about its neighbours
 
 Sizes = Annotated[
     list[str],
-    typer.Option("--size", metavar="N|WxH", help="Pixels, multiples of 8. May be repeated."),
+    typer.Option(
+        "--size", metavar="N|WxH", help="Pixels, multiples of 8 (or 32). May be repeated."
+    ),
 ]
 Batches = Annotated[
     list[int],

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from stae_cli.model.flops import Cost, Flops, Published, Stage
 
 Size = Annotated[
-    str, typer.Option("--size", metavar="N|WxH", help="Pixels of the picture, multiples of 8.")
+    str,
+    typer.Option("--size", metavar="N|WxH", help="Pixels of the picture, multiples of 8 (or 32)."),
 ]
 Against = Annotated[
     str,

@@ -1,4 +1,11 @@
-"""A second stage behind a trained first one: where it starts, and what is trained of both."""
+"""A second stage behind a trained first one: where it starts, and what is trained of both.
+
+The loss is that of pixels, through both stages, and the first one is held as it is. In short runs
+(width 128, 64 channels, 400 steps of 8 crops) training its decoder too gained 0.08 dB over that,
+and both its halves no more, while what the first stage does by itself fell from 29.6 to 28.6 and
+28.3 dB. Held, its latents stay those of the checkpoint that it came from, and a step costs a third
+less. Who wants the rest trains both from the result: `stae train --from`, without `--stage`.
+"""
 
 from __future__ import annotations
 

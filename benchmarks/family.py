@@ -85,7 +85,8 @@ def scored(name: str, options: argparse.Namespace) -> dict[str, float]:
 
     def score() -> dict[str, float]:
         folder = options.out / f"{name}.roundtrip"
-        stae("roundtrip", options.score, folder, "--weights", weights, "--device", options.device)
+        network = ("--weights", weights, "--device", options.device)
+        stae("roundtrip", options.score, folder, *network, "--quiet")
         overall = json.loads((folder / "metrics.json").read_text())["overall"]
         return {"psnr": overall["psnr"], "ssim": overall["ssim"]}
 
@@ -98,7 +99,8 @@ def timed(name: str, options: argparse.Namespace) -> dict[str, float]:
 
     def time() -> dict[str, float]:
         seconds, device = ("--seconds", options.seconds), ("--device", options.device)
-        report = stae("bench", "--architecture", name, "--size", TIMED, *seconds, *device)
+        network = ("--architecture", name, "--size", TIMED)
+        report = stae("bench", *network, *seconds, *device, "--quiet")
         timings = report["results"][0]["timings"]
         return {f"{one['stage']}_ms": one["milliseconds"]["median"] for one in timings}
 

@@ -51,6 +51,9 @@ class Architecture:
     and a GEGLU block. The head paints a patch as a `neural_field`, whose layers have `head_width`
     units, or by a `pixel_shuffle`. A `second` stage of the same width and blocks, without any 3x3
     convolution, maps cells of the first one's latents to its own: those are the network's.
+
+    Raises:
+        UsageError: there is no such kernel or head.
     """
 
     name: str
@@ -63,6 +66,13 @@ class Architecture:
     head: Head = "neural_field"
     head_width: int = 32
     second: SecondStage | None = None
+
+    def __post_init__(self) -> None:
+        if self.decoder_kernel not in KERNELS or self.head not in get_args(Head):
+            raise UsageError(
+                f"impossible decoder: kernel {self.decoder_kernel}, head `{self.head}`",
+                f"kernels are 1 and 3, heads {' and '.join(get_args(Head))}",
+            )
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -187,11 +197,7 @@ def _built(sizes: dict[str, Any]) -> Architecture | None:
     name, head, second = (sizes.pop(key, None) for key in ("name", "head", "second"))
     if not isinstance(name, str) or name in PRESETS or not _are_sizes(sizes):
         return None
-    if sizes.get("decoder_kernel", KERNELS[0]) not in KERNELS:
-        return None
     if head is not None:
-        if head not in get_args(Head):
-            return None
         sizes["head"] = head
     if second is not None:
         if not isinstance(second, dict) or not _are_sizes(second):
@@ -199,7 +205,10 @@ def _built(sizes: dict[str, Any]) -> Architecture | None:
         if not {"latent_channels"} <= set(second) <= {"latent_channels", "patch"}:
             return None
         sizes["second"] = SecondStage(**second)
-    return Architecture(name, **sizes)
+    try:
+        return Architecture(name, **sizes)
+    except UsageError:
+        return None
 
 
 def _are_sizes(values: Mapping[str, object]) -> bool:

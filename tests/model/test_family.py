@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stae_cli import Codec
-from stae_cli.errors import InputError
-from stae_cli.model.architecture import PRESETS
+from stae_cli.errors import InputError, UsageError
+from stae_cli.model.architecture import PRESETS, Architecture
 from stae_cli.model.flops import count
 from stae_cli.model.stupid_ae import StupidAE
 from tests.pictures import noise
@@ -217,3 +217,23 @@ def test_a_side_between_two_positions_is_refused(tiny):
         codec.encode(torch.zeros(1, 3, 32, 40))
     with pytest.raises(InputError, match=r"\(B, 64, h, w\)"):
         codec.decode(torch.zeros(1, 16, 2, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision_stays_within_rounding(tiny, name, dtype):
+    model, codec = tiny[name]
+    half = Codec(model, device="cpu", dtype=dtype)
+    picture = torch.from_numpy(noise(96, 64))[None]
+    exact, latents = codec.encode(picture), half.encode(picture)
+    assert latents.dtype == dtype
+    assert (latents.float() - exact).square().mean().sqrt() < 4 * torch.finfo(dtype).eps
+    image = half.decode(latents).float()
+    error = (image - codec.decode(latents.float())).square().mean().sqrt()
+    assert error < 8 * torch.finfo(dtype).eps
+
+
+def test_impossible_decoders_are_refused():
+    for sizes in ({"decoder_kernel": 2}, {"head": "magic"}):
+        with pytest.raises(UsageError, match="impossible decoder"):
+            Architecture("x", **sizes)

@@ -94,7 +94,7 @@ def measured(options: argparse.Namespace) -> list[Row]:
     if not (checkpoints or peers or options.fit):
         raise UsageError("nothing to score", "give `--weights`, `--fit` or `--peer`")
     sizes = checkpoints[0].architecture if checkpoints else F8C16
-    patches = [PEER_PATCH, sizes.patch, *(c.architecture.patch for c in checkpoints)]
+    patches = [PEER_PATCH, sizes.downsample, *(c.architecture.downsample for c in checkpoints)]
     pictures = list(read([options.photos], math.lcm(*patches)))
     rows = []
     if options.fit:
@@ -148,13 +148,13 @@ def baseline(
     options: argparse.Namespace,
     sizes: Architecture,
 ) -> Row:
-    components = options.components or sizes.latent_channels
-    pca = pca_of(map(image_of, read(options.fit, sizes.patch)), patch=sizes.patch)
+    components = options.components or sizes.channels
+    pca = pca_of(map(image_of, read(options.fit, sizes.downsample)), patch=sizes.downsample)
     values = len(pca.mean)
     if not 0 < components <= values:
         raise UsageError(f"a patch has no {components} components", f"give 1 to {values}")
     name = f"linear PCA, {values} to {components}"
-    return score(name, pictures, linear(pca, components, sizes.patch), distance)
+    return score(name, pictures, linear(pca, components, sizes.downsample), distance)
 
 
 def linear(pca: Pca, components: int, patch: int) -> Reconstruct:

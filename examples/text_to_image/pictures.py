@@ -15,8 +15,6 @@ from stae_cli.files.images import IMAGE_SUFFIXES, open_image
 from stae_cli.files.latents import read_latent
 from stae_cli.files.prep import Prep, prepare
 
-PIXELS = 8 * MERGE  # on a side of one token
-
 
 @dataclass(frozen=True)
 class Example:
@@ -44,11 +42,11 @@ def caption_of(photo: Path) -> str:
     return text.read_text(encoding="utf-8").strip() if text.exists() else photo.parent.name
 
 
-def read_pixels(path: Path, short_side: int) -> Tensor:
-    """(H, W, 3) uint8, scaled down, sides cut to multiples of a token's."""
+def read_pixels(path: Path, short_side: int, token: int) -> Tensor:
+    """(H, W, 3) uint8, scaled down, sides cut to multiples of a token's pixels."""
     with path.open("rb") as file:
         prep = Prep(edges="crop", short_side=short_side)
-        return torch.tensor(prepare(open_image(file, name=path.name), prep, patch=PIXELS).pixels)
+        return torch.tensor(prepare(open_image(file, name=path.name), prep, patch=token).pixels)
 
 
 def read_cached(path: Path, fingerprint: str) -> Tensor:
@@ -67,15 +65,16 @@ class Batches(IterableDataset):
         read: a file to pixels (H, W, 3) or a latent (C, h, w).
         tokens: how many a batch has at most. It is filled with whatever comes next: there are no
             buckets of equal sizes.
+        token: pixels on a side of one token.
     """
 
-    def __init__(self, examples: list[Example], read, tokens: int) -> None:
-        self.examples, self.read, self.tokens = examples, read, tokens
+    def __init__(self, examples: list[Example], read, tokens: int, token: int) -> None:
+        self.examples, self.read, self.tokens, self.token = examples, read, tokens, token
 
     def __iter__(self) -> Iterator[tuple[list[Tensor], list[str]]]:
         """Pictures and their captions."""
         for batch in pack(
-            self._endless(), patches=lambda one: tokens_of(one[0]), limit=self.tokens
+            self._endless(), patches=lambda one: tokens_of(one[0], self.token), limit=self.tokens
         ):
             pictures, captions = zip(*batch, strict=True)
             yield list(pictures), list(captions)
@@ -87,8 +86,8 @@ class Batches(IterableDataset):
                 yield self.read(example.path), example.caption
 
 
-def tokens_of(picture: Tensor) -> int:
+def tokens_of(picture: Tensor, token: int) -> int:
     """How many tokens pixels (H, W, 3) or a latent (C, h, w) become."""
     if picture.dtype == torch.uint8:
-        return (picture.shape[0] // PIXELS) * (picture.shape[1] // PIXELS)
+        return (picture.shape[0] // token) * (picture.shape[1] // token)
     return (picture.shape[1] // MERGE) * (picture.shape[2] // MERGE)

@@ -5,10 +5,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from pictures import PIXELS
 from PIL import Image
 from torch import Tensor
-from transformer import Transformer, unmerged
+from transformer import MERGE, Transformer, unmerged
 
 from stae_cli import Codec, PackedLatents, StupidAE
 
@@ -31,7 +30,8 @@ def main(arguments: list[str] | None = None) -> None:
     network = Transformer.restored(state).to(codec.device)
     torch.manual_seed(options.seed)
     wanted = [(caption, size) for caption in options.captions for size in options.size]
-    sizes = tuple((-(-height // PIXELS), -(-width // PIXELS)) for _, (width, height) in wanted)
+    token = codec.architecture.downsample * MERGE  # pixels on a side
+    sizes = tuple((-(-height // token), -(-width // token)) for _, (width, height) in wanted)
     captions = [caption for caption, _ in wanted]
     tokens = sample(network, sizes, captions, options.steps, options.guidance)
     shift, scale = state["scaling"]

@@ -28,18 +28,20 @@ def main(arguments: list[str] | None = None) -> None:
     checkpoint = load_checkpoint(options.weights)
     model = checkpoint.model()
     codec = Codec(model, device=options.device)
+    sizes = checkpoint.architecture
+    token = sizes.downsample * MERGE  # pixels on a side
     if options.latents:
         examples = find_latents(options.latents, options.photos)
         read = partial(read_cached, fingerprint=checkpoint.fingerprint)
     else:
         examples = find_photos(options.photos)
-        read = partial(read_pixels, short_side=options.short_side)
+        read = partial(read_pixels, short_side=options.short_side, token=token)
     if not examples:
         raise SystemExit("found nothing to train on")
-    batches = Batches(examples, read, options.tokens)
+    batches = Batches(examples, read, options.tokens, token)
     loader = DataLoader(batches, batch_size=None, num_workers=options.workers)
     scaling = model.scaling or measured(codec, batches)
-    size = Size(checkpoint.architecture.latent_channels * MERGE**2, options.width, options.depth)
+    size = Size(sizes.channels * MERGE**2, options.width, options.depth)
     network = Transformer(size).to(codec.device)
     average = train(network, loader, codec, scaling, options)
     state = average.state() | {"scaling": scaling, "codec": options.weights}

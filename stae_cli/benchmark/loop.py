@@ -115,7 +115,7 @@ def run_loop(
     check_transformers(transformers)
     for case in cases:
         check_size(
-            case.width, case.height, multiple=max(PIXELS_PER_TOKEN, model.architecture.patch)
+            case.width, case.height, multiple=max(PIXELS_PER_TOKEN, model.architecture.downsample)
         )
     codec = Codec(model, device=device, dtype=dtype)
     results = []

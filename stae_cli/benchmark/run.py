@@ -74,7 +74,7 @@ def run(
     """
     check_against(against)
     for case in cases:
-        check_size(case.width, case.height, multiple=model.architecture.patch)
+        check_size(case.width, case.height, multiple=model.architecture.downsample)
     codec = Codec(model, device=device, dtype=dtype)
     with _even_terms():
         entered = contenders(codec, model, against)

@@ -13,6 +13,7 @@ from stae_cli.cli.benchpath import bench_path
 from stae_cli.cli.benchweights import SEEDED, load_weights
 from stae_cli.cli.console import print_json, print_note, print_table, print_warning
 from stae_cli.cli.options import (
+    ArchitectureName,
     AsJson,
     ComputeDtype,
     Device,
@@ -33,7 +34,9 @@ BUSY = 0.25  # a spread from which a timing says more about its neighbours
 
 Sizes = Annotated[
     list[str],
-    typer.Option("--size", metavar="N|WxH", help="Pixels, multiples of 8. May be repeated."),
+    typer.Option(
+        "--size", metavar="N|WxH", help="Pixels, multiples of 8 (or 32). May be repeated."
+    ),
 ]
 Batches = Annotated[
     list[int],
@@ -83,6 +86,7 @@ def bench(
     device: Device = "auto",
     dtype: ComputeDtype = Dtype.auto,
     weights: Weights = SEEDED,
+    architecture: ArchitectureName = None,
     seconds: Seconds = 20.0,
     plot: Plot = None,
     path: PathOption = None,
@@ -106,6 +110,7 @@ def bench(
     if path is not None:
         bench_path(
             path,
+            architecture=architecture,
             device=device,
             dtype=dtype,
             weights=weights,
@@ -120,6 +125,7 @@ def bench(
             sizes,
             batch,
             transformer,
+            architecture=architecture,
             device=device,
             dtype=dtype,
             weights=weights,
@@ -138,7 +144,7 @@ def bench(
     check_against(names)
     if plot is not None:
         check_target(plot)
-    checkpoint = load_weights(weights)
+    checkpoint = load_weights(weights, architecture)
     report = run(
         checkpoint.model(),
         [Case(width, height, many) for width, height in sizes for many in batch],

@@ -19,6 +19,7 @@ def bench_loop(
     batches: Sequence[int],
     transformers: Sequence[str],
     *,
+    architecture: str | None,
     device: str,
     dtype: Dtype,
     weights: str,
@@ -32,7 +33,7 @@ def bench_loop(
     from stae_cli.benchmark.transformer import check_transformers
 
     check_transformers(transformers)
-    checkpoint = load_weights(weights)
+    checkpoint = load_weights(weights, architecture)
 
     def announce(case: Case, transformer: str) -> None:
         if not quiet:

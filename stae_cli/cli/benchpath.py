@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 def bench_path(
     path: Path,
     *,
+    architecture: str | None,
     device: str,
     dtype: Dtype,
     weights: str,
@@ -35,7 +36,7 @@ def bench_path(
     from stae_cli.pipeline.path import time_path
 
     place = pick_device(device)
-    checkpoint = load_weights(weights)
+    checkpoint = load_weights(weights, architecture)
     codec = PixelCodec(checkpoint.model(), device=place, dtype=parse_dtype(dtype))
     with TemporaryDirectory(prefix="stae-bench-") as folder:
         times = time_path([path], checkpoint, codec, workers=workers, folder=Path(folder))

@@ -10,14 +10,20 @@ if TYPE_CHECKING:
 SEEDED = "seeded"
 
 
-def load_weights(name: str) -> Checkpoint:
-    """The seeded checkpoint, or the one that `--weights` names.
+def load_weights(name: str, architecture: str | None) -> Checkpoint:
+    """The checkpoint that `--weights` names, or seeded weights of the architecture.
 
     Raises:
-        UsageError: a malformed `hf://` name.
-        CheckpointError: unknown, unreachable, damaged or no StupidAE.
+        UsageError: a malformed `hf://` name, or an unknown architecture.
+        CheckpointError: unknown, unreachable, damaged, no StupidAE or another network's.
     """
     from stae_cli.benchmark.contenders import seeded_checkpoint
-    from stae_cli.model.checkpoint import load_checkpoint
+    from stae_cli.model.architecture import F8C16, preset
+    from stae_cli.model.checkpoint import check_architecture, load_checkpoint
 
-    return seeded_checkpoint() if name == SEEDED else load_checkpoint(name)
+    if name == SEEDED:
+        return seeded_checkpoint(preset(architecture or F8C16.name))
+    checkpoint = load_checkpoint(name)
+    if architecture is not None:
+        check_architecture(checkpoint, preset(architecture))
+    return checkpoint

@@ -96,12 +96,21 @@ def convert_weights(
     dtype: Annotated[StoredDtype, typer.Option(help="Store the tensors in this dtype.")] = (
         StoredDtype.keep
     ),
+    linear: Annotated[
+        bool,
+        typer.Option("--linear", help="Store the encoder as matrices (out, in) of linear layers."),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
 ) -> None:
-    """Write a checkpoint as safetensors: safe to open, and with the same fingerprint."""
+    """Write a checkpoint as safetensors: safe to open, and with the same fingerprint.
+
+    With --linear the encoder's tensors fit plain linear layers on patches, which take pictures of
+    mixed aspect ratios in one batch; stae reads such files as the same checkpoint.
+    """
     import torch
 
     from stae_cli.model.checkpoint import load_checkpoint, write_checkpoint
+    from stae_cli.model.linear_layout import KEY, LINEAR, to_linear
 
     if target.suffix != ".safetensors":
         raise UsageError(f"`{target}` does not end in .safetensors", "name such a file")
@@ -110,7 +119,10 @@ def convert_weights(
     checkpoint = load_checkpoint(name)
     stored = None if dtype is StoredDtype.keep else getattr(torch, dtype.value)
     tensors = {key: tensor.to(stored) for key, tensor in checkpoint.tensors.items()}
-    write_checkpoint(target, tensors, checkpoint.architecture, checkpoint.metadata)
+    metadata = dict(checkpoint.metadata)
+    if linear:
+        tensors, metadata[KEY] = to_linear(tensors), LINEAR
+    write_checkpoint(target, tensors, checkpoint.architecture, metadata)
     print_note(f"wrote {target}")
 
 

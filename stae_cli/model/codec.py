@@ -19,7 +19,7 @@ from stae_cli.model.tiling import Piece, rounds
 
 Result = TypeVar("Result")
 
-# Latent positions that the decoder holds at once, about 5 kB of float32 each on the CPU.
+# Patches of 8x8 pixels that the decoder holds at once, about 5 kB of float32 each on the CPU.
 BATCH_PATCHES = {"cpu": 32768, "cuda": 131072, "mps": 32768}
 LEAST_PATCHES = 256
 
@@ -62,7 +62,7 @@ class Codec:
         model: the reference model, its weights are copied.
         device: where to run; `auto` takes CUDA, then Metal, then the CPU.
         dtype: of weights, activations and results; by default float16 on CUDA, else float32.
-        batch_patches: latent positions that the decoder holds at once; bounds its memory.
+        batch_patches: patches of 8x8 pixels that the decoder holds at once; bounds its memory.
 
     Raises:
         DeviceError: the device is absent.
@@ -118,6 +118,7 @@ class Codec:
 
         Returns:
             (B, 16, H/8, W/8), or a list of (16, h, w) in order; the codec's dtype and device.
+            Factor and channels are the architecture's: `downsample` and `channels`.
 
         Raises:
             InputError: none given, a side is no multiple of the patch, or another layout.
@@ -190,7 +191,7 @@ class Codec:
         """Uninitialised, as large as what `tokens_of` returns."""
         grids = [self._grid_of(self._rows_of(image)) for image in images]
         rows = sum(height * width for height, width in grids)
-        channels = self.architecture.latent_channels
+        channels = self.architecture.channels
         return torch.empty(rows, channels, dtype=self.dtype, device=self.device)
 
     def empty_images(self, latents: Sequence[Tensor]) -> list[Tensor]:
@@ -244,11 +245,12 @@ class Codec:
 
     def _grid_of(self, rows: Tensor) -> tuple[int, int]:
         """The height and width of the latent of an image (H, W, 3)."""
-        return rows.shape[0] // self.architecture.patch, rows.shape[1] // self.architecture.patch
+        size = self.architecture.downsample
+        return rows.shape[0] // size, rows.shape[1] // size
 
     def _rows_of(self, image: Tensor) -> Tensor:
         """One image as (H, W, 3), uint8 or float in [-1, 1], where it lies."""
-        size = self.architecture.patch
+        size = self.architecture.downsample
         if image.dtype == torch.uint8 and image.ndim == 3 and image.shape[2] == 3:
             rows = image
         elif image.is_floating_point() and image.ndim == 3 and image.shape[0] == 3:
@@ -271,11 +273,16 @@ class Codec:
 
         They come in bands, so that a large image is never there twice.
         """
-        size = self.architecture.patch
-        band = size * max(1, self.batch_patches * size // rows.shape[1])
+        size = self.architecture.downsample
+        band = size * max(1, self._positions * size // rows.shape[1])
         for part in rows.split(band):
             grid = part.to(self.device).unflatten(1, (-1, size)).unflatten(0, (-1, size))
             yield grid.transpose(1, 2).flatten(2).flatten(0, 1)
+
+    @property
+    def _positions(self) -> int:
+        """Latent positions that stand for as many pixels as `batch_patches`."""
+        return max(1, self.batch_patches // self.architecture.units)
 
     def _pieces(self, latents: Sequence[Tensor]) -> Iterator[tuple[list[Piece], list[Tensor]]]:
         """Pieces of latents (C, h, w), and (h, w, C) of what the decoder is given for each."""
@@ -283,7 +290,7 @@ class Codec:
         form = self._form
         with plain_arithmetic(self.device):
             for pieces in rounds(
-                sizes, limit=self.batch_patches, halo=form.halo, alignment=form.alignment
+                sizes, limit=self._positions, halo=form.halo, alignment=form.alignment
             ):
                 seen = [latents[p.index][:, p.rows.seen, p.columns.seen] for p in pieces]
                 yield pieces, [part.permute(1, 2, 0).to(self.device, self.dtype) for part in seen]
@@ -304,17 +311,17 @@ class Codec:
         self, latents: Tensor, *, dtype: torch.dtype | None = None, device: str | None = None
     ) -> Tensor:
         """Room for the images (..., 8h, 8w, 3) of latents (..., C, h, w)."""
-        size, (height, width) = self.architecture.patch, latents.shape[-2:]
+        size, (height, width) = self.architecture.downsample, latents.shape[-2:]
         shape = (*latents.shape[:-3], height * size, width * size, 3)
         return torch.empty(shape, dtype=dtype or self.dtype, device=device or self.device)
 
     def _place(self, image: Tensor, piece: Piece, pixels: Tensor) -> None:
-        size, rows, columns = self.architecture.patch, piece.rows, piece.columns
+        size, rows, columns = self.architecture.downsample, piece.rows, piece.columns
         inner = pixels[rows.inner(size), columns.inner(size)]
         image[rows.target(size), columns.target(size)] = inner
 
     def _check_channels(self, latents: Tensor, *, dimensions: int) -> None:
-        channels = self.architecture.latent_channels
+        channels = self.architecture.channels
         if latents.ndim != dimensions or latents.shape[-3] != channels or not latents.numel():
             raise InputError(
                 f"cannot decode a tensor of shape {tuple(latents.shape)}",

@@ -140,7 +140,7 @@ class _Encoding:
             )
             packs = pack(
                 report.sift(results),
-                patches=lambda picture: picture.values // (3 * self._patch**2),
+                patches=lambda picture: picture.patches,
                 limit=self.codec.batch_patches,
             )
             for pictures in report.drawing(packs, "reading"):
@@ -161,7 +161,7 @@ class _Encoding:
             return read_picture(
                 planned,
                 self.settings.prep,
-                patch=self._patch,
+                patch=self.codec.architecture.downsample,
                 reserve=reserve,
                 buffers=self.buffers,
             )
@@ -219,8 +219,8 @@ class _Encoding:
             architecture=architecture.describe(),
             weights=self.checkpoint.name,
             weights_sha256=self.checkpoint.fingerprint,
-            downsample=architecture.patch,
-            latent_channels=architecture.latent_channels,
+            downsample=architecture.downsample,
+            latent_channels=architecture.channels,
             source=picture.planned.entry.key,
             source_size=picture.source.st_size,
             source_mtime_ns=picture.source.st_mtime_ns,
@@ -240,7 +240,3 @@ class _Encoding:
             prep=self.settings.prep.describe(),
             output=self.settings.save_dtype,
         )
-
-    @property
-    def _patch(self) -> int:
-        return self.codec.architecture.patch

@@ -134,7 +134,7 @@ class _Roundtrip:
     def __init__(self, plan: RoundtripPlan, codec: PixelCodec, report: RoundtripReport) -> None:
         self.plan, self.codec, self.report = plan, codec, report
         self.threads = plan.settings.workers or os.cpu_count() or 1
-        self.patch = codec.architecture.patch
+        self.patch = codec.architecture.downsample
         self.buffers = Buffers()
 
     def run(self) -> None:
@@ -148,7 +148,7 @@ class _Roundtrip:
             )
             packs = pack(
                 report.sift(results),
-                patches=lambda picture: picture.values // (3 * self.patch**2),
+                patches=lambda picture: picture.patches,
                 limit=self.codec.batch_patches,
             )
             for pictures in report.drawing(packs, "reading"):

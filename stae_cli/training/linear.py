@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -29,12 +29,14 @@ from stae_cli.model.stupid_ae import (
     GegluBlock,
     NeuralField,
     Projection,
+    ShuffleDecoder,
     SpatialBlock,
     StupidAE,
 )
 from stae_cli.training.crops import Crops
 
-PATCHES = 1 << 17  # to fit on: 700 for each of the 192 values of a patch
+PATCHES = 1 << 17  # to fit on: 700 for each of the 192 values of a patch of 8x8,
+SEEN = 64  # or as many pixels in cells of latents; patches of 32x32 are a quarter as many
 PURPOSE = 1
 ENCODED = 3.0  # size of the encoder's features, which a step of the first layer then hardly moves
 QUIET = 0.3  # of the usual size: first layers of what is silent
@@ -51,24 +53,30 @@ class Pca:
     deviations: Tensor
 
 
-def fit_pca(crops: Crops, *, patch: int) -> Pca:
-    """Principal components of what the network will be trained on."""
-    return pca_of(crops.samples(PURPOSE, pixels=PATCHES * patch**2), patch=patch)
+def fit_pca(crops: Crops, *, patch: int, encoder: nn.Module | None = None) -> Pca:
+    """Principal components of what the network will be trained on.
+
+    With an encoder they are those of `patch` x `patch` cells of its latents.
+    """
+    images = crops.samples(PURPOSE, pixels=PATCHES * max(SEEN, patch**2 // 4))
+    return pca_of(images if encoder is None else map(encoder, images), patch=patch)
 
 
+@torch.no_grad()
 def pca_of(batches: Iterable[Tensor], *, patch: int) -> Pca:
-    """Principal components of patches as the first convolution sees them: (3, patch, patch).
+    """Principal components of patches as a first convolution sees them: (C, patch, patch).
 
     Args:
-        batches: images (B, 3, H, W) in [-1, 1], sides multiples of the patch.
-        patch: side of a patch in pixels.
+        batches: images (B, 3, H, W) in [-1, 1], or latents (B, C, H, W), sides multiples of the
+            patch.
+        patch: side of a patch in pixels, or of a cell in latents.
     """
-    values, count = 3 * patch**2, 0
-    total, products = torch.zeros(values).double(), torch.zeros(values, values).double()
+    total = products = torch.zeros(())
+    count = 0
     for images in batches:
         rows = to_patches(images, patch).cpu().double()
-        total += rows.sum(0)
-        products += rows.T @ rows
+        total = total + rows.sum(0)
+        products = products + rows.T @ rows
         count += len(rows)
     mean = total / count
     variances, directions = torch.linalg.eigh(products / count - torch.outer(mean, mean))
@@ -76,13 +84,13 @@ def pca_of(batches: Iterable[Tensor], *, patch: int) -> Pca:
 
 
 def to_patches(images: Tensor, patch: int) -> Tensor:
-    """(B, 3, H, W) -> (N, 3 * patch^2), a patch's values ordered by channel, row, column."""
-    grid = images.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # (B, 3, h, p, w, p)
+    """(B, C, H, W) -> (N, C * patch^2), a patch's values ordered by channel, row, column."""
+    grid = images.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # (B, C, h, p, w, p)
     return grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(0, 2)
 
 
 def set_linear(model: StupidAE, pca: Pca) -> None:
-    """Makes a freshly built network the linear autoencoder of `pca`, in place.
+    """Makes a fresh first stage the linear autoencoder of `pca`, in place.
 
     Raises:
         UsageError: the network is too narrow for that.
@@ -94,15 +102,45 @@ def set_linear(model: StupidAE, pca: Pca) -> None:
             "use fewer, or `--init random`",
         )
     with torch.no_grad():
-        for block in model.modules():
+        encoder, decoder = model.encoder[0], model.decoder[0]
+        for block in (*encoder.modules(), *decoder.modules()):
             _silence(block)
-        encoder = model.encoder[0]
         assert isinstance(encoder, Encoder)
         _set_encoder(encoder, sizes, pca)
-        decoder = model.decoder[0]
+        if isinstance(decoder, ShuffleDecoder):
+            _set_shuffle(decoder, sizes.latent_channels, pca)
+            return
         assert isinstance(decoder, Decoder)
         _set_conv_in(decoder.conv_in, sizes.latent_channels)
         _set_head(decoder, sizes, pca)
+
+
+def set_second_linear(model: StupidAE, pca: Pca) -> None:
+    """Makes a fresh second stage the linear autoencoder of `pca`, in place; the first one stays.
+
+    Args:
+        model: one of two stages.
+        pca: of cells of the first stage's latents.
+
+    Raises:
+        UsageError: the network is too narrow for that.
+    """
+    second = model.architecture.second
+    encoder, decoder = model.encoder[1], model.decoder[1]
+    assert second is not None
+    assert isinstance(encoder, Encoder)
+    assert isinstance(decoder, ShuffleDecoder)
+    channels = second.latent_channels
+    if model.architecture.width < 2 * channels or len(pca.mean) < channels:
+        raise UsageError(
+            f"{channels} latent channels are too many for a linear start of the second stage",
+            "use fewer, or `--init random`",
+        )
+    with torch.no_grad():
+        for block in (*encoder.modules(), *decoder.modules()):
+            _silence(block)
+        _set_encoder(encoder, replace(model.architecture, latent_channels=channels), pca)
+        _set_shuffle(decoder, channels, pca)
 
 
 def _silence(block: nn.Module) -> None:
@@ -141,6 +179,15 @@ def _set_conv_in(projection: Projection, latents: int) -> None:
     others = last.weight[latents:]
     others.copy_(FAINT / math.sqrt(others.shape[1]) * torch.randn(others.shape))
     last.weight[:latents, : 2 * latents, 0, 0] = _signs(latents) / QUIET
+
+
+def _set_shuffle(decoder: ShuffleDecoder, latents: int, pca: Pca) -> None:
+    """Features whose first ones are the latents, the others faint; then the directions."""
+    _set_conv_in(decoder.conv_in, latents)
+    painter = _conv(decoder.shuffle[0])
+    nn.init.zeros_(painter.weight)
+    painter.weight[:, :latents, 0, 0] = pca.directions[:, :latents]
+    _bias_of(painter).copy_(pca.mean)
 
 
 def _set_pairs(projection: Projection, rows: Tensor) -> None:

@@ -33,7 +33,8 @@ class Loop:
     The loss is read one step late, so that an accelerator always has a step to work on.
 
     Args:
-        model: moved to the device of the crops and trained in place, in float32.
+        model: moved to the device of the crops and trained in place, in float32: what of it
+            requires gradients.
         recipe: how.
         crops: the data.
         ranks: this process among those that train together.
@@ -44,7 +45,7 @@ class Loop:
         self, model: StupidAE, recipe: Recipe, crops: Crops, *, ranks: Ranks, compiled: bool = False
     ) -> None:
         self.recipe, self.crops, self.ranks = recipe, crops, ranks
-        self.model = model.to(crops.device).requires_grad_(True).train()
+        self.model = model.to(crops.device).train()
         self.average = Average(self.model, decay=recipe.ema)
         self.optimizer = Optimizer(self.model, recipe)
         self.clock = Clock()

@@ -19,11 +19,12 @@ from stae_cli.model.stupid_ae import StupidAE
 from stae_cli.training.crops import Crops
 from stae_cli.training.curve import draw_curve
 from stae_cli.training.description import describe
-from stae_cli.training.linear import fit_pca, set_linear
+from stae_cli.training.linear import fit_pca, set_linear, set_second_linear
 from stae_cli.training.loop import LOG_STEPS, DivergedError, Loop
 from stae_cli.training.photos import PhotoSet, load_photos
 from stae_cli.training.ranks import Ranks
 from stae_cli.training.samples import draw_samples, sample_crops
+from stae_cli.training.second_stage import hold_first, joined_to
 from stae_cli.training.settings import TrainSettings
 from stae_cli.training.statistics import latent_statistics
 from stae_cli.training.validation import Validation
@@ -69,7 +70,7 @@ class Run:
         ranks: Ranks,
         on_progress: Callable[[Progress], None],
     ) -> None:
-        recipe, patch = settings.recipe, settings.architecture.patch
+        recipe, patch = settings.recipe, settings.architecture.downsample
         recipe.check(patch=patch, processes=ranks.processes)
         self.settings, self.ranks, self.on_progress = settings, ranks, on_progress
         self.workspace = Workspace(settings.out)
@@ -235,19 +236,29 @@ class Run:
 
     def _start(self, *, blank: bool) -> StupidAE:
         """The model before the first step; its weights do not matter if it is `blank`."""
-        initial = self.settings.initial
+        settings, initial = self.settings, self.settings.initial
         if initial is not None:
-            return _finite(initial)
-        with seeded(self.settings.recipe.seed):
-            model = StupidAE(self.settings.architecture)
-            if self.settings.recipe.start == PCA and not blank:
-                patch = self.settings.architecture.patch
-                set_linear(model, fit_pca(self.crops, patch=patch))
+            _check_finite(initial)
+            if not settings.adds_stage:
+                return initial.model()
+        with seeded(settings.recipe.seed):
+            model = StupidAE(settings.architecture)
+            if initial is not None:
+                hold_first(joined_to(initial, model))
+            elif settings.recipe.start == PCA and not blank:
+                set_linear(model, fit_pca(self.crops, patch=settings.architecture.patch))
+            linear = (settings.second_start if initial else settings.recipe.start) == PCA
+            if settings.architecture.second is not None and linear and not blank:
+                self._start_second(model, settings.architecture.second.patch)
         return model
 
+    def _start_second(self, model: StupidAE, patch: int) -> None:
+        first = model.encoder[0].to(self.crops.device)
+        set_second_linear(model, fit_pca(self.crops, patch=patch, encoder=first))
 
-def _finite(initial: Checkpoint) -> StupidAE:
-    """The network to fine-tune.
+
+def _check_finite(initial: Checkpoint) -> None:
+    """Checks that a checkpoint can be trained further, or built on.
 
     Raises:
         CheckpointError: it is broken.
@@ -257,7 +268,6 @@ def _finite(initial: Checkpoint) -> StupidAE:
             raise CheckpointError(
                 f"`{initial.name}` has NaN or infinity in `{name}`", "start from another checkpoint"
             )
-    return initial.model()
 
 
 def _validation(settings: TrainSettings, patch: int, device: torch.device) -> Validation | None:

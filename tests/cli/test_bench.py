@@ -114,7 +114,7 @@ def test_an_absent_checkpoint_is_named(stae):
 def test_weights_are_seeded_unless_named(stae, monkeypatch):
     from tests.seeded import TINY, seeded_model
 
-    monkeypatch.setattr("stae_cli.benchmark.contenders.seeded_model", lambda: seeded_model(TINY))
+    monkeypatch.setattr("stae_cli.benchmark.contenders.seeded_model", lambda _: seeded_model(TINY))
     ran = stae("bench", "--size", "8", "--seconds", "0", "--device", "cpu", "--json")
     assert ran.json["weights"] == "seeded"
 

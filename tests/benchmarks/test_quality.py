@@ -11,8 +11,11 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from stae_cli.model.architecture import Architecture, SecondStage
+from stae_cli.model.checkpoint import write_checkpoint
 from tests.benchmarks.scripts import script
 from tests.pictures import noise
+from tests.seeded import seeded_tensors
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +56,17 @@ def test_a_checkpoint_scores_as_in_a_round_trip(photos, tiny, other_tiny, stae, 
         )
     assert [row["name"] for row in recorded["quality"]["rows"]] == list(rows)
     json.dumps(recorded)
+
+
+def test_the_baseline_has_the_patches_and_channels_of_the_whole_network(others, tmp_path, capsys):
+    """Those of both stages: 16x16 pixels to 24 numbers, not the first one's 8x8 to 16."""
+    sizes = Architecture("two", width=32, head_width=8, second=SecondStage(24, patch=2))
+    write_checkpoint(two := tmp_path / "two.safetensors", seeded_tensors(sizes), sizes, {})
+    arguments = [str(others), "--weights", str(two), "--fit", str(others), "--device", "cpu"]
+    script("quality").main(arguments)
+    assert list(table_of(capsys.readouterr().out)) == [
+        "linear PCA, 768 to 24", "two.safetensors"
+    ]  # fmt: skip
 
 
 def test_the_baseline_is_the_best_linear_map(photos, others, capsys):

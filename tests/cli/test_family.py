@@ -170,6 +170,17 @@ def test_a_second_stage_leaves_its_first_as_it_was(stae, photos, tmp_path):
     )
 
 
+@pytest.mark.usefixtures("family")
+def test_a_second_stage_is_not_built_on_a_broken_first(stae, photos, tmp_path):
+    tensors = seeded_tensors(SMALL)
+    tensors["decoder.0.positions"][0, 3, 1] = float("nan")
+    write_checkpoint(first := tmp_path / "broken.safetensors", tensors, SMALL, {})
+    out = tmp_path / "two.safetensors"
+    ran = stae("train", photos, "--out", out, "--stage", 2, "--from", first, *SHORT)
+    ran.assert_fails(1, "broken.safetensors", "NaN", "decoder.0.positions")
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.usefixtures("family")
 def test_a_second_stage_learns(stae, photos, tmp_path, optimizer):
@@ -230,6 +241,22 @@ def test_bench_takes_any_network(stae, tiny, monkeypatch, tmp_path):
     Image.fromarray(noise(70, 40)).save(tmp_path / "a.png")
     ran = stae(*bench, "--architecture", "small-32", "--path", tmp_path, "--json")
     assert ran.code == 0, ran.err
+
+
+@pytest.mark.usefixtures("family")
+def test_a_training_step_is_timed_with_any_network(stae, monkeypatch):
+    """A token is one position of 32x32 pixels, or four of 8x8."""
+    from stae_cli.benchmark.transformer import SIZES, TransformerSize
+
+    monkeypatch.setitem(SIZES, "mite", TransformerSize(16, 2, 2))
+    loop = ("bench", "--loop", "--transformer", "mite", "--device", "cpu", "--seconds", 0)
+    for name, tokens, numbers in (("small-32", 2, 8), ("small-shuffle", 8, 64)):
+        ran = stae(*loop, "--architecture", name, "--size", "64x32", "--json")
+        assert ran.code == 0, ran.err
+        assert ran.json["architecture"] == name
+        assert ran.json["results"][0]["tokens"] == tokens
+        assert ran.json["results"][0]["latent_bytes"] == tokens * numbers * 2
+    stae(*loop, "--architecture", "small-32", "--size", 48).assert_fails(2, "multiple of 32")
 
 
 def test_flops_of_one_network_and_of_the_family(stae):

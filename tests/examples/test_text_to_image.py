@@ -10,7 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from stae_cli.model.architecture import Architecture, SecondStage
+from stae_cli.model.checkpoint import write_checkpoint
 from tests.pictures import write_photos
+from tests.seeded import seeded_tensors
 
 TUTORIAL = Path(__file__).parents[2] / "examples" / "text_to_image"
 README = TUTORIAL / "README.md"
@@ -73,6 +76,20 @@ def test_latents_from_the_cache_train_as_well(stae, train, photos, tiny, other_t
     stae("encode", photos, tmp_path / "others", "--weights", other_tiny, *options)
     with pytest.raises(SystemExit, match="--weights"):
         train("--latents", tmp_path / "others")
+
+
+def test_a_network_of_two_stages_trains_and_draws_as_well(stae, train, photos, tutorial, tmp_path):
+    """A token is 2x2 positions here too: 64x64 pixels, 4 times as many numbers as there."""
+    sizes = Architecture("two", width=32, head_width=8, second=SecondStage(64))
+    write_checkpoint(two := tmp_path / "two.safetensors", seeded_tensors(sizes), sizes, {})
+    model, losses = train("--weights", two, "--short-side", 64, steps=20)
+    assert losses
+    out, options = tmp_path / "samples", ["--size", "100x64", "--steps", "2", "--device", "cpu"]
+    tutorial["sample"].main([str(model), "a square", *options, "--out", str(out)])
+    assert [size_of(path) for path in out.iterdir()] == [(100, 64)]
+    folder, edges = tmp_path / "latents", ("--short-side", 64, "--edges", "crop")
+    assert stae("encode", photos, folder, "--weights", two, *edges).code == 0
+    assert train("--weights", two, "--latents", folder, steps=20)[1]
 
 
 def test_captions_lie_beside_the_photos_or_are_their_folders_name(tutorial, photos):

@@ -114,6 +114,11 @@ def test_a_field_with_too_few_units_starts_as_near_as_it_can(crops, pca):
 
 
 TWO = Architecture("two", width=64, head_width=8, second=SecondStage(12))
+QUIETED = [
+    f"{half}.{stage}.blocks.{block}.mlp.conv_up.weight"
+    for stage in (0, 1)
+    for half, block in (("encoder", 0), ("decoder", 1))
+]
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +139,16 @@ def test_a_second_stage_starts_as_the_linear_autoencoder_of_the_firsts_latents(c
     expected = float((rows - rows @ kept @ kept.T).square().mean())
     error = float((model.decoder[1](model.encoder[1](latents)) - latents).square().mean())
     assert error == pytest.approx(expected, rel=1e-3)
+
+
+def test_each_stage_is_set_by_itself(pca):
+    """Neither moves the other: what is quiet at the start is made so once."""
+    with seeded(0):
+        model = StupidAE(TWO)
+    before = copy.deepcopy(model.state_dict())
+    set_linear(model, pca)
+    after = model.state_dict()
+    assert all(torch.equal(after[n], before[n]) == (".1." in n[:11]) for n in QUIETED)
 
 
 def test_every_layer_of_two_stages_can_learn_from_the_first_steps(crops, two_stages):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -372,20 +373,25 @@ def test_a_compiled_network_learns_the_same(stae, photos, out, tmp_path):
     assert curve_of(out)[10] == pytest.approx(plain[10], rel=1e-3)
 
 
-def test_without_a_compiler_that_is_said(photos, out, tmp_path):
+def no_compiler(_graph, _inputs):
+    """What inductor does where it finds none."""
+    from torch._inductor.exc import InductorError, InvalidCxxCompiler
+
+    raise InductorError(InvalidCxxCompiler(), None)
+
+
+def broken_backend(_graph, _inputs):
+    raise ValueError("no such backend")
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("backend", [no_compiler, broken_backend])
+def test_without_a_compiler_that_is_said(stae, photos, out, tmp_path, monkeypatch, backend):
+    torch.compiler.reset()
+    monkeypatch.setattr("torch.compile", partial(torch.compile, backend=backend))
     small = shallow_checkpoint(tmp_path / "shallow.safetensors")
-    compilers = {"CXX": "no-such-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
-    command = arguments(photos, out, small, "--compile", steps=1)
-    ran = subprocess.run(
-        [sys.executable, "-m", "stae_cli", *map(str, command)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), **compilers},
-        capture_output=True,
-        text=True,
-    )
-    assert ran.returncode == 1
-    assert "error: torch cannot compile the network" in ran.stderr
-    assert "leave out `--compile`" in ran.stderr
-    assert "Traceback" not in ran.stderr
+    ran = stae(*arguments(photos, out, small, "--compile", steps=1))
+    ran.assert_fails(1, "torch cannot compile the network", "leave out `--compile`")
     assert not out.exists()
 
 

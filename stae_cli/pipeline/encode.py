@@ -35,7 +35,7 @@ from stae_cli.pipeline.units import Layout, Unit, cut_units, shard_name
 
 if TYPE_CHECKING:
     from stae_cli.model.checkpoint import Checkpoint
-    from stae_cli.model.codec import Codec
+    from stae_cli.model.pixels import PixelCodec
 
 WRITE_BEHIND_BYTES = 64 << 20
 
@@ -128,7 +128,7 @@ def plan_encode(sources: Sequence[Path], dest: Path, settings: EncodeSettings) -
 
 
 def encode(
-    plan: EncodePlan, checkpoint: Checkpoint, codec: Codec, *, advance: Callable[[int], None]
+    plan: EncodePlan, checkpoint: Checkpoint, codec: PixelCodec, *, advance: Callable[[int], None]
 ) -> Report:
     """Encodes what the plan lists and is not done yet.
 
@@ -151,7 +151,7 @@ class _Encoding:
         self,
         plan: EncodePlan,
         checkpoint: Checkpoint,
-        codec: Codec,
+        codec: PixelCodec,
         advance: Callable[[int], None],
     ) -> None:
         self.plan, self.settings = plan, plan.settings
@@ -195,7 +195,7 @@ class _Encoding:
             )
             packs = pack(
                 self._pictures(results, storage),
-                patches=lambda item: item[1].values // (3 * self._patch**2),
+                patches=lambda item: item[1].patches,
                 limit=self.codec.batch_patches,
             )
             for items in report.drawing(packs, "reading"):
@@ -234,7 +234,7 @@ class _Encoding:
             return read_picture(
                 planned,
                 self.settings.prep,
-                patch=self._patch,
+                patch=self.codec.architecture.downsample,
                 reserve=reserve,
                 buffers=self.buffers,
             )
@@ -320,8 +320,8 @@ class _Encoding:
             architecture=architecture.describe(),
             weights=self.checkpoint.name,
             weights_sha256=self.checkpoint.fingerprint,
-            downsample=architecture.patch,
-            latent_channels=architecture.latent_channels,
+            downsample=architecture.downsample,
+            latent_channels=architecture.channels,
             source=picture.planned.entry.key,
             source_size=picture.source.size,
             source_mtime_ns=picture.source.mtime_ns,
@@ -344,7 +344,3 @@ class _Encoding:
             layout=SHARDS if self.settings.shard_size else FILES,
             shard_size=self.settings.shard_size,
         )
-
-    @property
-    def _patch(self) -> int:
-        return self.codec.architecture.patch

@@ -11,8 +11,10 @@ from stae_cli import Codec
 from stae_cli.errors import InputError
 from stae_cli.model import codec as room
 from stae_cli.model import inference
-from tests.seeded import TINY, seeded_model
+from stae_cli.model.architecture import PRESETS
+from tests.seeded import TINY, seeded_model, tiny_like
 
+OTHERS = [tiny_like(PRESETS[name]) for name in ("f8c16-1x1", "f32c64", "f32c256-naive")]
 BACKENDS = ["eager", "aot_eager"]
 NEEDS_COMPILER = pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
 
@@ -31,8 +33,9 @@ def drawn(*shape, seed=0):
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def mixed():
-    return [drawn(3, 16, 8), torch.full((24, 40, 3), 9, dtype=torch.uint8), drawn(3, 8, 8, seed=1)]
+def mixed(side=8):
+    bytes_ = torch.full((3 * side, 5 * side, 3), 9, dtype=torch.uint8)
+    return [drawn(3, 2 * side, side), bytes_, drawn(3, side, side, seed=1)]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor uses what torch deprecates
@@ -112,14 +115,16 @@ def test_gradient_mode_is_the_callers(codec):
         assert not torch.is_grad_enabled()
 
 
-def test_nothing_waits_for_the_device(monkeypatch):
+@pytest.mark.parametrize("sizes", [TINY, *OTHERS], ids=lambda sizes: sizes.name)
+def test_nothing_waits_for_the_device(monkeypatch, sizes):
     """On `meta`, whose tensors hold no values, whatever reads one or leaves the device raises."""
     monkeypatch.setattr(room, "pick_device", torch.device)
     monkeypatch.setattr(room, "plain_arithmetic", lambda _device: nullcontext())
-    for limits in (inference.ENCODE_ROWS, inference.DECODE_ROWS, room.BATCH_PATCHES):
-        monkeypatch.setitem(limits, "meta", 64)
-    codec = Codec(seeded_model(TINY), device="meta", dtype=torch.float16)
-    images = [image.to("meta") for image in [*mixed(), drawn(3, 104, 96)]]
+    monkeypatch.setitem(inference.ROWS, "meta", 64)
+    monkeypatch.setitem(room.BATCH_PATCHES, "meta", 64 * sizes.units)
+    codec = Codec(seeded_model(sizes), device="meta", dtype=torch.float16)
+    side = sizes.downsample
+    images = [image.to("meta") for image in [*mixed(side), drawn(3, 13 * side, 12 * side)]]
     packed = codec.encode_packed(images)
     with pytest.raises(RuntimeError):
         packed.tokens.sum().item()

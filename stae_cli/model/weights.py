@@ -1,7 +1,7 @@
 """Names of checkpoints: what `--weights` takes, and where each is found.
 
     builtin                        the newest checkpoint that ships with the package
-    photo-1, ...                   one that ships, by its permanent name
+    photo-2, ...                   one that ships, by its permanent name
     stupidae                       the published one, from the Hugging Face hub
     hf://OWNER/REPO/FILE[@REV]     any file on the hub
     FILE                           a .safetensors, .pt or .pth file
@@ -23,7 +23,7 @@ SAFETENSORS_SUFFIX = ".safetensors"
 
 DEFAULT_WEIGHTS = "stupidae"
 BUILTIN_FOLDER = Path(__file__).parents[1] / "weights"
-BUILTIN_NAMES = ("photo-1",)  # permanent, oldest first
+BUILTIN_NAMES = ("photo-2",)  # permanent, oldest first
 
 HUB_HINT = (
     "use `--weights builtin`, which needs no network, or give the file itself: `--weights FILE`"

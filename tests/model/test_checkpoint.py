@@ -148,9 +148,9 @@ def test_absent_and_unknown_names_are_told(tmp_path, stae):
 
 def test_recorded_weights_must_have_the_recorded_fingerprint():
     known = load_checkpoint("builtin")
-    assert load_recorded("photo-1", known.fingerprint).fingerprint == known.fingerprint
+    assert load_recorded("photo-2", known.fingerprint).fingerprint == known.fingerprint
     with pytest.raises(CheckpointError, match="other weights"):
-        load_recorded("photo-1", "0" * 64)
+        load_recorded("photo-2", "0" * 64)
     with pytest.raises(CheckpointError, match="not at hand"):
         load_recorded("mine.safetensors", known.fingerprint)
 
@@ -268,5 +268,5 @@ def test_the_architecture_is_stored_and_not_guessed(tmp_path, name):
 
 def test_list_names_what_ships(stae):
     listed = stae("weights", "list", "--json").json
-    assert listed["photo-1"]["where"].startswith("ships")
+    assert listed["photo-2"]["where"].startswith("ships")
     assert "stupidae" in listed

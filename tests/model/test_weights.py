@@ -137,8 +137,8 @@ def test_stae_weights_sets_the_default(hub, home, tmp_path):
 
 
 def test_builtin_is_the_newest_and_goes_by_its_permanent_name():
-    assert locate("builtin") == locate("photo-1")
-    assert locate("builtin").name == "photo-1"
+    assert locate("builtin") == locate("photo-2")
+    assert locate("builtin").name == "photo-2"
     assert locate("builtin").path.is_file()
 
 

@@ -14,6 +14,7 @@ from stae_cli.files.destination import Destination
 from stae_cli.files.entries import SourceState
 from stae_cli.files.header import ForeignFileError, Shape
 from stae_cli.files.latents import Latent, LatentInfo, latent_bytes, write_latent
+from stae_cli.files.manifest import Manifest
 from stae_cli.files.naming import Planned
 from stae_cli.files.shards import write_shard
 from stae_cli.files.stored import StoredLatent, stored_in
@@ -38,13 +39,20 @@ class Expected:
     prep: str
     dtype: Literal["float16", "float32"]
 
-    def made(self, stored: StoredLatent, planned: Planned, state: SourceState) -> bool:
-        """Whether a stored latent was made from this source with these settings."""
+    def suits(self, stored: StoredLatent) -> bool:
+        """Whether a stored latent was made with these settings."""
         info = stored.info
         return (
             info.weights_sha256 == self.weights_sha256
             and info.prep == self.prep
             and stored.dtype == self.dtype
+        )
+
+    def made(self, stored: StoredLatent, planned: Planned, state: SourceState) -> bool:
+        """Whether a stored latent was made from this source with these settings."""
+        info = stored.info
+        return (
+            self.suits(stored)
             and info.source == planned.entry.key
             and SourceState(info.source_size, info.source_mtime_ns, info.source_etag) == state
         )
@@ -65,15 +73,15 @@ class Fresh:
 class Shard:
     """A shard in the making: all its pictures, and what became of those that were looked at.
 
-    `name` is that of its file, `stored` what the file held before, by output; `settled` counts
-    the pictures that need no more work.
+    `name` is that of its file, `stored` what the file held before, by output, of which `stale` is
+    out of date; `settled` counts the pictures that need no more work.
     """
 
     name: str
     planned: Sequence[Planned]
     stored: dict[str, StoredLatent] | None = None
     fresh: dict[str, Fresh] = field(default_factory=dict)
-    kept: set[str] = field(default_factory=set)
+    stale: set[str] = field(default_factory=set)
     settled: int = 0
     data: IO[bytes] | None = None
 
@@ -108,6 +116,14 @@ class Storage(ABC):
     def settle(self, job: Job) -> None:
         """Notes that a picture needs no more work: saved, found done, or failed."""
 
+    @abstractmethod
+    def finish(self) -> None:
+        """Ends a run whose every picture is settled and written."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Lets go of what is held; once no write is under way any more."""
+
 
 class FileStorage(Storage):
     """Each latent in a file of its own."""
@@ -131,15 +147,22 @@ class FileStorage(Storage):
     def settle(self, job: Job) -> None:
         pass
 
+    def finish(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
 
 class ShardStorage(Storage):
     """Many latents to a shard, which appears whole or not at all.
 
     A shard that exists is made anew only when something in it is new; what else it holds of the
-    same pictures is kept.
+    same pictures is kept, also where a source cannot be reached just now.
 
     Args:
         known: whether an output is this run's, in whichever shard.
+        manifest: tells which shard holds what.
     """
 
     def __init__(
@@ -149,24 +172,29 @@ class ShardStorage(Storage):
         writer: WriteBehind[Written],
         *,
         known: Callable[[str], bool],
+        manifest: Manifest,
     ) -> None:
         self.destination, self.expected, self.writer = destination, expected, writer
-        self.known = known
+        self.known, self.manifest = known, manifest
+        self._unwritten: dict[str, IO[bytes]] = {}
 
     def holds(self, job: Job, state: SourceState) -> bool:
         shard, output = _shard_of(job), job.planned.output
         if shard.stored is None:
             shard.stored = self._looked_for(shard)
         stored = shard.stored.get(output)
-        if stored is None or not self.expected.made(stored, job.planned, state):
+        if stored is None:
             return False
-        shard.kept.add(output)
+        if not self.expected.made(stored, job.planned, state):
+            shard.stale.add(output)
+            return False
         return True
 
     def save(self, job: Job, latent: Latent, info: LatentInfo) -> None:
         shard = _shard_of(job)
         if shard.data is None:
             shard.data = tempfile.SpooledTemporaryFile(MEMORY_BYTES)  # noqa: SIM115
+            self._unwritten[shard.name] = shard.data
         begin = shard.data.tell()
         try:
             size = shard.data.write(latent_bytes(latent))
@@ -181,10 +209,24 @@ class ShardStorage(Storage):
         shard.settled += 1
         if shard.settled < len(shard.planned):
             return
-        moved = (shard.stored or {}).keys() - shard.kept  # to other shards, or to be made anew
-        if shard.fresh or moved:
+        if shard.stored is None and not shard.fresh:  # all failed before they were compared
+            shard.stored = self._looked_for(shard)
+            shard.stale = {o for o, old in shard.stored.items() if not self.expected.suits(old)}
+        moved = (shard.stored or {}).keys() - {planned.output for planned in shard.planned}
+        if shard.fresh or shard.stale or moved:
+            self.manifest.outdate()
             size = shard.data.tell() if shard.data else 0
             self.writer.submit(min(size, MEMORY_BYTES), lambda: self._write(shard))
+        for member in _members(shard):
+            self.manifest.add(member.output, shard.name, member.info)
+
+    def finish(self) -> None:
+        self.manifest.write()
+
+    def close(self) -> None:
+        self.manifest.close()
+        for data in self._unwritten.values():
+            data.close()
 
     def _looked_for(self, shard: Shard) -> dict[str, StoredLatent]:
         place = self.destination.place(shard.name)
@@ -212,7 +254,7 @@ class ShardStorage(Storage):
         with self.destination.writing(shard.name) as path:
             size = write_shard(path, described, (member.read() for member in members))
         if shard.data is not None:
-            shard.data.close()
+            self._unwritten.pop(shard.name).close()
         return Written(len(shard.fresh), size)
 
 
@@ -230,7 +272,7 @@ def _members(shard: Shard) -> Iterator[_Member]:
     for output in (planned.output for planned in shard.planned):
         if (new := shard.fresh.get(output)) is not None:
             yield _Member(output, new.info, new.shape, new.dtype, partial(_waiting, shard, new))
-        elif output in shard.kept and shard.stored is not None:
+        elif shard.stored and output in shard.stored and output not in shard.stale:
             old = shard.stored[output]
             yield _Member(output, old.info, old.shape, old.dtype, partial(_kept, old))
 

@@ -224,7 +224,7 @@ class _Encoding:
 
     def _jobs(self) -> Iterator[Job | Problem]:
         for unit in self.plan.my_units():
-            yield from unit.jobs()
+            yield from unit.jobs(self._exists)
 
     def _read(
         self, job: Job | Problem, storage: Storage, reserve: Reserve
@@ -306,14 +306,18 @@ class _Encoding:
         if not self.settings.shard_size:
             return
         name = shard_name("", self._listed_shards)
+        if self._exists(name):
+            raise StaeError(
+                f"`{self.plan.destination.place(name)}` is more than this run's sources need",
+                "choose another DEST; or, if sources are gone for good, remove the shards of DEST",
+            )
+
+    def _exists(self, name: str) -> bool:
         try:
             self.plan.destination.entry(name).state()
         except OSError:
-            return
-        raise StaeError(
-            f"`{self.plan.destination.place(name)}` is more than this run's sources need",
-            "choose another DEST; or, if sources are gone for good, remove the shards of DEST",
-        )
+            return False
+        return True
 
     @property
     def _listed_shards(self) -> int:

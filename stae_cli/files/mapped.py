@@ -44,7 +44,7 @@ COLUMNS = len(fields(Whereabouts))
 
 @dataclass
 class LatentIndex:
-    """Every latent below the sources, in about 70 bytes and its key for each.
+    """Every latent below the sources, in about 100 bytes and its key for each.
 
     `too_small` counts those left out.
     """

@@ -241,7 +241,7 @@ def test_damaged_shards_are_made_again_and_foreign_ones_kept(encode, out):
 @pytest.mark.skipif(os.name == "nt", reason="posix")
 @pytest.mark.parametrize("number", ["SIGKILL", "SIGINT"])
 def test_an_interrupted_run_leaves_whole_shards_and_no_manifest(encode, tiny, tmp_path, number):
-    photos = write_photos(tmp_path / "many", count=200)
+    photos = write_photos(tmp_path / "many", count=120)
     assert encode(source=photos, dest="whole").code == 0
     out = tmp_path / "cut"
     arguments = ["encode", photos, out, "--weights", tiny, "--shard-size", 4]

@@ -39,20 +39,13 @@ class Expected:
     prep: str
     dtype: Literal["float16", "float32"]
 
-    def suits(self, stored: StoredLatent) -> bool:
-        """Whether a stored latent was made with these settings."""
+    def made(self, stored: StoredLatent, planned: Planned, state: SourceState) -> bool:
+        """Whether a stored latent was made from this source with these settings."""
         info = stored.info
         return (
             info.weights_sha256 == self.weights_sha256
             and info.prep == self.prep
             and stored.dtype == self.dtype
-        )
-
-    def made(self, stored: StoredLatent, planned: Planned, state: SourceState) -> bool:
-        """Whether a stored latent was made from this source with these settings."""
-        info = stored.info
-        return (
-            self.suits(stored)
             and info.source == planned.entry.key
             and SourceState(info.source_size, info.source_mtime_ns, info.source_etag) == state
         )
@@ -73,15 +66,15 @@ class Fresh:
 class Shard:
     """A shard in the making: all its pictures, and what became of those that were looked at.
 
-    `name` is that of its file, `stored` what the file held before, by output, of which `stale` is
-    out of date; `settled` counts the pictures that need no more work.
+    `name` is that of its file, `stored` what the file held before, by output; `settled` counts
+    the pictures that need no more work. What was stored stays until something fresh replaces it,
+    also where its source can no longer be read.
     """
 
     name: str
     planned: Sequence[Planned]
     stored: dict[str, StoredLatent] | None = None
     fresh: dict[str, Fresh] = field(default_factory=dict)
-    stale: set[str] = field(default_factory=set)
     settled: int = 0
     data: IO[bytes] | None = None
 
@@ -122,7 +115,7 @@ class Storage(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Lets go of what is held; once no write is under way any more."""
+        """Lets go of what a run that stopped half-way left unwritten."""
 
 
 class FileStorage(Storage):
@@ -176,25 +169,20 @@ class ShardStorage(Storage):
     ) -> None:
         self.destination, self.expected, self.writer = destination, expected, writer
         self.known, self.manifest = known, manifest
-        self._unwritten: dict[str, IO[bytes]] = {}
+        self._waiting: set[IO[bytes]] = set()
 
     def holds(self, job: Job, state: SourceState) -> bool:
         shard, output = _shard_of(job), job.planned.output
         if shard.stored is None:
             shard.stored = self._looked_for(shard)
         stored = shard.stored.get(output)
-        if stored is None:
-            return False
-        if not self.expected.made(stored, job.planned, state):
-            shard.stale.add(output)
-            return False
-        return True
+        return stored is not None and self.expected.made(stored, job.planned, state)
 
     def save(self, job: Job, latent: Latent, info: LatentInfo) -> None:
         shard = _shard_of(job)
         if shard.data is None:
             shard.data = tempfile.SpooledTemporaryFile(MEMORY_BYTES)  # noqa: SIM115
-            self._unwritten[shard.name] = shard.data
+            self._waiting.add(shard.data)
         begin = shard.data.tell()
         try:
             size = shard.data.write(latent_bytes(latent))
@@ -211,9 +199,8 @@ class ShardStorage(Storage):
             return
         if shard.stored is None and not shard.fresh:  # all failed before they were compared
             shard.stored = self._looked_for(shard)
-            shard.stale = {o for o, old in shard.stored.items() if not self.expected.suits(old)}
         moved = (shard.stored or {}).keys() - {planned.output for planned in shard.planned}
-        if shard.fresh or shard.stale or moved:
+        if shard.fresh or moved:  # to other shards
             self.manifest.outdate()
             size = shard.data.tell() if shard.data else 0
             self.writer.submit(min(size, MEMORY_BYTES), lambda: self._write(shard))
@@ -225,7 +212,7 @@ class ShardStorage(Storage):
 
     def close(self) -> None:
         self.manifest.close()
-        for data in self._unwritten.values():
+        for data in self._waiting:
             data.close()
 
     def _looked_for(self, shard: Shard) -> dict[str, StoredLatent]:
@@ -254,7 +241,8 @@ class ShardStorage(Storage):
         with self.destination.writing(shard.name) as path:
             size = write_shard(path, described, (member.read() for member in members))
         if shard.data is not None:
-            self._unwritten.pop(shard.name).close()
+            shard.data.close()
+            self._waiting.discard(shard.data)
         return Written(len(shard.fresh), size)
 
 
@@ -272,8 +260,7 @@ def _members(shard: Shard) -> Iterator[_Member]:
     for output in (planned.output for planned in shard.planned):
         if (new := shard.fresh.get(output)) is not None:
             yield _Member(output, new.info, new.shape, new.dtype, partial(_waiting, shard, new))
-        elif shard.stored and output in shard.stored and output not in shard.stale:
-            old = shard.stored[output]
+        elif shard.stored and (old := shard.stored.get(output)) is not None:
             yield _Member(output, old.info, old.shape, old.dtype, partial(_kept, old))
 
 

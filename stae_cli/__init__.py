@@ -14,18 +14,28 @@ if TYPE_CHECKING:
     from stae_cli.model.codec import Codec as Codec
     from stae_cli.model.packed import PackedLatents as PackedLatents
     from stae_cli.model.stupid_ae import StupidAE as StupidAE
+    from stae_cli.pipeline.dataset import LatentDataset as LatentDataset
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Architecture": "stae_cli.model.architecture",
     "Codec": "stae_cli.model.codec",
+    "LatentDataset": "stae_cli.pipeline.dataset",
     "PackedLatents": "stae_cli.model.packed",
     "StaeError": "stae_cli.errors",
     "StupidAE": "stae_cli.model.stupid_ae",
 }
 
-__all__ = ["Architecture", "Codec", "PackedLatents", "StaeError", "StupidAE", "__version__"]
+__all__ = [
+    "Architecture",
+    "Codec",
+    "LatentDataset",
+    "PackedLatents",
+    "StaeError",
+    "StupidAE",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> object:

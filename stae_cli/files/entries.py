@@ -95,10 +95,10 @@ class MemberEntry(Entry):
 
     def open(self) -> BinaryIO:
         with self.tar.open("rb") as file:
+            if os.fstat(file.fileno()).st_size < self.offset + self.size:
+                raise InputError(f"`{self.tar}` is truncated")
             file.seek(self.offset)
             data = file.read(self.size)
-        if len(data) < self.size:
-            raise InputError(f"`{self.tar}` is truncated")
         return io.BytesIO(data)
 
 

@@ -93,6 +93,8 @@ def parse_shard(
     rest = json_object(pictures if isinstance(pictures, str) else "")
     if rest.keys() != tensors.keys():
         raise InputError("damaged: its pictures and its tensors are not the same")
+    if not tensors:
+        raise InputError("damaged: a shard of nothing")
     members, begin = [], 0
     for key, description in tensors.items():
         member = _member(key, description, {**metadata, **_strings(rest[key])})

@@ -69,7 +69,8 @@ class StoredListing:
 def list_latents(sources: Sequence[Path], dest: Path | None = None) -> StoredListing:
     """Reads the headers of all latent files and shards below the sources.
 
-    A key that is stored twice (a shard beside a file, say) is a problem: which one is meant?
+    A key may come twice, from two sources or from a shard beside a file: callers that cannot have
+    that refuse it.
 
     Raises:
         UsageError: a source does not exist, or DEST lies inside one.

@@ -14,6 +14,7 @@ from stae_cli.files.destination import Destination
 from stae_cli.files.entries import SourceState
 from stae_cli.files.header import ForeignFileError, Shape
 from stae_cli.files.latents import Latent, LatentInfo, latent_bytes, write_latent
+from stae_cli.files.manifest import Manifest
 from stae_cli.files.naming import Planned
 from stae_cli.files.shards import write_shard
 from stae_cli.files.stored import StoredLatent, stored_in
@@ -66,14 +67,14 @@ class Shard:
     """A shard in the making: all its pictures, and what became of those that were looked at.
 
     `name` is that of its file, `stored` what the file held before, by output; `settled` counts
-    the pictures that need no more work.
+    the pictures that need no more work. What was stored stays until something fresh replaces it,
+    also where its source can no longer be read.
     """
 
     name: str
     planned: Sequence[Planned]
     stored: dict[str, StoredLatent] | None = None
     fresh: dict[str, Fresh] = field(default_factory=dict)
-    kept: set[str] = field(default_factory=set)
     settled: int = 0
     data: IO[bytes] | None = None
 
@@ -108,6 +109,14 @@ class Storage(ABC):
     def settle(self, job: Job) -> None:
         """Notes that a picture needs no more work: saved, found done, or failed."""
 
+    @abstractmethod
+    def finish(self) -> None:
+        """Ends a run whose every picture is settled and written."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Lets go of what a run that stopped half-way left unwritten."""
+
 
 class FileStorage(Storage):
     """Each latent in a file of its own."""
@@ -131,15 +140,22 @@ class FileStorage(Storage):
     def settle(self, job: Job) -> None:
         pass
 
+    def finish(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
 
 class ShardStorage(Storage):
     """Many latents to a shard, which appears whole or not at all.
 
     A shard that exists is made anew only when something in it is new; what else it holds of the
-    same pictures is kept.
+    same pictures is kept, also where a source cannot be reached just now.
 
     Args:
         known: whether an output is this run's, in whichever shard.
+        manifest: tells which shard holds what.
     """
 
     def __init__(
@@ -149,24 +165,24 @@ class ShardStorage(Storage):
         writer: WriteBehind[Written],
         *,
         known: Callable[[str], bool],
+        manifest: Manifest,
     ) -> None:
         self.destination, self.expected, self.writer = destination, expected, writer
-        self.known = known
+        self.known, self.manifest = known, manifest
+        self._waiting: set[IO[bytes]] = set()
 
     def holds(self, job: Job, state: SourceState) -> bool:
         shard, output = _shard_of(job), job.planned.output
         if shard.stored is None:
             shard.stored = self._looked_for(shard)
         stored = shard.stored.get(output)
-        if stored is None or not self.expected.made(stored, job.planned, state):
-            return False
-        shard.kept.add(output)
-        return True
+        return stored is not None and self.expected.made(stored, job.planned, state)
 
     def save(self, job: Job, latent: Latent, info: LatentInfo) -> None:
         shard = _shard_of(job)
         if shard.data is None:
             shard.data = tempfile.SpooledTemporaryFile(MEMORY_BYTES)  # noqa: SIM115
+            self._waiting.add(shard.data)
         begin = shard.data.tell()
         try:
             size = shard.data.write(latent_bytes(latent))
@@ -181,10 +197,23 @@ class ShardStorage(Storage):
         shard.settled += 1
         if shard.settled < len(shard.planned):
             return
-        moved = (shard.stored or {}).keys() - shard.kept  # to other shards, or to be made anew
-        if shard.fresh or moved:
+        if shard.stored is None and not shard.fresh:  # all failed before they were compared
+            shard.stored = self._looked_for(shard)
+        moved = (shard.stored or {}).keys() - {planned.output for planned in shard.planned}
+        if shard.fresh or moved:  # to other shards
+            self.manifest.outdate()
             size = shard.data.tell() if shard.data else 0
             self.writer.submit(min(size, MEMORY_BYTES), lambda: self._write(shard))
+        for member in _members(shard):
+            self.manifest.add(member.output, shard.name, member.info)
+
+    def finish(self) -> None:
+        self.manifest.write()
+
+    def close(self) -> None:
+        self.manifest.close()
+        for data in self._waiting:
+            data.close()
 
     def _looked_for(self, shard: Shard) -> dict[str, StoredLatent]:
         place = self.destination.place(shard.name)
@@ -213,6 +242,7 @@ class ShardStorage(Storage):
             size = write_shard(path, described, (member.read() for member in members))
         if shard.data is not None:
             shard.data.close()
+            self._waiting.discard(shard.data)
         return Written(len(shard.fresh), size)
 
 
@@ -230,8 +260,7 @@ def _members(shard: Shard) -> Iterator[_Member]:
     for output in (planned.output for planned in shard.planned):
         if (new := shard.fresh.get(output)) is not None:
             yield _Member(output, new.info, new.shape, new.dtype, partial(_waiting, shard, new))
-        elif output in shard.kept and shard.stored is not None:
-            old = shard.stored[output]
+        elif shard.stored and (old := shard.stored.get(output)) is not None:
             yield _Member(output, old.info, old.shape, old.dtype, partial(_kept, old))
 
 

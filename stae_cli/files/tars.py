@@ -12,6 +12,8 @@ from stae_cli.files.entries import Entry, MemberEntry, Problem
 from stae_cli.files.keys import check_key
 
 SUFFIX = ".tar"
+MEMBER_LIMIT = 4 << 30  # bytes: more than any image that is read takes
+DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, MemoryError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -32,20 +34,40 @@ def members(tar: Tar, *, suffixes: Collection[str]) -> Iterator[Entry | Problem]
     """The images of a tar, in its order; hidden files and those with other suffixes are left out.
 
     Only headers are read: the members' data is passed over. Names that lead elsewhere, and
-    members that are no plain files, are problems.
+    members that are no plain files, are problems; so is a tar that does not end as tars do, since
+    members may be missing.
 
     Raises:
         OSError: the file cannot be read.
     """
     try:
         with tarfile.open(tar.path, "r:") as file:
+            length = tar.path.stat().st_size
             for info in file:
+                # Some versions of tarfile go back at negative sizes, and on for ever.
+                if info.size < 0 or not info.offset < file.offset <= length:
+                    raise tarfile.ReadError(f"`{info.name}` reaches beyond its end")
                 found = _member(tar, info, suffixes)
                 if found is not None:
                     yield found
                 file.members.clear()  # type: ignore[attr-defined]  # else they pile up
-    except (tarfile.TarError, EOFError, ValueError) as error:
-        yield Problem(tar.prefix + SUFFIX, f"damaged or truncated tar: {error}")
+            _check_end(file)
+    except DAMAGE as error:
+        reason = str(error) or type(error).__name__
+        yield Problem(tar.prefix + SUFFIX, f"damaged or truncated tar: {reason}")
+
+
+def _check_end(file: tarfile.TarFile) -> None:
+    """Whether the last member is followed by zeros: tarfile takes any damage there for the end.
+
+    Raises:
+        ReadError: it is not.
+    """
+    assert file.fileobj is not None
+    file.fileobj.seek(file.offset)
+    block = file.fileobj.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE or any(block):
+        raise tarfile.ReadError("it has no end, so members may be missing")
 
 
 def _member(tar: Tar, info: tarfile.TarInfo, suffixes: Collection[str]) -> Entry | Problem | None:
@@ -61,4 +83,6 @@ def _member(tar: Tar, info: tarfile.TarInfo, suffixes: Collection[str]) -> Entry
         return Problem(key, error.message)
     if not info.isreg() or info.issparse():
         return Problem(key, "a link or special file within a tar")
+    if info.size > MEMBER_LIMIT:
+        return Problem(key, f"{info.size} bytes, too large for an image")
     return MemberEntry(key, tar.path, info.offset_data, info.size, tar.etag)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from stae_cli.files.failures import write_failures
 from stae_cli.files.images import IMAGE_SUFFIXES
 from stae_cli.files.latents import SUFFIX as LATENT_SUFFIX
 from stae_cli.files.latents import Latent, LatentInfo
+from stae_cli.files.manifest import Manifest
 from stae_cli.files.naming import Planned
 from stae_cli.files.prep import Prep
 from stae_cli.files.readahead import Reserve, read_ahead
@@ -185,8 +187,7 @@ class _Encoding:
             max_bytes=WRITE_BEHIND_BYTES,
             on_written=lambda written: report.written(written.size, written.outputs),
         )
-        with writer:
-            storage = self._storage(writer)
+        with closing(self._storage(writer)) as storage, writer:
             results = read_ahead(
                 self._jobs(),
                 lambda job, reserve: self._read(job, storage, reserve),
@@ -206,6 +207,8 @@ class _Encoding:
                         self._save(job, picture, latent, storage)
             with report.spending("writing"):
                 writer.drain()
+            if not report.interrupted:
+                storage.finish()
 
     def _storage(self, writer: WriteBehind[Written]) -> Storage:
         settings, destination = self.settings, self.plan.destination
@@ -213,12 +216,15 @@ class _Encoding:
             self.checkpoint.fingerprint, settings.prep.describe(), settings.save_dtype
         )
         if settings.shard_size:
-            return ShardStorage(destination, expected, writer, known=self.plan.holds)
+            manifest = Manifest(destination, settings.share)
+            return ShardStorage(
+                destination, expected, writer, known=self.plan.holds, manifest=manifest
+            )
         return FileStorage(destination, expected, writer)
 
     def _jobs(self) -> Iterator[Job | Problem]:
         for unit in self.plan.my_units():
-            yield from unit.jobs()
+            yield from unit.jobs(self._exists)
 
     def _read(
         self, job: Job | Problem, storage: Storage, reserve: Reserve
@@ -300,14 +306,18 @@ class _Encoding:
         if not self.settings.shard_size:
             return
         name = shard_name("", self._listed_shards)
+        if self._exists(name):
+            raise StaeError(
+                f"`{self.plan.destination.place(name)}` is more than this run's sources need",
+                "choose another DEST; or, if sources are gone for good, remove the shards of DEST",
+            )
+
+    def _exists(self, name: str) -> bool:
         try:
             self.plan.destination.entry(name).state()
         except OSError:
-            return
-        raise StaeError(
-            f"`{self.plan.destination.place(name)}` is more than this run's sources need",
-            "choose another DEST; or, if sources are gone for good, remove the shards of DEST",
-        )
+            return False
+        return True
 
     @property
     def _listed_shards(self) -> int:

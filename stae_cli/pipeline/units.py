@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from stae_cli.errors import UsageError
+from stae_cli.errors import InputError, UsageError
 from stae_cli.files.entries import Entry, Problem
 from stae_cli.files.images import IMAGE_SUFFIXES
 from stae_cli.files.keys import problem_of
@@ -46,7 +46,8 @@ class Unit:
     Args:
         first_shard: the number of the first shard.
         folder: of the shards, with a `/` behind it, or empty.
-        find: gives the pictures, in order; what cannot be used among them as problems.
+        find: gives the pictures, in order; what cannot be used among them as problems. Raises
+            InputError where none can be found.
     """
 
     def __init__(
@@ -60,12 +61,23 @@ class Unit:
         self.layout, self.find = layout, find
         self.first_shard, self.folder = first_shard, folder
 
-    def jobs(self) -> Iterator[Job | Problem]:
-        """What is to be done, in order."""
-        if not self.layout.shard_size:
-            for found in self.find():
-                yield found if isinstance(found, Problem) else Job(found)
-            return
+    def jobs(self, exists: Callable[[str], bool] | None = None) -> Iterator[Job | Problem]:
+        """What is to be done, in order.
+
+        Args:
+            exists: whether DEST holds a file: surplus shards of a tar are problems too, then.
+        """
+        try:
+            if self.layout.shard_size:
+                yield from self._sharded(exists)
+            else:
+                for found in self.find():
+                    yield found if isinstance(found, Problem) else Job(found)
+        except InputError as error:
+            yield Problem(f"{self.folder.removesuffix('/')}.tar", error.message)
+
+    def _sharded(self, exists: Callable[[str], bool] | None) -> Iterator[Job | Problem]:
+        """Finds all pictures before the first job: a tar that cannot be read changes nothing."""
         pictures = []
         for found in self.find():
             reason = None if isinstance(found, Problem) else problem_of(found.output)
@@ -75,10 +87,14 @@ class Unit:
                 yield Problem(found.entry.key, f"{reason}, which a shard cannot hold; rename it")
             else:
                 pictures.append(found)
-        size = self.layout.shard_size
-        for number, begin in enumerate(range(0, len(pictures), size), self.first_shard):
+        size, number = self.layout.shard_size, self.first_shard
+        for begin in range(0, len(pictures), size):
             shard = Shard(shard_name(self.folder, number), pictures[begin : begin + size])
             yield from (Job(planned, shard) for planned in shard.planned)
+            number += 1
+        surplus = shard_name(self.folder, number)
+        if self.folder and exists and exists(surplus):
+            yield Problem(surplus, "more than its tar needs now; remove it if the tar is sound")
 
 
 def shard_name(folder: str, number: int) -> str:
@@ -118,20 +134,20 @@ def _within(tar: Tar, layout: Layout) -> Callable[[], Iterator[Planned | Problem
         first: dict[str, Entry] = {}
         try:
             for found in members(tar, suffixes=IMAGE_SUFFIXES):
-                if isinstance(found, Problem):
-                    yield found
-                    continue
-                planned = Planned(found, layout.output(found.key))
-                other = first.setdefault(folded(planned.output), found)
-                if other is not found:
-                    reason = f"`{other.key}` has the same output; try --keep-extension"
-                    yield Problem(found.key, reason)
-                else:
-                    yield planned
+                yield found if isinstance(found, Problem) else _named(found, layout, first)
         except OSError as error:
-            yield Problem(f"{tar.prefix}.tar", f"cannot read it: {error.strerror or error}")
+            raise InputError(f"cannot read it: {error.strerror or error}") from error
 
     return find
+
+
+def _named(entry: Entry, layout: Layout, first: dict[str, Entry]) -> Planned | Problem:
+    """A member's output; `first` holds the members so far by theirs."""
+    planned = Planned(entry, layout.output(entry.key))
+    other = first.setdefault(folded(planned.output), entry)
+    if other is not entry:
+        return Problem(entry.key, f"`{other.key}` has the same output; try --keep-extension")
+    return planned
 
 
 def _refuse_shared_folders(planned: Sequence[Planned], tars: Sequence[Tar]) -> None:
@@ -143,11 +159,16 @@ def _refuse_shared_folders(planned: Sequence[Planned], tars: Sequence[Tar]) -> N
             raise _shared(f"`{other.path}`", tar)
     if not prefixes:
         return
+    inside = {folded(tar.prefix).rpartition("/")[0]: str(tar.path) for tar in tars}
     for plan in planned:
-        folders = folded(plan.output).split("/")[:-1]
-        for depth in range(1, len(folders) + 1):
-            if (tar_there := prefixes.get("/".join(folders[:depth]))) is not None:
-                raise _shared(f"`{plan.entry.place}`", tar_there)
+        folder = folded(plan.output).rpartition("/")[0]
+        if folder not in inside:
+            inside[folder] = plan.entry.place
+    for folder, place in inside.items():
+        while folder:
+            if (tar_there := prefixes.get(folder)) is not None:
+                raise _shared(f"`{place}`", tar_there)
+            folder = folder.rpartition("/")[0]
 
 
 def _shared(place: str, tar: Tar) -> UsageError:

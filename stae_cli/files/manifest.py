@@ -1,0 +1,70 @@
+"""The manifest of a sharded run: which shard holds which key, one line of JSON each.
+
+The lines are in no particular order.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+
+from stae_cli.files.destination import Destination
+from stae_cli.files.latents import LatentInfo
+from stae_cli.files.shares import Share
+
+NAME = "manifest"
+MEMORY_BYTES = 16 << 20  # beyond, the lines wait on disk
+
+
+class Manifest:
+    """What one process's part of a run holds, collected while it goes on.
+
+    It is written when the part is finished, and taken away when the shards begin to change: a
+    manifest that is there is right.
+    """
+
+    def __init__(self, destination: Destination, share: Share) -> None:
+        self.destination, self.share = destination, share
+        self._lines = tempfile.SpooledTemporaryFile(MEMORY_BYTES)  # noqa: SIM115
+        self._outdated = False
+
+    def add(self, key: str, shard: str, info: LatentInfo) -> None:
+        """Notes one latent of a shard, named relative to DEST."""
+        line = {"key": key, "shard": shard, "width": info.width, "height": info.height}
+        try:
+            self._lines.write(json.dumps(line).encode() + b"\n")
+        except OSError as error:
+            raise self.destination.failure(error, self.name) from error
+
+    def outdate(self) -> None:
+        """Takes away what the last run wrote; called before a shard changes."""
+        if not self._outdated:
+            self._outdated = True
+            self.destination.remove(self.name)
+            self._remove_those_shared_otherwise()
+
+    def write(self) -> None:
+        """Writes the file, whole or not at all, of all that was added.
+
+        Raises:
+            StaeError: DEST cannot be written to.
+        """
+        self._remove_those_shared_otherwise()
+        with self.destination.writing(self.name) as path, path.open("wb") as file:
+            self._lines.seek(0)
+            shutil.copyfileobj(self._lines, file)
+
+    def close(self) -> None:
+        """Lets go of what was added."""
+        self._lines.close()
+
+    @property
+    def name(self) -> str:
+        """What the file of this process is called."""
+        return self.share.file_name(NAME)
+
+    def _remove_those_shared_otherwise(self) -> None:
+        for other in self.destination.top_names():
+            if self.share.outdates(other, NAME):
+                self.destination.remove(other)

@@ -20,6 +20,7 @@ from stae_cli.files.stored import StoredLatent, stored_in
 from stae_cli.files.writebehind import WriteBehind
 
 MEMORY_BYTES = 256 << 20  # of a shard that is being made; beyond, it waits on disk
+REREADS = 5  # of a shard that others keep replacing
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,14 @@ class Shard:
     """A shard in the making: all its pictures, and what became of those that were looked at.
 
     `name` is that of its file, `stored` what the file held before, by output; `settled` counts
-    the pictures that need no more work.
+    the pictures that need no more work. What was stored stays until something fresh replaces it,
+    also where its source can no longer be read.
     """
 
     name: str
     planned: Sequence[Planned]
     stored: dict[str, StoredLatent] | None = None
     fresh: dict[str, Fresh] = field(default_factory=dict)
-    kept: set[str] = field(default_factory=set)
     settled: int = 0
     data: IO[bytes] | None = None
 
@@ -108,6 +109,10 @@ class Storage(ABC):
     def settle(self, job: Job) -> None:
         """Notes that a picture needs no more work: saved, found done, or failed."""
 
+    @abstractmethod
+    def close(self) -> None:
+        """Lets go of what a run that stopped half-way left unwritten."""
+
 
 class FileStorage(Storage):
     """Each latent in a file of its own."""
@@ -131,6 +136,9 @@ class FileStorage(Storage):
     def settle(self, job: Job) -> None:
         pass
 
+    def close(self) -> None:
+        pass
+
 
 class ShardStorage(Storage):
     """Many latents to a shard, which appears whole or not at all.
@@ -152,21 +160,20 @@ class ShardStorage(Storage):
     ) -> None:
         self.destination, self.expected, self.writer = destination, expected, writer
         self.known = known
+        self._waiting: set[IO[bytes]] = set()
 
     def holds(self, job: Job, state: SourceState) -> bool:
         shard, output = _shard_of(job), job.planned.output
         if shard.stored is None:
             shard.stored = self._looked_for(shard)
         stored = shard.stored.get(output)
-        if stored is None or not self.expected.made(stored, job.planned, state):
-            return False
-        shard.kept.add(output)
-        return True
+        return stored is not None and self.expected.made(stored, job.planned, state)
 
     def save(self, job: Job, latent: Latent, info: LatentInfo) -> None:
         shard = _shard_of(job)
         if shard.data is None:
             shard.data = tempfile.SpooledTemporaryFile(MEMORY_BYTES)  # noqa: SIM115
+            self._waiting.add(shard.data)
         begin = shard.data.tell()
         try:
             size = shard.data.write(latent_bytes(latent))
@@ -181,10 +188,14 @@ class ShardStorage(Storage):
         shard.settled += 1
         if shard.settled < len(shard.planned):
             return
-        moved = (shard.stored or {}).keys() - shard.kept  # to other shards, or to be made anew
-        if shard.fresh or moved:
+        moved = (shard.stored or {}).keys() - {planned.output for planned in shard.planned}
+        if shard.fresh or moved:  # to other shards
             size = shard.data.tell() if shard.data else 0
             self.writer.submit(min(size, MEMORY_BYTES), lambda: self._write(shard))
+
+    def close(self) -> None:
+        for data in self._waiting:
+            data.close()
 
     def _looked_for(self, shard: Shard) -> dict[str, StoredLatent]:
         place = self.destination.place(shard.name)
@@ -211,6 +222,9 @@ class ShardStorage(Storage):
         described = [(m.output, m.info, m.shape, m.dtype) for m in members]
         with self.destination.writing(shard.name) as path:
             size = write_shard(path, described, (member.read() for member in members))
+        if shard.data is not None:
+            shard.data.close()
+            self._waiting.discard(shard.data)
         return Written(len(shard.fresh), size)
 
 
@@ -228,8 +242,7 @@ def _members(shard: Shard) -> Iterator[_Member]:
     for output in (planned.output for planned in shard.planned):
         if (new := shard.fresh.get(output)) is not None:
             yield _Member(output, new.info, new.shape, new.dtype, partial(_waiting, shard, new))
-        elif output in shard.kept and shard.stored is not None:
-            old = shard.stored[output]
+        elif shard.stored and (old := shard.stored.get(output)) is not None:
             yield _Member(output, old.info, old.shape, old.dtype, partial(_kept, old))
 
 
@@ -240,10 +253,30 @@ def _waiting(shard: Shard, new: Fresh) -> bytes:
 
 
 def _kept(stored: StoredLatent) -> bytes:
+    for _ in range(REREADS):
+        try:
+            return latent_bytes(stored.read())
+        except InputError:
+            stored = _found_again(stored)
+    raise _changed(stored)
+
+
+def _found_again(stored: StoredLatent) -> StoredLatent:
+    """The same latent in the shard that another process of the same run made meanwhile."""
     try:
-        return latent_bytes(stored.read())
+        for found in stored_in(stored.file):
+            if (found.key, found.info) == (stored.key, stored.info):
+                return found
     except InputError as error:
-        raise StaeError(f"`{stored.file.place}`: {error.message}", "run it again") from error
+        raise _changed(stored) from error
+    raise _changed(stored)
+
+
+def _changed(stored: StoredLatent) -> StaeError:
+    return StaeError(
+        f"`{stored.file.place}` was changed by another program meanwhile",
+        "run the same command again: it goes on where it stopped",
+    )
 
 
 def _shard_of(job: Job) -> Shard:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -182,8 +183,7 @@ class _Encoding:
             max_bytes=WRITE_BEHIND_BYTES,
             on_written=lambda written: report.written(written.size, written.outputs),
         )
-        with writer:
-            storage = self._storage(writer)
+        with closing(self._storage(writer)) as storage, writer:
             results = read_ahead(
                 self._jobs(),
                 lambda job, reserve: self._read(job, storage, reserve),

@@ -1,4 +1,4 @@
-"""Killing encodes at random moments, and whether a rerun then leaves what an undisturbed run does."""
+"""Killing encodes at random moments, and whether reruns leave what an undisturbed run does."""
 
 from __future__ import annotations
 

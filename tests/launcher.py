@@ -36,7 +36,7 @@ class Launcher:
     def __exit__(self, *_: object) -> None:
         self._server.communicate(timeout=60)
 
-    def start(self, *arguments: object, log: Path, environment: Mapping[str, str] = {}) -> int:  # noqa: B006
+    def start(self, *arguments: object, log: Path, environment: Mapping[str, str] = {}) -> int:
         """Starts `stae ARGUMENTS` with its output in `log`; returns the process's number."""
         request = {"argv": [str(a) for a in arguments], "log": str(log), "env": dict(environment)}
         return self._ask(request)
@@ -60,7 +60,7 @@ def serve() -> None:
     import stae_cli.cli.main
     import stae_cli.model.codec
     import stae_cli.pipeline.decode
-    import stae_cli.pipeline.encode  # noqa: F401
+    import stae_cli.pipeline.encode
 
     with contextlib.redirect_stderr(io.StringIO()):  # what the command line itself needs
         stae_cli.cli.main.main(["inspect", os.devnull])
@@ -93,7 +93,7 @@ def run(request: Mapping[str, object]) -> None:
         stae()
     except SystemExit as end:
         code = end.code
-    except BaseException:
+    except BaseException:  # noqa: BLE001 (into the log, as it would be without us)
         traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -11,7 +11,7 @@ RESERVED = "__metadata__"  # which safetensors keeps for itself
 LONGEST_NAME = 255  # bytes, with most file systems
 LONGEST_PART = 240  # bytes; outputs add a suffix
 LONGEST_KEY = 1024  # bytes, as with object stores; paths of 4096 have room for a DEST before it
-DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
+DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?", re.IGNORECASE)
 
 
 def check_key(key: str) -> None:

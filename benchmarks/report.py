@@ -20,6 +20,8 @@ one script, and medians are shown: quote the ratios, a shared machine's millisec
 | `python benchmarks/files.py` | reading, PNG writing, mixed sizes, memory |
 | `python benchmarks/train_loop.py PHOTOS` | the training loop beside a bare one on one batch |
 | `python benchmarks/quality.py PHOTOS` | PSNR, SSIM and MSE of checkpoints beside the linear PCA |
+| `PYTHONPATH=. python benchmarks/crashes.py` | what reruns leave after kills at random moments |
+| `PYTHONPATH=. python benchmarks/scale.py` | planning, memory and reruns of 100,000 tiny images |
 | `python benchmarks/report.py` | nothing: writes this page from `results` |
 
 On a machine with an NVIDIA card, this fills the CUDA table in under nine minutes:

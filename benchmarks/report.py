@@ -23,6 +23,8 @@ one script, and medians are shown: quote the ratios, a shared machine's millisec
 | `python benchmarks/ablation.py PHOTOS` | what each choice of the training recipe is worth |
 | `python benchmarks/packing.py` | a transformer's step on mixed sizes beside one on equal sizes |
 | `python benchmarks/family.py TRAIN --score PHOTOS --out FOLDER` | the family, trained alike |
+| `PYTHONPATH=. python benchmarks/crashes.py` | what reruns leave after kills at random moments |
+| `PYTHONPATH=. python benchmarks/scale.py` | planning, memory and reruns of 100,000 tiny images |
 | `python benchmarks/report.py` | nothing: writes this page from `results` |
 
 On a machine with an NVIDIA card, this fills the CUDA table in under nine minutes:

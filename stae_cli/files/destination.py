@@ -19,6 +19,7 @@ from stae_cli.files.entries import Entry, FileEntry
 
 TEMPORARY = re.compile(r"\.stae-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}\.tmp")
 STALE_SECONDS = 24 * 3600
+STARTED = time.time()  # this process, or a little later
 
 
 class Destination(ABC):
@@ -112,8 +113,11 @@ class FolderDestination(Destination):
             yield from (prefix + name for name in sorted(names))
 
     def top_names(self) -> list[str]:
-        with os.scandir(self.folder) as found:
-            return sorted(item.name for item in found)
+        try:
+            with os.scandir(self.folder) as found:
+                return sorted(item.name for item in found)
+        except OSError as error:
+            raise self._translated(error, self.folder) from error
 
     def failure(self, error: OSError, name: str) -> StaeError:
         return self._translated(error, self.path(name))
@@ -139,9 +143,12 @@ class FolderDestination(Destination):
                 temporary.unlink()
 
     def _make(self, folder: Path) -> None:
-        if folder not in self._made:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._made.add(folder)
+        """Makes a folder within DEST, but not DEST: if that was removed, so was its record."""
+        if folder in self._made or folder == self.folder:
+            return
+        self._make(folder.parent)
+        folder.mkdir(exist_ok=True)
+        self._made.add(folder)
 
     def _temporary(self, folder: Path) -> Path:
         return folder / f".stae-{self._host}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
@@ -155,10 +162,14 @@ class FolderDestination(Destination):
                         Path(parent, name).unlink()
 
     def _is_abandoned(self, path: Path, match: re.Match[str]) -> bool:
-        if match["host"] == self._host and not _process_lives(int(match["pid"])):
+        mine, pid = match["host"] == self._host, int(match["pid"])
+        if mine and not _process_lives(pid):
             return True
         with contextlib.suppress(OSError):
-            return time.time() - path.stat().st_mtime > STALE_SECONDS
+            changed = path.stat().st_mtime
+            if mine and pid == os.getpid() and changed < STARTED:
+                return True  # of an earlier process; in containers they often have one number
+            return time.time() - changed > STALE_SECONDS
         return False
 
     def _translated(self, error: OSError, target: Path) -> StaeError:

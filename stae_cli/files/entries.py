@@ -24,7 +24,7 @@ class SourceState:
     etag: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry(ABC):
     """One input: its key, a path with `/` relative to its SOURCE."""
 
@@ -53,7 +53,7 @@ class Entry(ABC):
         """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileEntry(Entry):
     """A file of this machine."""
 

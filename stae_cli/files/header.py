@@ -69,15 +69,25 @@ def json_object(text: bytes | str) -> dict[str, Any]:
     """A JSON object out of a header.
 
     Raises:
-        InputError: it is none.
+        InputError: it is none, or has a name twice: which one counts, readers would not agree.
     """
     try:
-        value = json.loads(text)
+        value = _DECODER.decode(text.decode() if isinstance(text, bytes) else text)
     except (ValueError, RecursionError) as error:
         raise InputError("no safetensors file, or with a damaged header") from error
     if not isinstance(value, dict):
         raise InputError("no safetensors file, or with a damaged header")
     return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError("a name twice")
+    return value
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 
 
 def checked_tensor(name: str, description: object) -> TensorPlace:
@@ -90,7 +100,7 @@ def checked_tensor(name: str, description: object) -> TensorPlace:
         raise InputError(f"damaged: `{name}` is no tensor")
     shape: Any = description.get("shape")
     dtype, offsets = description.get("dtype"), description.get("data_offsets")
-    if not _is_list_of_sizes(shape, 3) or dtype not in DTYPES:
+    if not _is_list_of_sizes(shape, 3) or not isinstance(dtype, str) or dtype not in DTYPES:
         raise InputError(f"damaged: `{name}` is {dtype} {shape}")
     if not (isinstance(offsets, list) and len(offsets) == 2 and type(offsets[0]) is int):
         raise InputError(f"damaged: `{name}` is nowhere")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 from stae_cli.errors import InputError
 
 RESERVED = "__metadata__"  # which safetensors keeps for itself
-LONGEST_PART = 240  # bytes; file systems end at 255, and outputs add a suffix
-DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?", re.IGNORECASE)
+LONGEST_NAME = 255  # bytes, with most file systems
+LONGEST_PART = 240  # bytes; outputs add a suffix
+LONGEST_KEY = 1024  # bytes, as with object stores; paths of 4096 have room for a DEST before it
+DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?", re.IGNORECASE)
 
 
 def check_key(key: str) -> None:
@@ -21,6 +24,8 @@ def check_key(key: str) -> None:
         raise InputError("its name is no file's")
     if key.startswith("/") or "\\" in key or ":" in key:
         raise InputError("its name is an absolute path, or not portable")
+    if len(_encoded(key)) > LONGEST_KEY:
+        raise InputError(f"its name is longer than {LONGEST_KEY} bytes")
     for part in key.split("/"):
         if part in ("", ".", ".."):
             raise InputError("its name leads out of its folder")
@@ -37,6 +42,11 @@ def problem_of(key: str) -> str | None:
     except InputError as error:
         return error.message
     return None
+
+
+def is_too_long(output: str) -> bool:
+    """Whether a part of an output's name exceeds what file systems hold."""
+    return any(len(os.fsencode(part)) > LONGEST_NAME for part in output.split("/"))
 
 
 def _encoded(part: str) -> bytes:

@@ -46,4 +46,6 @@ class Share:
 
 def is_shared_file(file_name: str, name: str) -> bool:
     """Whether this is the file `name` of some process of some run."""
+    if not file_name.endswith(SUFFIX):  # nearly always, and millions of times
+        return False
     return re.fullmatch(rf"{name}(-\d+-of-\d+)?{re.escape(SUFFIX)}", file_name) is not None

@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from stae_cli.errors import StaeError, UsageError
 from stae_cli.files import tars
@@ -106,7 +106,7 @@ def _sort_items(
             continue
         if _is_folder(item):
             subfolders.append((f"{prefix}{item.name}/", Path(item.path)))
-        elif PurePosixPath(item.name).suffix.lower() in wanted and not _is_special(item):
+        elif _suffix(item.name) in wanted and not _is_special(item):
             _add(prefix + item.name, Path(item.path), wanted, listing)
         else:
             listing.passed_over += 1
@@ -123,6 +123,10 @@ def _add(key: str, path: Path, wanted: frozenset[str], listing: Listing) -> None
 def _is_own(name: str) -> bool:
     """Files that stand beside latents, and are no one's input."""
     return name == "stae.json" or any(is_shared_file(name, own) for own in SHARED_FILES)
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122 (several times as fast)
 
 
 def _is_folder(item: os.DirEntry[str]) -> bool:

@@ -21,6 +21,7 @@ from stae_cli.files.stored import StoredLatent, stored_in
 from stae_cli.files.writebehind import WriteBehind
 
 MEMORY_BYTES = 256 << 20  # of a shard that is being made; beyond, it waits on disk
+REREADS = 5  # of a shard that others keep replacing
 
 
 @dataclass(frozen=True)
@@ -271,10 +272,30 @@ def _waiting(shard: Shard, new: Fresh) -> bytes:
 
 
 def _kept(stored: StoredLatent) -> bytes:
+    for _ in range(REREADS):
+        try:
+            return latent_bytes(stored.read())
+        except InputError:
+            stored = _found_again(stored)
+    raise _changed(stored)
+
+
+def _found_again(stored: StoredLatent) -> StoredLatent:
+    """The same latent in the shard that another process of the same run made meanwhile."""
     try:
-        return latent_bytes(stored.read())
+        for found in stored_in(stored.file):
+            if (found.key, found.info) == (stored.key, stored.info):
+                return found
     except InputError as error:
-        raise StaeError(f"`{stored.file.place}`: {error.message}", "run it again") from error
+        raise _changed(stored) from error
+    raise _changed(stored)
+
+
+def _changed(stored: StoredLatent) -> StaeError:
+    return StaeError(
+        f"`{stored.file.place}` was changed by another program meanwhile",
+        "run the same command again: it goes on where it stopped",
+    )
 
 
 def _shard_of(job: Job) -> Shard:

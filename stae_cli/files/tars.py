@@ -26,8 +26,9 @@ class Tar:
 
 
 def tar_at(key: str, path: Path) -> Tar:
-    """The tar that a file with this key is."""
-    return Tar(key[: -len(SUFFIX)] if key.lower().endswith(SUFFIX) else key, path)
+    """The tar that a file with this key is; one called `...tar` keeps its suffix."""
+    stem = key[: -len(SUFFIX)] if key.lower().endswith(SUFFIX) else key
+    return Tar(key if stem.rpartition("/")[2] in ("", ".", "..") else stem, path)
 
 
 def members(tar: Tar, *, suffixes: Collection[str]) -> Iterator[Entry | Problem]:

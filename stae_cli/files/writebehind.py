@@ -10,9 +10,11 @@ from typing import Generic, TypeVar
 
 Result = TypeVar("Result")
 
+ITEMS_BEHIND = 256  # per thread; of tiny latents, what is around them is most of the memory
+
 
 class WriteBehind(Generic[Result]):
-    """Runs writes in threads; holds at most `max_bytes` of what waits to be written.
+    """Runs writes in threads; holds at most `max_bytes`, and a few items, of what waits for them.
 
     A context manager: leaving it waits for every write. The first error of a write is raised by
     the next call, or on leaving.
@@ -25,14 +27,16 @@ class WriteBehind(Generic[Result]):
         self, *, threads: int, max_bytes: int, on_written: Callable[[Result], None]
     ) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="write")
-        self._limit = max_bytes
+        self._limit, self._most = max_bytes, threads * ITEMS_BEHIND
         self._on_written = on_written
         self._held = 0
         self._pending: deque[tuple[Future[Result], int]] = deque()
 
     def submit(self, size: int, write: Callable[[], Result]) -> None:
         """Queues `write`, which holds `size` bytes."""
-        while self._pending and self._held + size > self._limit:
+        while self._pending and (
+            self._held + size > self._limit or len(self._pending) >= self._most
+        ):
             self._collect()
         self._held += size
         self._pending.append((self._pool.submit(write), size))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from stae_cli.errors import InputError, UsageError
 from stae_cli.files.entries import Entry, Problem
 from stae_cli.files.images import IMAGE_SUFFIXES
-from stae_cli.files.keys import problem_of
+from stae_cli.files.keys import is_too_long, problem_of
 from stae_cli.files.latents import SUFFIX
 from stae_cli.files.naming import Planned, folded, output_name, plan_outputs
 from stae_cli.files.sources import Listing
@@ -72,7 +72,10 @@ class Unit:
                 yield from self._sharded(exists)
             else:
                 for found in self.find():
-                    yield found if isinstance(found, Problem) else Job(found)
+                    if isinstance(found, Planned) and is_too_long(found.output):
+                        yield Problem(found.entry.key, "its output's name is too long; rename it")
+                    else:
+                        yield found if isinstance(found, Problem) else Job(found)
         except InputError as error:
             yield Problem(f"{self.folder.removesuffix('/')}.tar", error.message)
 

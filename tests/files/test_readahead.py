@@ -6,7 +6,7 @@ import time
 import pytest
 
 from stae_cli.files.readahead import read_ahead
-from stae_cli.files.writebehind import WriteBehind
+from stae_cli.files.writebehind import ITEMS_BEHIND, WriteBehind
 
 
 @pytest.mark.parametrize("threads", [1, 2, 7])
@@ -108,3 +108,14 @@ def test_a_failed_write_is_raised():
 
     with pytest.raises(OSError, match="full"):
         run()
+
+
+def test_tiny_writes_wait_in_bounded_number():
+    """Of tiny items, what is around them is most of the memory: their bytes alone bound nothing."""
+    release, most = threading.Event(), 0
+    with WriteBehind(threads=1, max_bytes=1 << 30, on_written=lambda _: None) as writer:
+        threading.Timer(0.2, release.set).start()
+        for _ in range(2000):
+            writer.submit(1, release.wait)
+            most = max(most, len(writer._pending))
+    assert most <= ITEMS_BEHIND

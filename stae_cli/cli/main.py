@@ -20,6 +20,7 @@ from stae_cli.cli.flops import flops
 from stae_cli.cli.inspect import inspect
 from stae_cli.cli.roundtrip import roundtrip
 from stae_cli.cli.train import train
+from stae_cli.cli.verify import verify
 from stae_cli.cli.weights import weights
 from stae_cli.errors import StaeError, UsageError
 
@@ -45,6 +46,7 @@ app.command("train")(train)
 app.command("bench", short_help="Speed, memory and share of the machine's limit.")(bench)
 app.command("flops")(flops)
 app.command("inspect", short_help="What latents hold, from their headers alone.")(inspect)
+app.command("verify", short_help="Whether latents are whole, alike and up to date.")(verify)
 app.add_typer(weights, name="weights")
 
 

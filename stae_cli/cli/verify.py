@@ -1,0 +1,108 @@
+"""`stae verify`: whether stored latents can be trusted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stae_cli.cli.console import (
+    print_error,
+    print_json,
+    print_note,
+    print_table,
+    progress_bar,
+)
+from stae_cli.cli.options import AsJson, Quiet, Workers
+from stae_cli.cli.report import ALL_GOOD, SOME_FAILED
+
+if TYPE_CHECKING:
+    from stae_cli.pipeline.findings import Kind
+    from stae_cli.pipeline.verify import Verification
+
+SHOWN = 20  # findings of each kind; --json has all
+REMEDIES: dict[Kind, str] = {
+    "record": "give the DEST that `stae encode` wrote; running that again writes the record anew",
+    "damaged": "remove these files and run the same `stae encode` again",
+    "mixed": "remove them, or make all anew with `stae encode --overwrite`",
+    "misnamed": "remove them and run the same `stae encode` again",
+    "duplicate": "remove the ones that should not be there",
+    "missing": "run the same `stae encode` again",
+    "stale": "run the same `stae encode` again",
+    "orphaned": "remove them if their sources are gone for good, and remake the shards they are in",
+    "unreadable": "check these sources and their permissions",
+    "failed": "mend or remove these sources, and run the same `stae encode` again",
+    "temporary": "wait for runs under way; the next `stae encode` removes what is left of others",
+    "differs": "check versions and settings; if they are the same, remove them and encode anew",
+}
+
+
+def verify(
+    dest: Annotated[Path, typer.Argument(metavar="DEST", help="What `stae encode` wrote.")],
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--against",
+            metavar="SOURCE",
+            help="Compare with this source too; repeat it for each SOURCE of the encode.",
+        ),
+    ] = None,
+    workers: Workers = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> int:
+    """Check that latents are whole, finite, alike, and of sources that are still the same.
+
+    Exits 3 if anything is not.
+    """
+    from stae_cli.pipeline.verify import plan_verify
+    from stae_cli.pipeline.verify import verify as run
+
+    plan = plan_verify(dest, against or [], workers=workers)
+    with progress_bar(None, what="verify", quiet=quiet) as advance:
+        found = run(plan, advance=advance)
+    _print_findings(found)
+    if not quiet:
+        _print_summary(found)
+    if as_json:
+        print_json(_summary(found))
+    return SOME_FAILED if found.findings else ALL_GOOD
+
+
+def _print_findings(found: Verification) -> None:
+    for kind, count in found.counts.items():
+        shown = [finding for finding in found.findings if finding.kind == kind][:SHOWN]
+        for finding in shown:
+            print_error(f"{kind}: {finding.key}: {finding.reason}")
+        if count > SHOWN:
+            print_note(f"and {count - SHOWN} more that are {kind} (--json lists all)")
+
+
+def _print_summary(found: Verification) -> None:
+    if found.findings:
+        rows = [(kind, str(count)) for kind, count in found.counts.items()]
+        print_table("what is wrong", ("kind", "count"), rows)
+        for kind in found.counts:
+            print_note(f"{kind}: {REMEDIES[kind]}")
+    checked = f"{found.latents} latents in {found.files} files, {found.size / 1e6:.2f} MB"
+    if found.sources is not None:
+        checked += f", against {found.sources} sources"
+    print_note(f"{checked}: {f'{len(found.findings)} findings' if found.findings else 'all good'}")
+
+
+def _summary(found: Verification) -> dict[str, Any]:
+    return {
+        "good": not found.findings,
+        "dest": found.dest,
+        "latents": found.latents,
+        "files": found.files,
+        "bytes": found.size,
+        "sources": found.sources,
+        "made_with": found.made_with._asdict() if found.made_with else None,
+        "counts": dict(found.counts),
+        "findings": [
+            {"kind": finding.kind, "key": finding.key, "reason": finding.reason}
+            for finding in found.findings
+        ],
+    }

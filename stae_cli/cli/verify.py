@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,17 @@ from stae_cli.cli.console import (
     print_table,
     progress_bar,
 )
-from stae_cli.cli.options import AsJson, Quiet, Workers
+from stae_cli.cli.decode import RecordedWeights
+from stae_cli.cli.options import (
+    AsJson,
+    ComputeDtype,
+    Device,
+    Dtype,
+    Quiet,
+    Workers,
+    parse_device,
+    parse_dtype,
+)
 from stae_cli.cli.report import ALL_GOOD, SOME_FAILED
 
 if TYPE_CHECKING:
@@ -48,6 +59,19 @@ def verify(
             help="Compare with this source too; repeat it for each SOURCE of the encode.",
         ),
     ] = None,
+    reencode: Annotated[
+        int,
+        typer.Option(
+            "--reencode",
+            min=0,
+            metavar="N",
+            help="Encode so many of the sources again, drawn at random, and compare.",
+        ),
+    ] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Draws other ones for --reencode.")] = 0,
+    weights: RecordedWeights = None,
+    device: Device = "auto",
+    dtype: ComputeDtype = Dtype.auto,
     workers: Workers = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -59,9 +83,21 @@ def verify(
     from stae_cli.pipeline.verify import plan_verify
     from stae_cli.pipeline.verify import verify as run
 
-    plan = plan_verify(dest, against or [], workers=workers)
+    device = parse_device(device)
+    plan = plan_verify(dest, against or [], sample=reencode, seed=seed, workers=workers)
     with progress_bar(None, what="verify", quiet=quiet) as advance:
         found = run(plan, advance=advance)
+    if found.sample and found.made_with is not None:
+        from stae_cli.model.checkpoint import load_that_made
+        from stae_cli.model.codec import Codec, pick_device
+        from stae_cli.pipeline.verify import compare_sample
+
+        place = pick_device(device)
+        made_with = found.made_with
+        checkpoint = load_that_made(made_with.weights, made_with.weights_sha256, asked=weights)
+        codec = Codec(checkpoint.model(), device=place, dtype=parse_dtype(dtype))
+        with progress_bar(len(found.sample), what="encode again", quiet=quiet) as advance:
+            compare_sample(found, codec, workers=workers, advance=advance)
     _print_findings(found)
     if not quiet:
         _print_summary(found)
@@ -88,6 +124,13 @@ def _print_summary(found: Verification) -> None:
     checked = f"{found.latents} latents in {found.files} files, {found.size / 1e6:.2f} MB"
     if found.sources is not None:
         checked += f", against {found.sources} sources"
+    if found.reencoded:
+        equal = sum(each.equal for each in found.reencoded)
+        largest = max(each.difference for each in found.reencoded)
+        print_note(
+            f"encoded {len(found.reencoded)} again: {equal} with the same bytes, "
+            f"largest difference {largest:.4g}"
+        )
     print_note(f"{checked}: {f'{len(found.findings)} findings' if found.findings else 'all good'}")
 
 
@@ -100,6 +143,7 @@ def _summary(found: Verification) -> dict[str, Any]:
         "bytes": found.size,
         "sources": found.sources,
         "made_with": found.made_with._asdict() if found.made_with else None,
+        "reencoded": [asdict(each) for each in found.reencoded],
         "counts": dict(found.counts),
         "findings": [
             {"kind": finding.kind, "key": finding.key, "reason": finding.reason}

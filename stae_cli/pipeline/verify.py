@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from stae_cli.errors import StaeError, UsageError
 from stae_cli.files.destination import TEMPORARY, FolderDestination
@@ -21,7 +21,11 @@ from stae_cli.files.record import NAME, RunRecord, read_record
 from stae_cli.files.sources import Listing, list_below, list_sources
 from stae_cli.pipeline.against import Against, Match
 from stae_cli.pipeline.findings import Finding, Kind
+from stae_cli.pipeline.reencoding import Reencoded, reencode
 from stae_cli.pipeline.scanning import scanning
+
+if TYPE_CHECKING:
+    from stae_cli.model.codec import Codec
 
 Item = TypeVar("Item")
 
@@ -59,6 +63,7 @@ class Verification:
     sources: int | None = None
     findings: list[Finding] = field(default_factory=list)
     sample: list[Match] = field(default_factory=list)
+    reencoded: list[Reencoded] = field(default_factory=list)
 
     @property
     def counts(self) -> Counter[Kind]:
@@ -81,9 +86,12 @@ def plan_verify(
     """Lists the files of DEST, and the sources as `encode` does.
 
     Raises:
-        UsageError: DEST is no folder, a source is absent, or DEST lies inside one.
+        UsageError: DEST is no folder, a source is absent, DEST lies inside one, or a sample is
+            asked for without sources.
         StaeError: sources are given and there is nothing in them.
     """
+    if sample and not sources:
+        raise UsageError("there is nothing to encode again", "give the sources: `--against SOURCE`")
     if not dest.is_dir():
         raise UsageError(f"no such folder: `{dest}`", "give the DEST of `stae encode`")
     against = None
@@ -107,6 +115,29 @@ def verify(plan: VerifyPlan, *, advance: Callable[[int], None]) -> Verification:
         StaeError: DEST holds no latents but pictures.
     """
     return _Verifying(plan, advance).run()
+
+
+def compare_sample(
+    found: Verification,
+    codec: Codec,
+    *,
+    workers: int | None = None,
+    advance: Callable[[int], None],
+) -> None:
+    """Encodes the sample again, and adds to the verification what that tells.
+
+    Args:
+        found: from `verify`.
+        codec: with the weights of `found.made_with`.
+        workers: reading threads.
+        advance: called with the number of latents that were compared.
+    """
+    for result in reencode(found.sample, codec, workers=workers, advance=advance):
+        if isinstance(result, Reencoded):
+            found.reencoded.append(result)
+        finding = result.finding if isinstance(result, Reencoded) else result
+        if finding is not None:
+            found.findings.append(finding)
 
 
 class _Verifying:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
+from stae_cli.files.latents import read_latent, write_latent
 from tests.pictures import noise, write_photos
 
 LAYOUTS = [[], ["--shard-size", 4]]
@@ -199,3 +200,60 @@ def test_wrong_arguments(stae, photos, files, tiny, tmp_path):
     stae("decode", files, tmp_path / "pictures", "--weights", tiny)
     stae("verify", tmp_path / "pictures").assert_fails(1, "pictures, not latents")
     assert json.loads((files / "stae.json").read_text())["kind"] == "latents"
+
+
+def test_a_sample_encoded_again_has_the_same_bytes(stae, photos, latents, tiny):
+    args = ["verify", latents, "--against", photos, "--weights", tiny, "--device", "cpu", "--json"]
+    ran = stae(*args, "--reencode", 4)
+    assert findings(ran) == set()
+    assert [row["equal"] for row in ran.json["reencoded"]] == [True] * 4
+    assert "encoded 4 again: 4 with the same bytes" in ran.err
+    keys = [row["key"] for row in ran.json["reencoded"]]
+    assert keys == [row["key"] for row in stae(*args, "--reencode", 4).json["reencoded"]]
+    others = [stae(*args, "--reencode", 4, "--seed", n).json["reencoded"] for n in (1, 2)]
+    assert any({row["key"] for row in rows} != set(keys) for rows in others)
+    assert len(stae(*args, "--reencode", 100).json["reencoded"]) == 9
+
+
+def test_a_latent_that_only_encoding_again_can_tell_is_wrong(stae, photos, files, tiny):
+    latent, header = read_latent(files / "p4.safetensors")
+    wrong = latent.copy()
+    wrong[0] += np.float16(0.1) * np.abs(latent).max()
+    write_latent(files / "p4.safetensors", wrong, header.info)
+    args = ["verify", files, "--against", photos, "--weights", tiny, "--json"]
+    assert findings(stae(*args)) == set()
+    ran = stae(*args, "--reencode", 9)
+    assert findings(ran) == {("differs", "p4.safetensors")}
+    assert sum(row["equal"] for row in ran.json["reencoded"]) == 8
+
+
+def test_another_precision_is_within_the_tolerance(stae, photos, files, tiny):
+    args = ["verify", files, "--against", photos, "--weights", tiny, "--reencode", 9, "--json"]
+    ran = stae(*args, "--dtype", "bfloat16")
+    assert findings(ran) == set()
+    assert max(row["difference"] for row in ran.json["reencoded"]) > 0
+
+
+def test_encoding_again_knows_every_preparation(stae, photos, tiny, tmp_path):
+    options = ["--square", 24, "--background", "red", "--edges", "crop", "--save-dtype", "float32"]
+    stae("encode", photos, tmp_path / "out", "--weights", tiny, *options)
+    ran = stae(
+        "verify",
+        tmp_path / "out",
+        "--against",
+        photos,
+        "--weights",
+        tiny,
+        "--reencode",
+        3,
+        "--json",
+    )
+    assert findings(ran) == set()
+    assert [row["equal"] for row in ran.json["reencoded"]] == [True] * 3
+
+
+def test_encoding_again_needs_the_sources_and_the_weights(stae, photos, files, other_tiny):
+    stae("verify", files, "--reencode", 3).assert_fails(2, "--against")
+    args = ["verify", files, "--against", photos, "--reencode", 3]
+    stae(*args).assert_fails(1, "tiny.safetensors", "--weights")
+    stae(*args, "--weights", other_tiny).assert_fails(1, "tiny.safetensors", "other.safetensors")

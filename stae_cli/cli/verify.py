@@ -29,6 +29,7 @@ from stae_cli.cli.options import (
 from stae_cli.cli.report import ALL_GOOD, SOME_FAILED
 
 if TYPE_CHECKING:
+    from stae_cli.model.codec import Codec
     from stae_cli.pipeline.findings import Kind
     from stae_cli.pipeline.verify import Verification
 
@@ -80,22 +81,15 @@ def verify(
 
     Exits 3 if anything is not.
     """
-    from stae_cli.pipeline.verify import plan_verify
+    from stae_cli.pipeline.verify import compare_sample, plan_verify
     from stae_cli.pipeline.verify import verify as run
 
     device = parse_device(device)
     plan = plan_verify(dest, against or [], sample=reencode, seed=seed, workers=workers)
     with progress_bar(None, what="verify", quiet=quiet) as advance:
         found = run(plan, advance=advance)
-    if found.sample and found.made_with is not None:
-        from stae_cli.model.checkpoint import load_that_made
-        from stae_cli.model.codec import Codec, pick_device
-        from stae_cli.pipeline.verify import compare_sample
-
-        place = pick_device(device)
-        made_with = found.made_with
-        checkpoint = load_that_made(made_with.weights, made_with.weights_sha256, asked=weights)
-        codec = Codec(checkpoint.model(), device=place, dtype=parse_dtype(dtype))
+    if found.sample:
+        codec = _codec(found, weights, device, dtype)
         with progress_bar(len(found.sample), what="encode again", quiet=quiet) as advance:
             compare_sample(found, codec, workers=workers, advance=advance)
     _print_findings(found)
@@ -104,6 +98,18 @@ def verify(
     if as_json:
         print_json(_summary(found))
     return SOME_FAILED if found.findings else ALL_GOOD
+
+
+def _codec(found: Verification, weights: str | None, device: str, dtype: Dtype) -> Codec:
+    """Runs the checkpoint that the latents were made with."""
+    from stae_cli.model.checkpoint import load_that_made
+    from stae_cli.model.codec import Codec, pick_device
+
+    made_with = found.made_with
+    assert made_with is not None  # there is a sample of latents
+    place = pick_device(device)
+    checkpoint = load_that_made(made_with.weights, made_with.weights_sha256, asked=weights)
+    return Codec(checkpoint.model(), device=place, dtype=parse_dtype(dtype))
 
 
 def _print_findings(found: Verification) -> None:

@@ -43,7 +43,8 @@ class Against:
         self, outputs: Sequence[Output], *, broken: Collection[str], failures: Mapping[str, str]
     ) -> None:
         self.outputs, self.broken, self.failures = outputs, broken, failures
-        self.expected = {output.source: output for output in outputs}
+        by_trust = sorted(outputs, key=lambda output: output.is_named_after_its_source)
+        self.expected = {output.source: output for output in by_trust}
         self.seen: dict[str, Entry] = {}
 
     def compare(self, listing: Listing, *, workers: int | None) -> Iterator[Match | Finding]:
@@ -71,7 +72,11 @@ class Against:
         other = self.seen.setdefault(entry.key, entry)
         if other is entry:
             return True
-        if isinstance(other, MemberEntry) and isinstance(entry, MemberEntry):
+        if (
+            isinstance(other, MemberEntry)
+            and isinstance(entry, MemberEntry)
+            and other.tar == entry.tar
+        ):
             return False
         raise UsageError(
             f"`{other.place}` and `{entry.place}` have the same key `{entry.key}`",

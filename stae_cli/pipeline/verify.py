@@ -276,14 +276,8 @@ def _as_recorded(usual: MadeWith, record: RunRecord | None) -> MadeWith:
     """What most latents say of themselves, with what the run record says of all instead."""
     if record is None:
         return usual
-    return MadeWith(
-        record.weights,
-        record.weights_sha256,
-        record.prep,
-        record.output,
-        record.layout,
-        usual.architecture,
-    )
+    said = (record.weights, record.weights_sha256, record.prep, record.output, record.layout)
+    return MadeWith._make([*map(str, said), usual.architecture])  # it may hold anything
 
 
 def _differences(made_with: MadeWith, usual: MadeWith, than: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import tarfile
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from stae_cli.files.latents import read_latent, write_latent
+from stae_cli.files.outputs import check_file
 from tests.pictures import noise, write_photos
 
 LAYOUTS = [[], ["--shard-size", 4]]
@@ -176,6 +178,14 @@ def test_an_empty_dest_misses_everything(stae, photos, tmp_path):
     assert sum(kind == "missing" for kind, _ in found) == 9
 
 
+def test_many_findings_are_counted_and_not_all_printed(stae, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("stae_cli.cli.verify.SHOWN", 2)
+    (tmp_path / "out").mkdir()
+    ran = stae("verify", tmp_path / "out", "--against", photos)
+    assert ran.err.count("error: missing") == 2
+    assert "and 7 more that are missing" in ran.err
+
+
 def test_a_second_run_mends_what_was_found(stae, photos, latents, tiny):
     shards = ["--shard-size", 4] if list(latents.glob("shard-*")) else []
     victim = sorted(latents.glob("*.safetensors"))[0]
@@ -191,12 +201,35 @@ def test_a_damaged_record(stae, files):
     assert findings(stae("verify", files, "--json")) == {("record", "stae.json")}
 
 
+def test_a_record_that_says_nonsense(stae, photos, files):
+    record = json.loads((files / "stae.json").read_text())
+    (files / "stae.json").write_text(json.dumps(record | {"weights_sha256": 5, "prep": [1]}))
+    found = findings(stae("verify", files, "--json"))
+    assert {kind for kind, _ in found} == {"mixed"}
+    assert len(found) == 9
+
+
+def test_a_copy_under_a_wrong_name_does_not_hide_its_original(stae, photos, files, tmp_path):
+    (files / "p3.safetensors").write_bytes((files / "p2.safetensors").read_bytes())
+    os.utime(photos / "p2.png", ns=(1, 1))
+    found = findings(stae("verify", files, "--against", photos, "--json"))
+    assert found == {
+        ("misnamed", "p3.safetensors"), ("missing", "p3.png"), ("stale", "p2.safetensors")
+    }  # fmt: skip
+
+
 def test_wrong_arguments(stae, photos, files, tiny, tmp_path):
     stae("verify", tmp_path / "absent").assert_fails(2, "absent")
     stae("verify", files / "p0.safetensors").assert_fails(2, "no such folder")
     stae("verify", files, "--against", tmp_path / "absent").assert_fails(2, "absent")
     twice = ["--against", photos, "--against", photos / "p0.png"]
     stae("verify", files, *twice).assert_fails(2, "p0.png", "same key")
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        with tarfile.open(tmp_path / folder / "set.tar", "w") as tar:
+            tar.add(photos / "p0.png", "p0.png")
+    twice = ["--against", tmp_path / "a", "--against", tmp_path / "b"]
+    stae("verify", files, *twice).assert_fails(2, "set/p0.png", "same key")
     stae("decode", files, tmp_path / "pictures", "--weights", tiny)
     stae("verify", tmp_path / "pictures").assert_fails(1, "pictures, not latents")
     assert json.loads((files / "stae.json").read_text())["kind"] == "latents"
@@ -257,3 +290,14 @@ def test_encoding_again_needs_the_sources_and_the_weights(stae, photos, files, o
     args = ["verify", files, "--against", photos, "--reencode", 3]
     stae(*args).assert_fails(1, "tiny.safetensors", "--weights")
     stae(*args, "--weights", other_tiny).assert_fails(1, "tiny.safetensors", "other.safetensors")
+
+
+def test_a_signal_ends_it(stae, files, monkeypatch):
+    def struck(entry, reserve):
+        if entry.key == "p3.safetensors":  # once: a second signal would end the tests
+            os.kill(os.getpid(), signal.SIGINT)
+        return check_file(entry, reserve)
+
+    monkeypatch.setattr("stae_cli.pipeline.verify.check_file", struck)
+    ran = stae("verify", files, "--json")
+    assert (ran.code, ran.out) == (130, "")

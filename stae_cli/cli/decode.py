@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -24,10 +24,6 @@ from stae_cli.cli.options import (
     parse_dtype,
 )
 from stae_cli.cli.report import finish
-
-if TYPE_CHECKING:
-    from stae_cli.model.checkpoint import Checkpoint
-    from stae_cli.pipeline.decode import DecodePlan
 
 
 class Format(StrEnum):
@@ -74,12 +70,14 @@ def decode(
     plan = plan_decode(sources, dest, settings)
     codec = None
     if plan.outputs:
+        from stae_cli.model.checkpoint import load_that_made
         from stae_cli.model.codec import pick_device
         from stae_cli.model.pixels import PixelCodec
 
         place = pick_device(device)
+        checkpoint = load_that_made(plan.weights, plan.weights_sha256, asked=weights)
         codec = PixelCodec(
-            _checkpoint(plan, weights).model(),
+            checkpoint.model(),
             device=place,
             dtype=parse_dtype(dtype),
             batch_patches=batch_patches,
@@ -87,15 +85,3 @@ def decode(
     with progress_bar(plan.total, what="decode", quiet=quiet) as advance:
         report = run(plan, codec, advance=advance)
     return finish(report, plan, codec, verb="decoded", quiet=quiet, as_json=as_json)
-
-
-def _checkpoint(plan: DecodePlan, weights: str | None) -> Checkpoint:
-    """The one asked for, if the latents were made with it; else the one they record."""
-    from stae_cli.model.checkpoint import load_checkpoint, load_recorded
-    from stae_cli.pipeline.decode import check_weights
-
-    if weights is None:
-        return load_recorded(plan.weights, plan.weights_sha256)
-    checkpoint = load_checkpoint(weights)
-    check_weights(plan, checkpoint)
-    return checkpoint

@@ -19,7 +19,9 @@ from stae_cli.cli.encode import encode
 from stae_cli.cli.flops import flops
 from stae_cli.cli.inspect import inspect
 from stae_cli.cli.roundtrip import roundtrip
+from stae_cli.cli.stats import stats
 from stae_cli.cli.train import train
+from stae_cli.cli.verify import verify
 from stae_cli.cli.weights import weights
 from stae_cli.errors import StaeError, UsageError
 
@@ -45,6 +47,8 @@ app.command("train")(train)
 app.command("bench", short_help="Speed, memory and share of the machine's limit.")(bench)
 app.command("flops")(flops)
 app.command("inspect", short_help="What latents hold, from their headers alone.")(inspect)
+app.command("verify", short_help="Whether latents are whole, alike and up to date.")(verify)
+app.command("stats", short_help="Mean, deviation, scale and correlation of latents.")(stats)
 app.add_typer(weights, name="weights")
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from stae_cli.errors import StaeError
 from stae_cli.files.destination import Destination
 from stae_cli.files.entries import Problem
-from stae_cli.files.shares import Share
+from stae_cli.files.shares import Share, is_shared_file
 
 NAME = "failures"
 
@@ -31,3 +32,31 @@ def write_failures(destination: Destination, problems: Sequence[Problem], share:
     lines = [json.dumps({"source": p.key, "reason": p.reason}) for p in problems]
     with destination.writing(name) as path:
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def read_failures(destination: Destination) -> list[Problem]:
+    """What the last run listed, all its processes together.
+
+    A line that cannot be read is listed under the file's own name.
+
+    Raises:
+        StaeError: DEST cannot be read.
+    """
+    problems = []
+    try:
+        for name in destination.top_names():
+            if is_shared_file(name, NAME):
+                with destination.entry(name).open() as file:
+                    problems += [_problem(name, line) for line in file.read().splitlines()]
+    except OSError as error:
+        reason = error.strerror or error
+        raise StaeError(f"cannot read the failures in `{destination.place()}`: {reason}") from error
+    return problems
+
+
+def _problem(name: str, line: bytes) -> Problem:
+    try:
+        row = json.loads(line)
+        return Problem(str(row["source"]), str(row["reason"]))
+    except (ValueError, KeyError, TypeError):
+        return Problem(name, "holds a line that cannot be read")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from PIL import Image, ImageColor
@@ -15,6 +15,7 @@ from stae_cli.files.buffers import Buffers, Pixels
 from stae_cli.files.images import Colour, ImageFile
 
 WHITE = (255, 255, 255)
+Edges = Literal["pad", "crop", "error"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Prep:
     centre out. `edges` says what happens to sides that are no multiple of the patch.
     """
 
-    edges: Literal["pad", "crop", "error"] = "pad"
+    edges: Edges = "pad"
     short_side: int | None = None
     max_pixels: int | None = None
     square: int | None = None
@@ -72,6 +73,25 @@ def prepare(image: ImageFile, prep: Prep, *, patch: int) -> Prepared:
     height, width = pixels.shape[:2]
     padded = _padded(pixels, patch, image.buffers)
     return Prepared(padded, width, height, image.width, image.height)
+
+
+def parse_described(text: str) -> Prep:
+    """The inverse of `Prep.describe`.
+
+    Raises:
+        InputError: it describes no preparation that this version knows.
+    """
+    try:
+        values = json.loads(text)
+        if "background" in values:
+            values["background"] = parse_background(values["background"])
+        prep = Prep(**values)
+        known = prep.describe() == text and prep.edges in get_args(Edges)
+    except (ValueError, TypeError, UsageError):
+        known = False
+    if not known:
+        raise InputError(f"unknown preparation `{text}`")
+    return prep
 
 
 def parse_background(text: str) -> Colour:

@@ -49,15 +49,10 @@ def list_sources(
         UsageError: a source does not exist, or DEST lies inside one.
         StaeError: nothing was found.
     """
-    listing = Listing()
     wanted = frozenset(suffixes) | ({tars.SUFFIX} if with_tars else set())
     for source in sources:
         _check_source(source, dest)
-    for source in sources:
-        if source.is_dir():
-            _walk(source, wanted, listing)
-        else:
-            _add(source.name, source, wanted, listing)
+    listing = list_below(sources, wanted)
     if not (listing.entries or listing.tars or listing.problems):
         where = ", ".join(f"`{source}`" for source in sources)
         passed = f" ({listing.passed_over} other files)" if listing.passed_over else ""
@@ -65,6 +60,17 @@ def list_sources(
             f"no inputs found in {where}{passed}",
             f"files with these suffixes are read: {', '.join(sorted(wanted))}",
         )
+    return listing
+
+
+def list_below(sources: Sequence[Path], wanted: frozenset[str]) -> Listing:
+    """What `list_sources` lists of sources that exist; it may be nothing."""
+    listing = Listing()
+    for source in sources:
+        if source.is_dir():
+            _walk(source, wanted, listing)
+        else:
+            _add(source.name, source, wanted, listing)
     return listing
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from stae_cli.errors import InputError
 from stae_cli.files.entries import Entry, Problem, SourceState
@@ -34,8 +35,12 @@ class StoredLatent:
     @property
     def label(self) -> str:
         """How failures name it: its file, and its key in a shard."""
-        alone = self.file.key.lower() == f"{self.key}{SUFFIX}".lower()
-        return self.file.key if alone else f"{self.file.key}:{self.key}"
+        return self.file.key if self.is_alone else f"{self.file.key}:{self.key}"
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether its file is its own, and no shard."""
+        return self.file.key.lower() == f"{self.key}{SUFFIX}".lower()
 
     @property
     def size(self) -> int:
@@ -50,8 +55,12 @@ class StoredLatent:
             OSError: it cannot be read.
         """
         with self.file.open() as file:
-            file.seek(self.begin)
-            data = file.read(self.size)
+            return self.read_from(file)
+
+    def read_from(self, file: BinaryIO) -> Latent:
+        """The latent out of its file, opened already; raises what `read` raises."""
+        file.seek(self.begin)
+        data = file.read(self.size)
         if self.file.state() != self.state or len(data) != self.size:
             raise InputError("it changed while it was read")
         return latent_of(data, self.shape, self.dtype)

@@ -123,6 +123,25 @@ def load_recorded(name: str, recorded_fingerprint: str) -> Checkpoint:
     return checkpoint
 
 
+def load_that_made(name: str, recorded_fingerprint: str, *, asked: str | None) -> Checkpoint:
+    """The checkpoint that is asked for, if latents were made with it; else the one they record.
+
+    Raises:
+        UsageError: a malformed `hf://` name.
+        CheckpointError: it is not at hand, or another one.
+    """
+    if asked is None:
+        return load_recorded(name, recorded_fingerprint)
+    checkpoint = load_checkpoint(asked)
+    if checkpoint.fingerprint != recorded_fingerprint:
+        raise CheckpointError(
+            f"the latents were made with `{name}` ({recorded_fingerprint[:12]}), "
+            f"not with `{checkpoint.name}` ({checkpoint.fingerprint[:12]})",
+            "give the checkpoint they were made with, or leave `--weights` away",
+        )
+    return checkpoint
+
+
 def read_checkpoint(path: Path, *, name: str) -> Checkpoint:
     """Reads and checks a `.safetensors`, `.pt` or `.pth` checkpoint.
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stae_cli.batching import pack
-from stae_cli.errors import CheckpointError, InputError, StaeError, UsageError
+from stae_cli.errors import InputError, StaeError, UsageError
 from stae_cli.files.destination import FolderDestination
 from stae_cli.files.entries import Problem
 from stae_cli.files.failures import write_failures
@@ -32,7 +32,6 @@ from stae_cli.files.writebehind import WriteBehind
 from stae_cli.pipeline.report import Report, problem_or
 
 if TYPE_CHECKING:
-    from stae_cli.model.checkpoint import Checkpoint
     from stae_cli.model.pixels import PixelCodec
 
 READ_AHEAD_BYTES = 64 << 20
@@ -123,30 +122,12 @@ def _named(latents: Sequence[StoredLatent], form: PictureFormat) -> list[Decodab
     return [Decodable(stored, f"{stored.key}.{form}") for stored in latents]
 
 
-def check_weights(plan: DecodePlan, checkpoint: Checkpoint) -> None:
-    """Stops before any work when the checkpoint is not the one that the latents were made with.
-
-    Raises:
-        CheckpointError: it is another one.
-    """
-    if checkpoint.fingerprint != plan.weights_sha256:
-        made_with, given = plan.weights_sha256[:12], checkpoint.fingerprint[:12]
-        if not checkpoint.architecture.is_named(plan.architecture):
-            made_with += f", {plan.architecture}"
-            given += f", {checkpoint.architecture.describe()}"
-        raise CheckpointError(
-            f"the latents were made with `{plan.weights}` ({made_with}), "
-            f"not with `{checkpoint.name}` ({given})",
-            "give the checkpoint they were made with, or leave `--weights` away",
-        )
-
-
 def decode(plan: DecodePlan, codec: PixelCodec | None, *, advance: Callable[[int], None]) -> Report:
     """Decodes what the plan lists and is not done yet, each picture in its recorded size.
 
     Args:
         plan: from `plan_decode`.
-        codec: runs the network, with the weights that `check_weights` accepted; None when the
+        codec: runs the network, with the weights that the plan names; None when the
             plan has no readable latent.
         advance: called with the number of inputs that were finished, one way or another.
 

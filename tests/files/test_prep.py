@@ -10,7 +10,7 @@ from PIL import Image
 
 from stae_cli.errors import InputError, UsageError
 from stae_cli.files.images import open_image
-from stae_cli.files.prep import Prep, parse_background, prepare
+from stae_cli.files.prep import Prep, parse_background, parse_described, prepare
 from tests.pictures import noise
 
 
@@ -111,3 +111,23 @@ def test_backgrounds(text, colour):
 def test_unknown_backgrounds(text):
     with pytest.raises(UsageError):
         parse_background(text)
+
+
+@pytest.mark.parametrize(
+    "prep",
+    [
+        Prep(),
+        Prep(edges="crop", square=8, background=(255, 0, 16)),
+        Prep(short_side=512, max_pixels=10**6),
+    ],
+)
+def test_a_description_can_be_read_back(prep):
+    assert parse_described(prep.describe()) == prep
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "null", '{"edges":"bend"}', '{"zoom":2}', '{"background":"nocolour"}', "{ }"]
+)
+def test_an_unknown_description_is_refused(text):
+    with pytest.raises(InputError, match="unknown preparation"):
+        parse_described(text)

@@ -1,0 +1,89 @@
+"""`stae stats`: what stored latents are like, for those who train on them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stae_cli.cli.console import print_error, print_json, print_note, print_table, progress_bar
+from stae_cli.cli.options import AsJson, Quiet, Workers
+from stae_cli.cli.report import ALL_GOOD, SOME_FAILED
+
+if TYPE_CHECKING:
+    from stae_cli.pipeline.stats import Statistics, Surveyed
+
+
+def stats(
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="PATH", help="Latent files, or folders of them.")
+    ],
+    workers: Workers = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> int:
+    """Take mean, deviation, shift and scale, extremes and correlations of stored latents.
+
+    Damaged latents are listed and left out; exits 3 if there are any.
+    """
+    from stae_cli.pipeline.stats import survey
+
+    with progress_bar(None, what="stats", quiet=quiet) as advance:
+        surveyed = survey(sources, workers=workers, advance=advance)
+    for problem in surveyed.problems:
+        print_error(f"{problem.key}: {problem.reason}")
+    if as_json:
+        print_json(_summary(surveyed))
+    elif surveyed.statistics is not None:
+        _print_statistics(surveyed, surveyed.statistics)
+    return SOME_FAILED if surveyed.problems else ALL_GOOD
+
+
+def _print_statistics(surveyed: Surveyed, statistics: Statistics) -> None:
+    rows = [
+        (
+            str(channel),
+            f"{mean:.5f}",
+            f"{std:.5f}",
+            f"{largest:.3f}",
+            _neighbour(statistics, channel),
+        )
+        for channel, (mean, std, largest) in enumerate(
+            zip(statistics.mean, statistics.std, statistics.largest_per_channel, strict=True)
+        )
+    ]
+    columns = ("channel", "mean", "std", "max |z|", "most correlated with")
+    print_table("latents by channel", columns, rows)
+    scale = "-" if statistics.scale is None else f"{statistics.scale:.5f}"
+    print_note(f"shift {statistics.shift:.5f}, scale {scale}: (z - shift) * scale has variance 1")
+    print_note(f"max |z| {statistics.largest:.3f}")
+    print_note(
+        f"{surveyed.latents} latents of {statistics.positions} positions in {surveyed.files} "
+        f"files, made with {surveyed.weights} ({surveyed.weights_sha256[:12]})"
+    )
+
+
+def _neighbour(statistics: Statistics, channel: int) -> str:
+    """The other channel that goes along with this one most, and how much."""
+    others = [
+        (abs(value), value, other)
+        for other, value in enumerate(statistics.correlation[channel])
+        if other != channel and value is not None
+    ]
+    if not others:
+        return "-"
+    _, value, other = max(others)
+    return f"{other} ({value:+.3f})"
+
+
+def _summary(surveyed: Surveyed) -> dict[str, Any]:
+    return {
+        "latents": surveyed.latents,
+        "files": surveyed.files,
+        "weights": surveyed.weights,
+        "weights_sha256": surveyed.weights_sha256,
+        **(asdict(surveyed.statistics) if surveyed.statistics else {}),
+        "invalid": [{"file": p.key, "reason": p.reason} for p in surveyed.problems],
+    }

@@ -1,0 +1,159 @@
+"""`stae verify`: whether stored latents can be trusted."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stae_cli.cli.console import (
+    print_error,
+    print_json,
+    print_note,
+    print_table,
+    progress_bar,
+)
+from stae_cli.cli.decode import RecordedWeights
+from stae_cli.cli.options import (
+    AsJson,
+    ComputeDtype,
+    Device,
+    Dtype,
+    Quiet,
+    Workers,
+    parse_device,
+    parse_dtype,
+)
+from stae_cli.cli.report import ALL_GOOD, SOME_FAILED
+
+if TYPE_CHECKING:
+    from stae_cli.model.pixels import PixelCodec
+    from stae_cli.pipeline.findings import Kind
+    from stae_cli.pipeline.verify import Verification
+
+SHOWN = 20  # findings of each kind; --json has all
+REMEDIES: dict[Kind, str] = {
+    "record": "give the DEST that `stae encode` wrote; running that again writes the record anew",
+    "damaged": "remove these files and run the same `stae encode` again",
+    "mixed": "remove them, or make all anew with `stae encode --overwrite`",
+    "misnamed": "remove them and run the same `stae encode` again",
+    "duplicate": "remove the ones that should not be there",
+    "missing": "run the same `stae encode` again",
+    "stale": "run the same `stae encode` again",
+    "orphaned": "remove them if their sources are gone for good, and remake the shards they are in",
+    "unreadable": "check these sources and their permissions",
+    "failed": "mend or remove these sources, and run the same `stae encode` again",
+    "temporary": "wait for runs under way; the next `stae encode` removes what is left of others",
+    "differs": "check versions and settings; if they are the same, remove them and encode anew",
+}
+
+
+def verify(
+    dest: Annotated[Path, typer.Argument(metavar="DEST", help="What `stae encode` wrote.")],
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--against",
+            metavar="SOURCE",
+            help="Compare with this source too; repeat it for each SOURCE of the encode.",
+        ),
+    ] = None,
+    reencode: Annotated[
+        int,
+        typer.Option(
+            "--reencode",
+            min=0,
+            metavar="N",
+            help="Encode so many of the sources again, drawn at random, and compare.",
+        ),
+    ] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Draws other ones for --reencode.")] = 0,
+    weights: RecordedWeights = None,
+    device: Device = "auto",
+    dtype: ComputeDtype = Dtype.auto,
+    workers: Workers = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> int:
+    """Check that latents are whole, finite, alike, and of sources that are still the same.
+
+    Exits 3 if anything is not.
+    """
+    from stae_cli.pipeline.verify import compare_sample, plan_verify
+    from stae_cli.pipeline.verify import verify as run
+
+    device = parse_device(device)
+    plan = plan_verify(dest, against or [], sample=reencode, seed=seed, workers=workers)
+    with progress_bar(None, what="verify", quiet=quiet) as advance:
+        found = run(plan, advance=advance)
+    if found.sample:
+        codec = _codec(found, weights, device, dtype)
+        with progress_bar(len(found.sample), what="encode again", quiet=quiet) as advance:
+            compare_sample(found, codec, workers=workers, advance=advance)
+    _print_findings(found)
+    if not quiet:
+        _print_summary(found)
+    if as_json:
+        print_json(_summary(found))
+    return SOME_FAILED if found.findings else ALL_GOOD
+
+
+def _codec(found: Verification, weights: str | None, device: str, dtype: Dtype) -> PixelCodec:
+    """Runs the checkpoint that the latents were made with."""
+    from stae_cli.model.checkpoint import load_that_made
+    from stae_cli.model.codec import pick_device
+    from stae_cli.model.pixels import PixelCodec
+
+    made_with = found.made_with
+    assert made_with is not None  # there is a sample of latents
+    place = pick_device(device)
+    checkpoint = load_that_made(made_with.weights, made_with.weights_sha256, asked=weights)
+    return PixelCodec(checkpoint.model(), device=place, dtype=parse_dtype(dtype))
+
+
+def _print_findings(found: Verification) -> None:
+    for kind, count in found.counts.items():
+        shown = [finding for finding in found.findings if finding.kind == kind][:SHOWN]
+        for finding in shown:
+            print_error(f"{kind}: {finding.key}: {finding.reason}")
+        if count > SHOWN:
+            print_note(f"and {count - SHOWN} more that are {kind} (--json lists all)")
+
+
+def _print_summary(found: Verification) -> None:
+    if found.findings:
+        rows = [(kind, str(count)) for kind, count in found.counts.items()]
+        print_table("what is wrong", ("kind", "count"), rows)
+        for kind in found.counts:
+            print_note(f"{kind}: {REMEDIES[kind]}")
+    checked = f"{found.latents} latents in {found.files} files, {found.size / 1e6:.2f} MB"
+    if found.sources is not None:
+        checked += f", against {found.sources} sources"
+    if found.reencoded:
+        equal = sum(each.equal for each in found.reencoded)
+        largest = max(each.difference for each in found.reencoded)
+        print_note(
+            f"encoded {len(found.reencoded)} again: {equal} with the same bytes, "
+            f"largest difference {largest:.4g}"
+        )
+    print_note(f"{checked}: {f'{len(found.findings)} findings' if found.findings else 'all good'}")
+
+
+def _summary(found: Verification) -> dict[str, Any]:
+    return {
+        "good": not found.findings,
+        "dest": found.dest,
+        "latents": found.latents,
+        "files": found.files,
+        "bytes": found.size,
+        "sources": found.sources,
+        "made_with": found.made_with._asdict() if found.made_with else None,
+        "reencoded": [asdict(each) for each in found.reencoded],
+        "counts": dict(found.counts),
+        "findings": [
+            {"kind": finding.kind, "key": finding.key, "reason": finding.reason}
+            for finding in found.findings
+        ],
+    }

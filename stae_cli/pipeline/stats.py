@@ -1,0 +1,232 @@
+"""The figures behind `stae stats`: moments of stored latents, in constant memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from stae_cli.errors import InputError, StaeError
+from stae_cli.files.entries import Entry, Problem
+from stae_cli.files.latents import SUFFIX, Latent
+from stae_cli.files.readahead import Reserve
+from stae_cli.files.sources import list_sources
+from stae_cli.files.stored import StoredLatent, stored_in
+from stae_cli.pipeline.report import problem_or
+from stae_cli.pipeline.scanning import scanning
+
+SLAB = 1 << 16  # positions that are float64 at a time
+
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over latent positions, which add up without loss of precision.
+
+    `mean` and `largest` absolute value are (C,); `comoment` is (C, C), the sum over positions of
+    the products of the channels' deviations from their means.
+    """
+
+    count: int
+    mean: Values
+    comoment: Values
+    largest: Values
+
+    def __add__(self, other: Moments) -> Moments:
+        """Of both together (Chan, Golub, LeVeque 1979)."""
+        count = self.count + other.count
+        apart = other.mean - self.mean
+        shared = np.outer(apart, apart) * (self.count * other.count / count)
+        return Moments(
+            count,
+            self.mean + apart * (other.count / count),
+            self.comoment + other.comoment + shared,
+            np.maximum(self.largest, other.largest),
+        )
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Per channel mean and standard deviation, one shift and scale for all, and the extreme.
+
+    z' = (z - shift) * scale has mean 0 and variance 1 over all channels together, as
+    `Codec.normalize` does it. Standard deviations divide by N - 1. `correlation` has None where
+    a channel is constant, `scale` where all are.
+    """
+
+    positions: int
+    mean: list[float]
+    std: list[float]
+    shift: float
+    scale: float | None
+    largest: float
+    largest_per_channel: list[float]
+    correlation: list[list[float | None]]
+
+
+@dataclass
+class Surveyed:
+    """What the latents below some folders are like.
+
+    `weights` and `weights_sha256` are those that all of them were made with.
+    """
+
+    latents: int = 0
+    files: int = 0
+    weights: str = ""
+    weights_sha256: str = ""
+    problems: list[Problem] = field(default_factory=list)
+    statistics: Statistics | None = None
+
+
+@dataclass(frozen=True)
+class _File:
+    """The moments of one file's latents."""
+
+    entry: Entry
+    first: StoredLatent | None = None
+    several: StoredLatent | None = None  # one that was made with other weights than the first
+    moments: Moments | None = None
+    latents: int = 0
+    problems: Sequence[Problem] = ()
+
+
+def moments_of(latent: Latent) -> Moments:
+    """The moments of one latent (C, h, w) of finite values."""
+    flat = latent.reshape(latent.shape[0], -1)
+    slabs = (flat[:, begin : begin + SLAB] for begin in range(0, flat.shape[1], SLAB))
+    return reduce(Moments.__add__, map(_moments_of_slab, slabs))
+
+
+def _moments_of_slab(slab: Latent) -> Moments:
+    values = slab.astype(np.float64)  # (C, n)
+    mean = values.mean(axis=1)
+    largest = np.abs(values).max(axis=1)
+    values -= mean[:, None]
+    return Moments(values.shape[1], mean, values @ values.T, largest)
+
+
+def statistics_of(moments: Moments) -> Statistics:
+    """The figures of at least two positions."""
+    channels, total = len(moments.mean), moments.count * len(moments.mean)
+    squares = moments.comoment.diagonal()
+    shift = float(moments.mean.mean())
+    spread = float(squares.sum() + moments.count * np.square(moments.mean - shift).sum())
+    roots = np.sqrt(squares)
+    return Statistics(
+        positions=moments.count,
+        mean=moments.mean.tolist(),
+        std=np.sqrt(squares / (moments.count - 1)).tolist(),
+        shift=shift,
+        scale=math.sqrt((total - 1) / spread) if spread else None,
+        largest=float(moments.largest.max()),
+        largest_per_channel=moments.largest.tolist(),
+        correlation=[
+            [_ratio(moments.comoment[i, j], roots[i] * roots[j]) for j in range(channels)]
+            for i in range(channels)
+        ],
+    )
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return float(part / whole) if whole else None
+
+
+def survey(
+    sources: Sequence[Path], *, workers: int | None = None, advance: Callable[[int], None]
+) -> Surveyed:
+    """Reads every latent below files and folders once.
+
+    Damaged latents, and those that hold NaN or infinity, are listed and left out.
+
+    Args:
+        sources: latent files, or folders of them.
+        workers: reading threads.
+        advance: called with the number of latents that were read.
+
+    Raises:
+        UsageError: a source does not exist.
+        StaeError: no sound latents, or latents of several checkpoints.
+    """
+    listing = list_sources(sources, None, suffixes=[SUFFIX])
+    found, whole, first = Surveyed(problems=list(listing.problems)), None, None
+    with scanning(listing.entries, _read, workers=workers) as files:
+        for file in files:
+            found.problems += file.problems
+            if file.first is None:
+                continue
+            first = first or file.first
+            _refuse_several(first, file.several or file.first)
+            found.files += 1
+            found.latents += file.latents
+            if file.moments is not None:
+                whole = file.moments if whole is None else whole + file.moments
+            advance(file.latents)
+    if whole is None or first is None or whole.count < 2:
+        raise StaeError(
+            "there are too few sound latents to take statistics of",
+            "`stae verify` says what is wrong with a folder of latents",
+        )
+    found.weights, found.weights_sha256 = first.info.weights, first.info.weights_sha256
+    found.statistics = statistics_of(whole)
+    return found
+
+
+def _read(entry: Entry, reserve: Reserve) -> _File:
+    """Runs in a reading thread."""
+    result = problem_or(entry.key, lambda: _moments_in(entry, reserve))
+    return _File(entry, problems=[result]) if isinstance(result, Problem) else result
+
+
+def _moments_in(entry: Entry, reserve: Reserve) -> _File:
+    stored = stored_in(entry)
+    if not stored:
+        return _File(entry)
+    reserve(max(latent.size for latent in stored))
+    fingerprint = stored[0].info.weights_sha256
+    several = next((s for s in stored if s.info.weights_sha256 != fingerprint), None)
+    problems: list[Problem] = []
+    parts = list(_parts(entry, stored, problems)) if several is None else []
+    return _File(
+        entry,
+        first=stored[0],
+        several=several,
+        moments=reduce(Moments.__add__, parts) if parts else None,
+        latents=len(parts),
+        problems=problems,
+    )
+
+
+def _parts(
+    entry: Entry, stored: Sequence[StoredLatent], problems: list[Problem]
+) -> Iterator[Moments]:
+    """Of each latent of a file; those that are not finite go to the problems."""
+    with entry.open() as file:
+        for latent in stored:
+            values = latent.read_from(file)
+            if np.isfinite(values).all():
+                yield moments_of(values)
+            else:
+                problems.append(Problem(latent.label, "it holds NaN or infinity"))
+
+
+def _refuse_several(first: StoredLatent, other: StoredLatent) -> None:
+    mine, theirs = first.info, other.info
+    if mine.weights_sha256 != theirs.weights_sha256:
+        raise StaeError(
+            f"`{first.label}` was made with `{mine.weights}` ({mine.weights_sha256[:12]}), "
+            f"`{other.label}` with `{theirs.weights}` ({theirs.weights_sha256[:12]})",
+            "take the statistics of each checkpoint's latents by themselves",
+        )
+    if mine.latent_channels != theirs.latent_channels:
+        raise InputError(
+            f"`{other.label}` has {theirs.latent_channels} channels, `{first.label}` "
+            f"{mine.latent_channels}",
+            "`stae verify` says which of them is damaged",
+        )

@@ -10,6 +10,7 @@ from stae_cli.errors import InputError
 from stae_cli.files.entries import Entry, Problem, SourceState
 from stae_cli.files.header import Shape, TensorPlace, read_tensors
 from stae_cli.files.latents import SUFFIX, Latent, LatentInfo, latent_of, parse_latent
+from stae_cli.files.remote import RemoteEntry
 from stae_cli.files.shards import FORMAT as SHARD
 from stae_cli.files.shards import HEADER_LIMIT, parse_shard
 from stae_cli.files.sources import list_sources
@@ -66,20 +67,21 @@ class StoredListing:
     passed_over: int = 0
 
 
-def list_latents(sources: Sequence[Path], dest: Path | None = None) -> StoredListing:
+def list_latents(sources: Sequence[Path | str], dest: Path | str | None = None) -> StoredListing:
     """Reads the headers of all latent files and shards below the sources.
 
     A key that is stored twice (a shard beside a file, say) is a problem: which one is meant?
 
     Raises:
         UsageError: a source does not exist, or DEST lies inside one.
-        StaeError: there is no file to look at.
+        StaeError: there is no file to look at, or a store cannot be reached.
     """
     listing = list_sources(sources, dest, suffixes=[SUFFIX])
     found = StoredListing(problems=list(listing.problems), passed_over=listing.passed_over)
     for entry in listing.entries:
         try:
-            found.latents += stored_in(entry)
+            parts = entry.in_parts() if isinstance(entry, RemoteEntry) else entry
+            found.latents += stored_in(parts)
         except InputError as error:
             found.problems.append(Problem(entry.key, error.message))
     return found

@@ -211,6 +211,8 @@ class ShardStorage(Storage):
         described = [(m.output, m.info, m.shape, m.dtype) for m in members]
         with self.destination.writing(shard.name) as path:
             size = write_shard(path, described, (member.read() for member in members))
+        if shard.data is not None:
+            shard.data.close()
         return Written(len(shard.fresh), size)
 
 

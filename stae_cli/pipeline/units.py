@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from stae_cli.errors import UsageError
+from stae_cli.errors import InputError, UsageError
 from stae_cli.files.entries import Entry, Problem
 from stae_cli.files.images import IMAGE_SUFFIXES
 from stae_cli.files.keys import problem_of
@@ -128,6 +128,8 @@ def _within(tar: Tar, layout: Layout) -> Callable[[], Iterator[Planned | Problem
                     yield Problem(found.key, reason)
                 else:
                     yield planned
+        except InputError as error:
+            yield Problem(f"{tar.prefix}.tar", error.message)
         except OSError as error:
             yield Problem(f"{tar.prefix}.tar", f"cannot read it: {error.strerror or error}")
 
@@ -140,7 +142,7 @@ def _refuse_shared_folders(planned: Sequence[Planned], tars: Sequence[Tar]) -> N
     for tar in tars:
         other = prefixes.setdefault(folded(tar.prefix), tar)
         if other is not tar:
-            raise _shared(f"`{other.path}`", tar)
+            raise _shared(f"`{other.place}`", tar)
     if not prefixes:
         return
     for plan in planned:
@@ -152,6 +154,6 @@ def _refuse_shared_folders(planned: Sequence[Planned], tars: Sequence[Tar]) -> N
 
 def _shared(place: str, tar: Tar) -> UsageError:
     return UsageError(
-        f"{place} and the members of `{tar.path}` would both write below `{tar.prefix}/`",
+        f"{place} and the members of `{tar.place}` would both write below `{tar.prefix}/`",
         "encode them into different DESTs",
     )

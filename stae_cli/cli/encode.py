@@ -46,9 +46,12 @@ REMOTE_SHARD = 256  # stores are slow with small objects
 LARGEST_SHARD = 10_000  # headers of more are slow to read
 
 ImageSources = Annotated[
-    list[str] | None,
+    list[str],
     typer.Argument(
-        metavar="SOURCE", help="Files, folders, tars or URLs of them.", show_default=False
+        metavar="SOURCE",
+        help="Files, folders, tars or URLs of them.",
+        default_factory=list,  # a `--from-list` may stand in
+        show_default=False,
     ),
 ]
 LatentDest = Annotated[
@@ -129,7 +132,7 @@ def encode(
         workers=workers,
         share=parse_share(unit_rank, unit_count, os.environ),
     )
-    plan = plan_encode(sources or [], dest, settings, listed=_listed(sources, from_list))
+    plan = plan_encode(sources, dest, settings, listed=_listed(sources, from_list))
 
     from stae_cli.model.checkpoint import load_checkpoint
     from stae_cli.model.codec import Codec, pick_device
@@ -144,7 +147,7 @@ def encode(
     return finish(report, plan, codec, verb="encoded", quiet=quiet, as_json=as_json)
 
 
-def _listed(sources: list[str] | None, from_list: str | None) -> SourceList | None:
+def _listed(sources: list[str], from_list: str | None) -> SourceList | None:
     """What `--from-list` names.
 
     Raises:

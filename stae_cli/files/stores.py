@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -140,10 +141,17 @@ def state_of(found: dict[str, Any]) -> SourceState:
     Raises:
         InputError: the store tells no size, or nothing that would change with the object.
     """
-    tag = next((str(found[name]) for name in TAGS if found.get(name)), "")
+    tag = next((_text(found[name]) for name in TAGS if found.get(name)), "")
     if not tag or type(found.get("size")) is not int:
         raise InputError("its store tells neither an ETag nor a time, so changes would go unseen")
     return SourceState(found["size"], etag=tag)
+
+
+def _text(tag: object) -> str:
+    """A tag as text that is the same from listings and from single answers."""
+    if isinstance(tag, datetime):
+        tag = (tag if tag.tzinfo else tag.replace(tzinfo=UTC)).timestamp()
+    return str(tag).strip('"')
 
 
 def unreachable(place: str, error: OSError) -> StaeError:

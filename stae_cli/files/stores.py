@@ -21,6 +21,7 @@ TAGS = (
 )  # fmt: skip
 # What the packages behind fsspec raise beside OSError; looked up only once they are imported.
 FOREIGN = (
+    ("builtins", "ValueError"),  # of names that a store cannot have
     ("botocore.exceptions", "BotoCoreError"),
     ("botocore.exceptions", "ClientError"),
     ("aiohttp", "ClientError"),
@@ -29,8 +30,9 @@ FOREIGN = (
     ("huggingface_hub.errors", "HfHubHTTPError"),
     ("huggingface_hub.errors", "HFValidationError"),
     ("httpx", "HTTPError"),
+    ("httpx2", "HTTPError"),  # of newer huggingface_hub
 )
-INSTALL = "pip install 'stae[remote]' reaches S3; other stores need the package that is named"
+INSTALL = "`pip install 'stae[remote]'` is enough for S3; other stores need the package named here"
 
 
 def is_url(where: Path | str) -> bool:

@@ -77,6 +77,10 @@ class Shard:
     settled: int = 0
     data: IO[bytes] | None = None
 
+    def __del__(self) -> None:
+        if self.data is not None:  # where the run ended before the shard was whole
+            self.data.close()
+
 
 @dataclass(frozen=True)
 class Job:

@@ -14,6 +14,10 @@ from tests.pictures import noise, write_photos
 fsspec = pytest.importorskip("fsspec", reason="needs pip install 'stae[remote]'")
 
 
+class ClientError(Exception):
+    """What a store's package raises that is no OSError."""
+
+
 @pytest.fixture
 def photos(tmp_path):
     return write_photos(tmp_path / "photos")
@@ -157,6 +161,52 @@ def test_names_that_lead_elsewhere_are_listed(stae, memory, tiny):
     assert (ran.code, ran.json["done"], ran.json["failed"]) == (3, 1, 2)
 
 
+def refuse(monkeypatch, memory, name, *, of, error):
+    """Lets a method of the store fail for the objects whose name holds `of`."""
+    method = getattr(type(memory), name)
+
+    def refusing(self, *arguments, **options):
+        if any(isinstance(one, str) and of in one for one in arguments):
+            raise error
+        return method(self, *arguments, **options)
+
+    monkeypatch.setattr(type(memory), name, refusing)
+
+
+def test_refused_objects_are_listed_and_a_refused_dest_ends_the_run(
+    stae, photos, memory, tiny, monkeypatch
+):
+    upload(memory, photos, "/in")
+    command = ("encode", "memory://in", "memory://out", "--weights", tiny, "--shard-size", 3)
+    with monkeypatch.context() as patch:
+        refuse(patch, memory, "put_file", of="/out", error=PermissionError("Access Denied"))
+        stae(*command).assert_fails(1, "memory://out", "Access Denied")
+    assert memory.find("/out") == []
+    with monkeypatch.context() as patch:
+        refuse(patch, memory, "put_file", of="shard-00001", error=ClientError("Slow Down"))
+        patch.setattr("stae_cli.files.stores.FOREIGN", ((__name__, "ClientError"),))
+        stae(*command).assert_fails(1, "memory://out/shard-00001.safetensors", "Slow Down")
+    with monkeypatch.context() as patch:
+        refuse(patch, memory, "cat_file", of="p4.png", error=PermissionError("Access Denied"))
+        ran = stae(*command)
+        assert ran.code == 3
+        assert "p4.png: cannot read it: Access Denied" in ran.err
+    assert stae(*command, "--json").json["done"] == 1
+    assert stae(*command, "--json").json["skipped"] == 9
+
+
+def test_an_output_that_cannot_be_looked_at_is_not_done_again(
+    stae, photos, memory, tiny, monkeypatch
+):
+    command = ("encode", photos, "memory://out", "--weights", tiny)
+    assert stae(*command).code == 0
+    before = objects(memory, "/out")
+    refuse(monkeypatch, memory, "cat_file", of="shard-", error=TimeoutError("no answer"))
+    stae(*command).assert_fails(1, "memory://out/shard-00000.safetensors", "no answer")
+    monkeypatch.undo()
+    assert objects(memory, "/out") == before
+
+
 @pytest.fixture(scope="module")
 def s3_server():
     """The address of an S3 server on loopback."""
@@ -243,13 +293,3 @@ def test_what_s3_refuses_is_said(stae, photos, s3, tiny, monkeypatch):
     aim(monkeypatch, "http://127.0.0.1:9")  # where nothing listens
     stae("encode", photos, "s3://bucket/o", *weights).assert_fails(1, "s3://bucket/o", "127.0.0.1")
     stae("encode", "s3://bucket/o", "out", *weights).assert_fails(1, "s3://bucket/o", "127.0.0.1")
-
-
-def test_s3_without_credentials_says_so(stae, photos, s3, tiny, monkeypatch):
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
-    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
-    ran = stae("encode", photos, "s3://bucket/o", "--weights", tiny)
-    ran.assert_fails(1, "s3://bucket/o", "credentials")

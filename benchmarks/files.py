@@ -25,7 +25,7 @@ from networks import record
 from PIL import Image
 
 from stae_cli.files.buffers import Buffers
-from stae_cli.files.destination import Destination
+from stae_cli.files.destination import FolderDestination
 from stae_cli.files.naming import plan_outputs
 from stae_cli.files.pictures import _filtered, write_picture
 from stae_cli.files.prep import Prep
@@ -117,7 +117,7 @@ def png_writing(folder: Path) -> dict[str, float]:
         with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(pack, range(len(pictures))))
 
-    destination = Destination(folder)
+    destination = FolderDestination(folder)
 
     def write(index: int) -> int:
         with destination.writing(f"{index}.png") as path:

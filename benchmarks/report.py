@@ -20,6 +20,9 @@ one script, and medians are shown: quote the ratios, a shared machine's millisec
 | `python benchmarks/files.py` | reading, PNG writing, mixed sizes, memory |
 | `python benchmarks/train_loop.py PHOTOS` | the training loop beside a bare one on one batch |
 | `python benchmarks/quality.py PHOTOS` | PSNR, SSIM and MSE of checkpoints beside the linear PCA |
+| `python benchmarks/ablation.py PHOTOS` | what each choice of the training recipe is worth |
+| `python benchmarks/packing.py` | a transformer's step on mixed sizes beside one on equal sizes |
+| `python benchmarks/family.py TRAIN --score PHOTOS --out FOLDER` | the family, trained alike |
 | `python benchmarks/report.py` | nothing: writes this page from `results` |
 
 On a machine with an NVIDIA card, this fills the CUDA table in under nine minutes:
@@ -37,6 +40,10 @@ def main() -> None:
         parts += networks(json.loads(path.read_text()), path.with_suffix(".png"))
     for path in sorted(RESULTS.glob("files-*.json")):
         parts += files(json.loads(path.read_text()))
+    for path in sorted(RESULTS.glob("quality*.json")):
+        parts += quality(json.loads(path.read_text()))
+    for path in sorted(RESULTS.glob("packing-*.json")):
+        parts += packing(json.loads(path.read_text()))
     (HERE / "README.md").write_text("\n".join(parts))
 
 
@@ -90,6 +97,43 @@ def files(result: dict) -> list[str]:
         "|---|---|",
     ]
     lines += [f"| {what} | {size:.0f} |" for what, size in result["memory"].items()]
+    return [*lines, ""]
+
+
+def quality(result: dict) -> list[str]:
+    fitted = f", the PCA fitted on `{'`, `'.join(result['fit'])}`" if result["fit"] else ""
+    lines = [
+        "## Quality",
+        "",
+        f"Photos of `{result['photos']}`{fitted}. Through float16 latents and 8-bit pixels; PSNR "
+        f"and SSIM are means, MSE is pooled. torch {result['torch']}, at {result['commit']}.",
+        "",
+        "| | PSNR dB | SSIM | MSE |",
+        "|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        figures = row["figures"]
+        lines.append(
+            f"| {row['name']} | {figures['psnr']:.3f} | {figures['ssim']:.4f} | "
+            f"{figures['mse']:.6f} |"
+        )
+    return [*lines, ""]
+
+
+def packing(result: dict) -> list[str]:
+    lines = [
+        f"## Packed batches, on {result['device']}",
+        "",
+        f"At {result['commit']}: a training step of the tutorial's transformer (width "
+        f"{result['width']}, depth {result['depth']}) on as many pictures and tokens.",
+        "",
+        "| pictures are | tokens | time over that of equal sizes | quartiles |",
+        "|---|---|---|---|",
+    ]
+    for name, one in result["batches"].items():
+        low, high = one["quartiles"]
+        ratio = f"{one['against equal']:.2f} | {low:.2f} to {high:.2f}"
+        lines.append(f"| {name} | {one['tokens']} | {ratio} |")
     return [*lines, ""]
 
 

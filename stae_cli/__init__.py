@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from stae_cli.errors import StaeError as StaeError
     from stae_cli.model.architecture import Architecture as Architecture
     from stae_cli.model.codec import Codec as Codec
+    from stae_cli.model.packed import PackedLatents as PackedLatents
     from stae_cli.model.stupid_ae import StupidAE as StupidAE
 
 __version__ = "0.1.0"
@@ -19,11 +20,12 @@ __version__ = "0.1.0"
 _HOMES = {
     "Architecture": "stae_cli.model.architecture",
     "Codec": "stae_cli.model.codec",
+    "PackedLatents": "stae_cli.model.packed",
     "StaeError": "stae_cli.errors",
     "StupidAE": "stae_cli.model.stupid_ae",
 }
 
-__all__ = ["Architecture", "Codec", "StaeError", "StupidAE", "__version__"]
+__all__ = ["Architecture", "Codec", "PackedLatents", "StaeError", "StupidAE", "__version__"]
 
 
 def __getattr__(name: str) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,11 @@ from stae_cli.model.stupid_ae import StupidAE
 
 GOLDEN_SEED = 20250801
 TINY = Architecture("tiny", width=32, head_width=8)
+
+
+def tiny_like(preset: Architecture) -> Architecture:
+    """A preset's network but for its width."""
+    return replace(preset, name=f"tiny-{preset.name}", width=32, head_width=8)
 
 
 def seeded_tensors(

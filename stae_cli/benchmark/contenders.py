@@ -10,6 +10,7 @@ from torch import Tensor
 
 from stae_cli.benchmark.report import OURS
 from stae_cli.errors import UsageError
+from stae_cli.model.architecture import F8C16, Architecture
 from stae_cli.model.checkpoint import Checkpoint, fingerprint
 from stae_cli.model.codec import Codec
 from stae_cli.model.flops import Cost, count
@@ -45,15 +46,15 @@ def check_against(names: Sequence[str]) -> None:
             raise UsageError(f"unknown network `{name}`", f"known are: {known}")
 
 
-def seeded_model() -> StupidAE:
-    """The published architecture with seeded weights, on which speed does not depend."""
+def seeded_model(architecture: Architecture = F8C16) -> StupidAE:
+    """An architecture with seeded weights, on which speed does not depend."""
     with seeded():
-        return StupidAE().eval()
+        return StupidAE(architecture).eval()
 
 
-def seeded_checkpoint() -> Checkpoint:
+def seeded_checkpoint(architecture: Architecture = F8C16) -> Checkpoint:
     """The same as a checkpoint, for what records where its weights came from."""
-    model = seeded_model()
+    model = seeded_model(architecture)
     tensors = model.state_dict()
     return Checkpoint("seeded", fingerprint(tensors), model.architecture, tensors, {})
 
@@ -73,8 +74,8 @@ def _ours(codec: Codec, model: StupidAE) -> Contender:
         codec.encode,
         codec.decode,
         lambda width, height: count(sizes, width, height),
-        sizes.latent_channels,
-        sizes.patch,
+        sizes.channels,
+        sizes.downsample,
         takes_pixels=True,
     )
 
@@ -87,8 +88,8 @@ def _reference(codec: Codec, model: StupidAE) -> Contender:
         plain.encode,
         plain.decode,
         lambda width, height: count(sizes, width, height),
-        sizes.latent_channels,
-        sizes.patch,
+        sizes.channels,
+        sizes.downsample,
     )
 
 

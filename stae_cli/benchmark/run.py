@@ -7,12 +7,10 @@ meets all of them alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from random import Random
 from statistics import median
-from time import monotonic
 
 import torch
 
@@ -21,17 +19,11 @@ from stae_cli.benchmark.inputs import Inputs
 from stae_cli.benchmark.machine import describe_machine, host_peak_bytes
 from stae_cli.benchmark.matmul import Matmul, large_matmuls
 from stae_cli.benchmark.report import OURS, Case, CaseResult, Report, Spread, Timing
+from stae_cli.benchmark.rounds import Key, Round, memory_errors, rounds_of
 from stae_cli.benchmark.stopwatch import Stopwatch, WarmUp
-from stae_cli.errors import StaeError
 from stae_cli.model.codec import Codec
 from stae_cli.model.flops import check_size
-from stae_cli.model.seeding import SEED
 from stae_cli.model.stupid_ae import StupidAE
-
-FEWEST_ROUNDS = 3
-
-Key = Hashable
-Round = Mapping[Key, float]  # seconds per call
 
 
 @dataclass(frozen=True)
@@ -82,7 +74,7 @@ def run(
     """
     check_against(against)
     for case in cases:
-        check_size(case.width, case.height, multiple=model.architecture.patch)
+        check_size(case.width, case.height, multiple=model.architecture.downsample)
     codec = Codec(model, device=device, dtype=dtype)
     with _even_terms():
         entered = contenders(codec, model, against)
@@ -90,7 +82,7 @@ def run(
         results = []
         for case in cases:
             on_case(case)
-            with _memory_errors(case):
+            with memory_errors(case):
                 results.append(_run_case(case, codec, entered, matmuls, seconds))
     return Report(
         describe_machine(codec.device),
@@ -115,7 +107,7 @@ def _run_case(
     ]
     tasks: dict[Key, Callable[[], float]] = {each.key: each.sample for each in entrants}
     tasks |= {each.key: each.sample for each in matmuls}
-    rounds = _rounds(tasks, seconds)
+    rounds = rounds_of(tasks, seconds)
     fastest, rates = _fastest(matmuls, rounds)
     timings = tuple(_timing(entrant, case, rounds, rates) for entrant in entrants)
     return CaseResult(case, len(rounds), fastest.shape, Spread.of(rates), timings)
@@ -134,17 +126,6 @@ def _entrants(
         watch = Stopwatch(device, function, given)
         flops = stage.flops.total * case.batch
         yield Entrant(contender.name, stage.name, flops, watch, watch.warm_up())
-
-
-def _rounds(tasks: Mapping[Key, Callable[[], float]], seconds: float) -> list[Round]:
-    """Rounds until the next one would end past the time given; at least FEWEST_ROUNDS."""
-    order, keys = Random(SEED), list(tasks)  # noqa: S311  # no secret, only an order
-    rounds: list[Round] = []
-    start = monotonic()
-    while len(rounds) < FEWEST_ROUNDS or (monotonic() - start) * (1 + 1 / len(rounds)) < seconds:
-        order.shuffle(keys)
-        rounds.append({key: tasks[key]() for key in keys})
-    return rounds
 
 
 def _fastest(matmuls: Sequence[Matmul], rounds: Sequence[Round]) -> tuple[Matmul, list[float]]:
@@ -177,15 +158,3 @@ def _even_terms() -> Iterator[None]:
     """No gradients, and full float32 convolutions for the others too, as the codec has them."""
     with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         yield
-
-
-@contextmanager
-def _memory_errors(case: Case) -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:  # on the CPU there is no kind of its own for it
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
-            raise
-        raise StaeError(
-            f"out of memory at {case}", "give a smaller `--batch` or `--size`"
-        ) from error

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stae_cli.cli.benchpath import path_as_json, print_path
+from stae_cli.cli.benchloop import bench_loop
+from stae_cli.cli.benchpath import bench_path
+from stae_cli.cli.benchweights import SEEDED, load_weights
 from stae_cli.cli.console import print_json, print_note, print_table, print_warning
 from stae_cli.cli.options import (
+    ArchitectureName,
     AsJson,
     ComputeDtype,
     Device,
@@ -22,17 +25,18 @@ from stae_cli.cli.options import (
     parse_dtype,
 )
 from stae_cli.cli.size import parse_names, parse_size
+from stae_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from stae_cli.benchmark.report import Case, CaseResult, Report, Timing
-    from stae_cli.model.stupid_ae import StupidAE
 
-SEEDED = "seeded"
 BUSY = 0.25  # a spread from which a timing says more about its neighbours
 
 Sizes = Annotated[
     list[str],
-    typer.Option("--size", metavar="N|WxH", help="Pixels, multiples of 8. May be repeated."),
+    typer.Option(
+        "--size", metavar="N|WxH", help="Pixels, multiples of 8 (or 32). May be repeated."
+    ),
 ]
 Batches = Annotated[
     list[int],
@@ -60,6 +64,19 @@ PathOption = Annotated[
     Path | None,
     typer.Option(metavar="FOLDER", help="Time the whole path of these images instead."),
 ]
+Loop = Annotated[
+    bool,
+    typer.Option("--loop", help="Time training steps with cached latents and with encoding."),
+]
+Transformers = Annotated[
+    list[str],
+    typer.Option(
+        "--transformer",
+        metavar="SIZE",
+        help="What --loop trains: small (21 M parameters), base (85 M), large (302 M) or huge "
+        "(629 M). May be repeated.",
+    ),
+]
 
 
 def bench(
@@ -69,9 +86,12 @@ def bench(
     device: Device = "auto",
     dtype: ComputeDtype = Dtype.auto,
     weights: Weights = SEEDED,
+    architecture: ArchitectureName = None,
     seconds: Seconds = 20.0,
     plot: Plot = None,
     path: PathOption = None,
+    loop: Loop = False,
+    transformer: Transformers = ["base"],  # noqa: B006
     workers: Workers = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -81,11 +101,16 @@ def bench(
     Speed does not depend on what the weights are: seeded ones are used unless --weights is given.
     Inputs lie on the device; --path measures instead how fast the images of a folder are encoded
     and decoded, from file to file, and how fast reading, network and writing are by themselves.
+    --loop measures what encoding on the fly adds to the training step of a transformer, and says
+    whether caching latents pays.
     """
     device = parse_device(device)
+    if loop and path is not None:
+        raise UsageError("`--loop` and `--path` measure different things", "give one of them")
     if path is not None:
-        _bench_path(
+        bench_path(
             path,
+            architecture=architecture,
             device=device,
             dtype=dtype,
             weights=weights,
@@ -95,6 +120,20 @@ def bench(
         )
         return
     sizes = [parse_size(each) for each in size]
+    if loop:
+        bench_loop(
+            sizes,
+            batch,
+            transformer,
+            architecture=architecture,
+            device=device,
+            dtype=dtype,
+            weights=weights,
+            seconds=seconds,
+            quiet=quiet,
+            as_json=as_json,
+        )
+        return
 
     from stae_cli.benchmark.chart import check_target, draw
     from stae_cli.benchmark.contenders import check_against
@@ -105,11 +144,11 @@ def bench(
     check_against(names)
     if plot is not None:
         check_target(plot)
-    model, weights = _load(weights)
+    checkpoint = load_weights(weights, architecture)
     report = run(
-        model,
+        checkpoint.model(),
         [Case(width, height, many) for width, height in sizes for many in batch],
-        weights=weights,
+        weights=checkpoint.name,
         against=names,
         device=device,
         dtype=parse_dtype(dtype),
@@ -122,47 +161,6 @@ def bench(
         draw(report, plot)
     if as_json:
         print_json(report.as_json())
-
-
-def _bench_path(
-    path: Path,
-    *,
-    device: str,
-    dtype: Dtype,
-    weights: str,
-    workers: int | None,
-    quiet: bool,
-    as_json: bool,
-) -> None:
-    from tempfile import TemporaryDirectory
-
-    from stae_cli.benchmark.contenders import seeded_checkpoint
-    from stae_cli.benchmark.machine import describe_machine
-    from stae_cli.model.checkpoint import load_checkpoint
-    from stae_cli.model.codec import Codec, pick_device
-    from stae_cli.pipeline.path import time_path
-
-    place = pick_device(device)
-    checkpoint = seeded_checkpoint() if weights == SEEDED else load_checkpoint(weights)
-    codec = Codec(checkpoint.model(), device=place, dtype=parse_dtype(dtype))
-    with TemporaryDirectory(prefix="stae-bench-") as folder:
-        times = time_path([path], checkpoint, codec, workers=workers, folder=Path(folder))
-    machine = describe_machine(place)
-    if not quiet:
-        print_path(times, machine, codec)
-    if as_json:
-        print_json(path_as_json(times, machine, codec, checkpoint.name))
-
-
-def _load(weights: str) -> tuple[StupidAE, str]:
-    """The model, and the permanent name of its weights."""
-    from stae_cli.benchmark.contenders import seeded_model
-    from stae_cli.model.checkpoint import load_checkpoint
-
-    if weights == SEEDED:
-        return seeded_model(), SEEDED
-    checkpoint = load_checkpoint(weights)
-    return checkpoint.model(), checkpoint.name
 
 
 def _silent(_case: Case) -> None:

@@ -4,17 +4,50 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from stae_cli.cli.console import print_note, print_table
+from stae_cli.cli.benchweights import load_weights
+from stae_cli.cli.console import print_json, print_note, print_table
+from stae_cli.cli.options import Dtype, parse_dtype
 
 if TYPE_CHECKING:
     from stae_cli.benchmark.machine import Machine
-    from stae_cli.model.codec import Codec
+    from stae_cli.model.pixels import PixelCodec
     from stae_cli.pipeline.path import PathTimes
 
 
-def print_path(times: Sequence[PathTimes], machine: Machine, codec: Codec) -> None:
+def bench_path(
+    path: Path,
+    *,
+    architecture: str | None,
+    device: str,
+    dtype: Dtype,
+    weights: str,
+    workers: int | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Times encoding and decoding of a folder's images, and prints what it found."""
+    from stae_cli.benchmark.machine import describe_machine
+    from stae_cli.model.codec import pick_device
+    from stae_cli.model.pixels import PixelCodec
+    from stae_cli.pipeline.path import time_path
+
+    place = pick_device(device)
+    checkpoint = load_weights(weights, architecture)
+    codec = PixelCodec(checkpoint.model(), device=place, dtype=parse_dtype(dtype))
+    with TemporaryDirectory(prefix="stae-bench-") as folder:
+        times = time_path([path], checkpoint, codec, workers=workers, folder=Path(folder))
+    machine = describe_machine(place)
+    if not quiet:
+        _print_path(times, machine, codec)
+    if as_json:
+        print_json(_path_as_json(times, machine, codec, checkpoint.name))
+
+
+def _print_path(times: Sequence[PathTimes], machine: Machine, codec: PixelCodec) -> None:
     """A table for each direction on stderr, and what a faster machine would have to have."""
     on_cpu = machine.accelerator is None
     place = "the CPU, no accelerator was used" if on_cpu else machine.accelerator
@@ -46,8 +79,8 @@ def _bound(one: PathTimes) -> str:
     return f"{one.command} is bound by {one.bound} (whole: {share:.0%} of it alone); {others}"
 
 
-def path_as_json(
-    times: Sequence[PathTimes], machine: Machine, codec: Codec, weights: str
+def _path_as_json(
+    times: Sequence[PathTimes], machine: Machine, codec: PixelCodec, weights: str
 ) -> dict[str, Any]:
     """Plain dictionaries, lists and numbers."""
     return {

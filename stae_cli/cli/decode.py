@@ -74,10 +74,11 @@ def decode(
     plan = plan_decode(sources, dest, settings)
     codec = None
     if plan.outputs:
-        from stae_cli.model.codec import Codec, pick_device
+        from stae_cli.model.codec import pick_device
+        from stae_cli.model.pixels import PixelCodec
 
         place = pick_device(device)
-        codec = Codec(
+        codec = PixelCodec(
             _checkpoint(plan, weights).model(),
             device=place,
             dtype=parse_dtype(dtype),

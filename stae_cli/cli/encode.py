@@ -135,11 +135,12 @@ def encode(
     plan = plan_encode(sources, dest, settings, listed=_listed(sources, from_list))
 
     from stae_cli.model.checkpoint import load_checkpoint
-    from stae_cli.model.codec import Codec, pick_device
+    from stae_cli.model.codec import pick_device
+    from stae_cli.model.pixels import PixelCodec
 
     place = pick_device(device)
     checkpoint = load_checkpoint(weights)
-    codec = Codec(
+    codec = PixelCodec(
         checkpoint.model(), device=place, dtype=parse_dtype(dtype), batch_patches=batch_patches
     )
     with progress_bar(plan.total, what="encode", quiet=quiet) as advance:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from stae_cli.cli.console import print_json, print_note, print_table
-from stae_cli.cli.options import AsJson
+from stae_cli.cli.options import ArchitectureName, AsJson
 from stae_cli.cli.size import parse_names, parse_size
+from stae_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from stae_cli.model.flops import Cost, Flops, Published, Stage
 
 Size = Annotated[
-    str, typer.Option("--size", metavar="N|WxH", help="Pixels of the picture, multiples of 8.")
+    str,
+    typer.Option("--size", metavar="N|WxH", help="Pixels of the picture, multiples of 8 (or 32)."),
 ]
 Against = Annotated[
     str,
@@ -24,8 +28,13 @@ Against = Annotated[
 Layers = Annotated[bool, typer.Option("--layers", help="List every layer.")]
 
 
+Whole = Annotated[bool, typer.Option("--all", help="The whole family beside sdxl and taesd.")]
+
+
 def flops(
     size: Size = "1024",
+    architecture: ArchitectureName = None,
+    whole: Whole = False,
     against: Against = "",
     layers: Layers = False,
     as_json: AsJson = False,
@@ -35,19 +44,44 @@ def flops(
     Two operations per multiply-add, matrix products only: convolutions, linear layers, matmuls.
     """
     width, height = parse_size(size)
+    if whole and architecture is not None:
+        raise UsageError("`--all` and `--architecture` contradict each other", "give one of them")
 
-    from stae_cli.model.architecture import F8C16
+    from stae_cli.model.architecture import F8C16, PRESETS, preset
     from stae_cli.model.flops import count
-    from stae_cli.model.peers import check_peers, count_peer
+    from stae_cli.model.peers import PEERS, check_peers, count_peer, peers_are_installed
 
     names = parse_names(against)
     check_peers(names)
-    costs = [count(F8C16, width, height), *(count_peer(name, width, height) for name in names)]
+    if whole and not names and peers_are_installed():
+        names = tuple(PEERS)
+    ours = tuple(PRESETS.values()) if whole else (preset(architecture or F8C16.name),)
+    costs = [count(each, width, height) for each in ours]
+    costs += [count_peer(name, width, height) for name in names]
     if as_json:
         print_json({"networks": [_facts(cost, layers=layers) for cost in costs]})
         return
-    for cost in costs:
+    if whole:
+        _print_overview(costs)
+        if not names:
+            print_note("beside sdxl and taesd with `pip install 'stae[peers]'`")
+    for cost in costs if layers or not whole else ():
         _print_cost(cost, layers=layers)
+
+
+def _print_overview(costs: Sequence[Cost]) -> None:
+    columns = ("", "latent", "numbers", "encoder", "decoder", "parameters")
+    rows = [
+        (
+            cost.network,
+            "x".join(map(str, cost.latent)),
+            f"{math.prod(cost.latent):,}",
+            *(_figure(stage.flops.total) for stage in cost.stages),
+            f"{sum(stage.parameters for stage in cost.stages):,}",
+        )
+        for cost in costs
+    ]
+    print_table(f"FLOPs for {costs[0].width}x{costs[0].height} pixels", columns, rows)
 
 
 def _print_cost(cost: Cost, *, layers: bool) -> None:
@@ -89,6 +123,7 @@ def _facts(cost: Cost, *, layers: bool) -> dict[str, Any]:
         "network": cost.network,
         "width": cost.width,
         "height": cost.height,
+        "latent": list(cost.latent),
         "stages": [_stage_facts(stage, layers=layers) for stage in cost.stages],
         "published": asdict(published) if published else None,
     }

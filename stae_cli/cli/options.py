@@ -38,6 +38,15 @@ Dest = Annotated[
 Weights = Annotated[
     str, typer.Option("--weights", metavar="NAME", envvar="STAE_WEIGHTS", help=WEIGHTS_HELP)
 ]
+ArchitectureName = Annotated[
+    str | None,
+    typer.Option(
+        "--architecture",
+        metavar="NAME",
+        help="Network of the family: f8c16 (published), f8c32, ...; `stae flops --all` lists them.",
+        show_default=False,
+    ),
+]
 Device = Annotated[
     str, typer.Option("--device", metavar="DEVICE", help="auto, cuda, cuda:N, mps or cpu.")
 ]

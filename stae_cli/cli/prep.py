@@ -25,7 +25,7 @@ EdgesOption = Annotated[
     Edges,
     typer.Option(
         "--edges",
-        help="Sides that are no multiple of 8: pad (repeat the edge; decode crops back), "
+        help="Sides that are no multiple of 8 (or 32): pad (repeat the edge; decode crops back), "
         "crop (centre), or error.",
     ),
 ]

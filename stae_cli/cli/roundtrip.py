@@ -67,11 +67,12 @@ def roundtrip(
     plan = plan_roundtrip(sources, dest, RoundtripSettings(prep=prep, workers=workers))
 
     from stae_cli.model.checkpoint import load_checkpoint
-    from stae_cli.model.codec import Codec, pick_device
+    from stae_cli.model.codec import pick_device
+    from stae_cli.model.pixels import PixelCodec
 
     place = pick_device(device)
     checkpoint = load_checkpoint(weights)
-    codec = Codec(
+    codec = PixelCodec(
         checkpoint.model(), device=place, dtype=parse_dtype(dtype), batch_patches=batch_patches
     )
     with progress_bar(plan.total, what="roundtrip", quiet=quiet) as advance:

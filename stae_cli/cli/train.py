@@ -9,14 +9,25 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from stae_cli.cli.console import print_error, print_json, print_note, share_bar
-from stae_cli.cli.options import WEIGHTS_HELP, AsJson, Device, Quiet, Workers, parse_device
+from stae_cli.cli.console import print_error, print_json, print_note, print_warning, share_bar
+from stae_cli.cli.options import (
+    WEIGHTS_HELP,
+    ArchitectureName,
+    AsJson,
+    Device,
+    Quiet,
+    Workers,
+    parse_device,
+)
 from stae_cli.cli.report import ALL_GOOD, SOME_FAILED
 from stae_cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from stae_cli.model.architecture import Architecture
     from stae_cli.model.checkpoint import Checkpoint
     from stae_cli.training.run import Outcome, Progress, Run
+
+NAMED = 3  # photos in a warning
 
 
 class RecipeName(StrEnum):
@@ -34,7 +45,7 @@ class OptimizerName(StrEnum):
 
 
 class Init(StrEnum):
-    """Where a new checkpoint starts."""
+    """Where a new checkpoint, or a new second stage, starts."""
 
     pca = "pca"
     random = "random"
@@ -83,6 +94,17 @@ InitOption = Annotated[
     Init | None,
     typer.Option(help="Start of a new checkpoint: the photos' linear PCA (default), or random."),
 ]
+StageOption = Annotated[
+    int,
+    typer.Option(
+        "--stage",
+        metavar="2",
+        min=1,
+        max=2,
+        help="2: train the second stage of a 32x network on the first one that `--from` names.",
+        show_default=False,
+    ),
+]
 Validate = Annotated[
     Path | None,
     typer.Option(metavar="FOLDER", help="Photos to measure PSNR on; never trained on."),
@@ -110,6 +132,8 @@ def train(
     photos: Photos,
     out: Out,
     from_: From = None,
+    architecture: ArchitectureName = None,
+    stage: StageOption = 1,
     init: InitOption = None,
     recipe: RecipeOption = RecipeName.default,
     validate: Validate = None,
@@ -140,10 +164,13 @@ def train(
     Run the same command again after an interruption: it goes on where its state was last saved.
     """
     device = parse_device(device)
-    if from_ is not None and init is not None:
+    if stage == 2 and from_ is None:
+        raise UsageError(
+            "a second stage needs its first", "name its checkpoint with `--from`, such as builtin"
+        )
+    if from_ is not None and init is not None and stage == 1:
         raise UsageError("`--from` and `--init` contradict each other", "give one of them")
 
-    from stae_cli.model.architecture import F8C16
     from stae_cli.model.checkpoint import load_checkpoint
     from stae_cli.model.codec import pick_device
     from stae_cli.training.ranks import joined
@@ -152,11 +179,12 @@ def train(
     from stae_cli.training.settings import TrainSettings
 
     initial = None if from_ is None else load_checkpoint(from_)
+    network = _architecture(architecture, stage, initial)
     with joined(device) as ranks:
         place = ranks.device(pick_device(device))
         wanted = with_given(
             PUBLISHED if recipe is RecipeName.published else Recipe(Init.pca.value),
-            start=_start(initial, init),
+            start=_start(initial, init, stage),
             steps=steps,
             minutes=minutes,
             optimizer=_optimizer(optimizer),
@@ -171,8 +199,9 @@ def train(
             sources=photos,
             out=out,
             recipe=wanted,
-            architecture=F8C16 if initial is None else initial.architecture,
+            architecture=network,
             initial=initial,
+            second_start="random" if init is Init.random else "pca",
             validate=validate,
             memory=int(memory * 1e9),
             workers=workers,
@@ -190,10 +219,28 @@ def train(
     return 0
 
 
-def _start(initial: Checkpoint | None, init: Init | None) -> str | None:
-    if initial is not None:
-        return f"{initial.name} {initial.fingerprint}"
-    return None if init is None else init.value
+def _architecture(name: str | None, stage: int, initial: Checkpoint | None) -> Architecture:
+    """The network to train: by its name, or that of the checkpoint to start from."""
+    from stae_cli.model.architecture import F8C16, preset
+    from stae_cli.model.checkpoint import check_architecture
+    from stae_cli.training.second_stage import two_stages
+
+    wanted = None if name is None else preset(name)
+    if initial is None:
+        return wanted or F8C16
+    if stage == 2:
+        return two_stages(initial, wanted)
+    if wanted is not None:
+        check_architecture(initial, wanted)
+    return initial.architecture
+
+
+def _start(initial: Checkpoint | None, init: Init | None, stage: int) -> str | None:
+    start = None if init is None else init.value
+    if initial is None:
+        return start
+    first = f"{initial.name} {initial.fingerprint}"
+    return f"{first}, second stage {start or Init.pca.value}" if stage == 2 else first
 
 
 def _optimizer(name: OptimizerName | None) -> Literal["adamw", "muon"] | None:
@@ -224,6 +271,13 @@ def _announce(run: Run, *, quiet: bool) -> None:
     photos = run.photos
     for problem in photos.problems:
         print_error(f"{problem.key}: {problem.reason}")
+    if run.overlap:
+        more = len(run.overlap) - NAMED
+        named = ", ".join(run.overlap[:NAMED]) + (f" and {more} more" if more > 0 else "")
+        print_warning(
+            "--validate holds photos that are trained on too, so their PSNR says little about "
+            f"others: {named}"
+        )
     if quiet:
         return
     words = [f"{photos.photos} photos, {photos.pixels / 1e6:.0f} megapixels"]

@@ -31,6 +31,8 @@ weights = typer.Typer(
     help="List, show, fetch and convert checkpoints.", no_args_is_help=True, rich_markup_mode=None
 )
 
+HISTORY = ("recipe", "data", "training", "validation", "latents")  # in the order of the story
+
 Name = Annotated[str, typer.Argument(metavar="NAME", help="What --weights takes.")]
 
 
@@ -69,9 +71,11 @@ def show_weights(name: Name, as_json: AsJson = False) -> None:
     if as_json:
         print_json(facts)
         return
-    about = facts.pop("metadata")
-    for key, value in (about | facts).items():
-        print_note(f"{key}: {_in_words(value)}")
+    metadata = facts.pop("metadata")
+    known = [key for key in HISTORY if key in metadata]
+    others = sorted(metadata.keys() - facts.keys() - set(known))
+    for key, value in (facts | {key: metadata[key] for key in [*known, *others]}).items():
+        print_note(f"{key.replace('_', ' ')}: {_in_words(value)}")
 
 
 @weights.command("fetch")
@@ -92,12 +96,21 @@ def convert_weights(
     dtype: Annotated[StoredDtype, typer.Option(help="Store the tensors in this dtype.")] = (
         StoredDtype.keep
     ),
+    linear: Annotated[
+        bool,
+        typer.Option("--linear", help="Store the encoder as matrices (out, in) of linear layers."),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
 ) -> None:
-    """Write a checkpoint as safetensors: safe to open, and with the same fingerprint."""
+    """Write a checkpoint as safetensors: safe to open, and with the same fingerprint.
+
+    With --linear the encoder's tensors fit plain linear layers on patches, which take pictures of
+    mixed aspect ratios in one batch; stae reads such files as the same checkpoint.
+    """
     import torch
 
     from stae_cli.model.checkpoint import load_checkpoint, write_checkpoint
+    from stae_cli.model.linear_layout import KEY, LINEAR, to_linear
 
     if target.suffix != ".safetensors":
         raise UsageError(f"`{target}` does not end in .safetensors", "name such a file")
@@ -106,7 +119,10 @@ def convert_weights(
     checkpoint = load_checkpoint(name)
     stored = None if dtype is StoredDtype.keep else getattr(torch, dtype.value)
     tensors = {key: tensor.to(stored) for key, tensor in checkpoint.tensors.items()}
-    write_checkpoint(target, tensors, checkpoint.architecture, checkpoint.metadata)
+    metadata = dict(checkpoint.metadata)
+    if linear:
+        tensors, metadata[KEY] = to_linear(tensors), LINEAR
+    write_checkpoint(target, tensors, checkpoint.architecture, metadata)
     print_note(f"wrote {target}")
 
 
@@ -122,18 +138,30 @@ def _listed() -> list[Listed]:
 
 
 def _in_words(value: Any) -> str:
-    """Metadata that is a JSON object as `name figure, ...`; anything else as it is."""
-    try:
-        facts = json.loads(value) if isinstance(value, str) else None
-    except ValueError:
-        facts = None
-    if not isinstance(facts, dict):
+    """An object as `name figure, ...`; anything else as it is."""
+    if not isinstance(value, dict):
         return str(value)
-    return ", ".join(f"{key.replace('_', ' ')} {_figures(each)}" for key, each in facts.items())
+    return ", ".join(f"{key.replace('_', ' ')} {_figures(each)}" for key, each in value.items())
 
 
 def _figures(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _parsed(text: str) -> Any:
+    """Metadata that holds a JSON object as that object; anything else as it is."""
+    try:
+        value = json.loads(text, parse_constant=_refused)
+    except (ValueError, RecursionError):
+        return text
+    return value if isinstance(value, dict) else text
+
+
+def _refused(constant: str) -> None:
+    """NaN and infinity, which JSON does not have."""
+    raise ValueError(constant)
 
 
 def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -143,5 +171,5 @@ def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
         "architecture": checkpoint.architecture.describe(),
         "parameters": checkpoint.parameters,
         "dtype": str(checkpoint.dtype).removeprefix("torch."),
-        "metadata": dict(checkpoint.metadata),
+        "metadata": {key: _parsed(text) for key, text in checkpoint.metadata.items()},
     }

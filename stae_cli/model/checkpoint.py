@@ -20,7 +20,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from stae_cli.errors import CheckpointError
-from stae_cli.model.architecture import F8C16, Architecture, parse_architecture
+from stae_cli.model.architecture import F8C16, PRESETS, Architecture, parse_architecture
+from stae_cli.model.linear_layout import KEY as LAYOUT_KEY
+from stae_cli.model.linear_layout import from_linear, is_linear
 from stae_cli.model.stupid_ae import StupidAE
 from stae_cli.model.weights import PICKLE_SUFFIXES, SAFETENSORS_SUFFIX, locate, locate_recorded
 
@@ -86,6 +88,19 @@ def load_checkpoint(spec: str) -> Checkpoint:
     return read_checkpoint(located.path, name=located.name)
 
 
+def check_architecture(checkpoint: Checkpoint, wanted: Architecture) -> None:
+    """Checks that a checkpoint is one of the network that was asked for.
+
+    Raises:
+        CheckpointError: it is another one's.
+    """
+    if not checkpoint.architecture.is_like(wanted):
+        raise CheckpointError(
+            f"`{checkpoint.name}` is a {checkpoint.architecture.name}, not a {wanted.name}",
+            "give a checkpoint of that network, or leave `--architecture` away",
+        )
+
+
 def load_recorded(name: str, recorded_fingerprint: str) -> Checkpoint:
     """The checkpoint that latents name, if it is built in, published or already cached.
 
@@ -127,7 +142,11 @@ def read_checkpoint(path: Path, *, name: str) -> Checkpoint:
             f"`{path}` is no checkpoint file", "give a .safetensors, .pt or .pth file"
         )
     architecture = parse_architecture(metadata.get("architecture", F8C16.name))
-    _check_tensors(tensors, architecture, path)
+    expected = _shapes(architecture)
+    if is_linear(metadata):
+        tensors = from_linear(tensors, expected)
+        del metadata[LAYOUT_KEY]  # it tells of the file; what was read is as the network has it
+    _check_tensors(tensors, expected, architecture, path)
     return Checkpoint(name, fingerprint(tensors), architecture, tensors, metadata)
 
 
@@ -156,7 +175,8 @@ def write_checkpoint(
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     r"""sha256 over, per tensor in name order, `name\0dtype\\0shape\n` and its bytes as stored.
 
-    It depends on the tensors only, so a `.pt` and a `.safetensors` of the same ones agree.
+    It depends on the tensors only, so a `.pt` and a `.safetensors` of the same ones agree. Shapes
+    count as the network has them, so a file with a linear encoder agrees with them too.
     """
     digest = hashlib.sha256()
     for name in sorted(tensors):
@@ -218,19 +238,26 @@ def _unreadable(path: Path, error: BaseException) -> CheckpointError:
     )
 
 
-def _check_tensors(tensors: Mapping[str, Tensor], architecture: Architecture, path: Path) -> None:
+def _shapes(architecture: Architecture) -> dict[str, Tensor]:
+    """The network's tensors, on the meta device."""
     with torch.device("meta"):
-        expected = StupidAE(architecture).state_dict()
+        return StupidAE(architecture).state_dict()
+
+
+def _check_tensors(
+    tensors: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    architecture: Architecture,
+    path: Path,
+) -> None:
     problems = [
         *_listed("missing", sorted(expected.keys() - tensors.keys())),
         *_listed("unexpected", sorted(tensors.keys() - expected.keys())),
         *_listed("wrong shape", _misshapen(tensors, expected)),
     ]
     if problems:
-        raise CheckpointError(
-            f"`{path}` is no StupidAE {architecture.name}: {'; '.join(problems)}",
-            "give a checkpoint of this network, or `--weights builtin`",
-        )
+        what = f"`{path}` is no StupidAE {architecture.name}: {'; '.join(problems)}"
+        raise CheckpointError(what, _remedy(tensors))
     odd = [name for name, tensor in tensors.items() if tensor.dtype not in DTYPE_NAMES]
     if odd:
         raise CheckpointError(f"`{path}` has a tensor that is no float: `{odd[0]}`")
@@ -239,6 +266,21 @@ def _check_tensors(tensors: Mapping[str, Tensor], architecture: Architecture, pa
         raise CheckpointError(
             f"`{path}` holds NaN or infinite weights in `{broken[0]}`", "use an earlier checkpoint"
         )
+
+
+def _remedy(tensors: Mapping[str, Tensor]) -> str:
+    """What to do about tensors that are not the network's: perhaps they are another one's."""
+    stages = {name.split(".")[1] for name in tensors if name.startswith(("encoder.", "decoder."))}
+    if stages == {"1"}:
+        return "it is a second stage without its first: give the file that holds both"
+    for preset in PRESETS.values():
+        shapes = _shapes(preset)
+        if shapes.keys() == tensors.keys() and not _misshapen(tensors, shapes):
+            return (
+                f"its tensors are those of a {preset.name}: store them as .safetensors with "
+                f"`architecture`: `{preset.name}` in the metadata"
+            )
+    return "give a checkpoint of this network, or `--weights builtin`"
 
 
 def _misshapen(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:

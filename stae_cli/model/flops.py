@@ -69,6 +69,7 @@ class Cost:
     network: str
     width: int
     height: int
+    latent: tuple[int, int, int]  # channels, rows, columns
     encoder: Stage
     decoder: Stage
 
@@ -118,20 +119,17 @@ def count(architecture: Architecture, width: int, height: int) -> Cost:
     Raises:
         UsageError: a side is no multiple of the patch.
     """
-    check_size(width, height, multiple=architecture.patch)
+    check_size(width, height, multiple=architecture.downsample)
     with torch.device("meta"):
         model = StupidAE(architecture)
         image = torch.empty(1, 3, height, width)
-        latents = torch.empty(
-            1,
-            architecture.latent_channels,
-            height // architecture.patch,
-            width // architecture.patch,
-        )
+        grid = (height // architecture.downsample, width // architecture.downsample)
+        latents = torch.empty(1, architecture.channels, *grid)
     return Cost(
         architecture.name,
         width,
         height,
+        (architecture.channels, *grid),
         count_stage("encoder", model.encoder, image),
         count_stage("decoder", model.decoder, latents),
     )

@@ -8,7 +8,17 @@ import torch
 from torch import Tensor
 
 from stae_cli.model.affine import Affine, Placement
-from stae_cli.model.layers import Conv, Geglu, Head, Mixer, Pair
+from stae_cli.model.layers import (
+    Conv,
+    FieldHead,
+    Geglu,
+    Head,
+    Mixer,
+    Pair,
+    PointPair,
+    Project,
+    ShuffleHead,
+)
 from stae_cli.model.stupid_ae import (
     Decoder,
     Encoder,
@@ -16,6 +26,7 @@ from stae_cli.model.stupid_ae import (
     NeuralField,
     Projection,
     RMSNorm,
+    ShuffleDecoder,
     SpatialBlock,
 )
 from stae_cli.model.winograd import winograd
@@ -30,11 +41,20 @@ def fold_pixel_layer(encoder: Encoder, place: Placement) -> Affine:
 
     pixel / 127.5 - 1 = u * 128 / 127.5 + 0.5 / 127.5 for u = (pixel - 128) / 128.
     """
+    weight, bias = _cell_weights(encoder)
+    return place.affine(weight * (128 / 127.5), bias + weight.sum(1) * (0.5 / 127.5))
+
+
+def fold_cell_layer(encoder: Encoder, place: Placement) -> Affine:
+    """The conv that cuts a grid of latents to cells, on rows ordered by (row, col, channel)."""
+    return place.affine(*_cell_weights(encoder))
+
+
+def _cell_weights(encoder: Encoder) -> tuple[Tensor, Tensor]:
+    """Columns are (row, col, channel)."""
     conv = cast(torch.nn.Conv2d, encoder.initial[0])
     assert conv.bias is not None
-    weight = _wide(conv.weight).permute(0, 2, 3, 1).flatten(1)  # columns are (row, col, channel)
-    bias = _wide(conv.bias) + weight.sum(1) * (0.5 / 127.5)
-    return place.affine(weight * (128 / 127.5), bias)
+    return _wide(conv.weight).permute(0, 2, 3, 1).flatten(1), _wide(conv.bias)
 
 
 def _conv1x1(conv: torch.nn.Module, place: Placement, norm: RMSNorm | None = None) -> Affine:
@@ -67,6 +87,12 @@ def fold_pair(spatial: SpatialBlock, geglu: GegluBlock, place: Placement) -> Pai
     )
 
 
+def fold_point_pair(spatial: SpatialBlock, geglu: GegluBlock, place: Placement) -> PointPair:
+    """The same two blocks where the kernel is 1."""
+    inner = _conv1x1(spatial.mlp[0], place, spatial.norm)
+    return PointPair(inner, _conv1x1(spatial.mlp[2], place), fold_geglu(geglu, place))
+
+
 def _mixer(conv: torch.nn.Conv2d, place: Placement) -> Mixer:
     """Winograd's transforms pay on the CPU, and cost more digits than half precision has."""
     assert conv.bias is not None
@@ -76,12 +102,30 @@ def _mixer(conv: torch.nn.Conv2d, place: Placement) -> Mixer:
     return Conv(place.put(kernel).contiguous(memory_format=torch.channels_last), place.put(bias))
 
 
-def fold_projection(projection: Projection, place: Placement) -> tuple[Affine, Affine]:
+def fold_projection(projection: Projection, place: Placement) -> Project:
     """The 1x1 convs before and behind the activation."""
-    return _conv1x1(projection.model[0], place), _conv1x1(projection.model[2], place)
+    return Project(_conv1x1(projection.model[0], place), _conv1x1(projection.model[2], place))
 
 
-def fold_head(decoder: Decoder, place: Placement) -> Head:
+def fold_cell_painter(decoder: ShuffleDecoder, patch: int, place: Placement) -> Affine:
+    """The layer before a shuffle, its outputs ordered by (row, col, channel) in the cell."""
+    conv = cast(torch.nn.Conv2d, decoder.shuffle[0])
+    assert conv.bias is not None
+    weight, bias = (
+        _wide(each).flatten(1).unflatten(0, (-1, patch**2)).transpose(0, 1).flatten(0, 1)
+        for each in (conv.weight, conv.bias[:, None])
+    )
+    return place.affine(weight, bias[:, 0])
+
+
+def fold_head(decoder: Decoder | ShuffleDecoder, place: Placement) -> Head:
+    """Whichever head the decoder has."""
+    if isinstance(decoder, ShuffleDecoder):
+        return ShuffleHead(_conv1x1(decoder.shuffle[0], place))
+    return _fold_field(decoder, place)
+
+
+def _fold_field(decoder: Decoder, place: Placement) -> FieldHead:
     """The neural field with its constants computed, the last layer in its generator."""
     field = cast(NeuralField, decoder.nerf[0])
     size = field.head_width
@@ -95,7 +139,7 @@ def fold_head(decoder: Decoder, place: Placement) -> Head:
     first_bias = first_bias.view(size, size).T.flatten()
     short = torch.einsum("ijk,cj->cik", second.unflatten(0, (size, size)), last).flatten(0, 1)
     short_bias = (last @ second_bias.unflatten(0, (size, size)).T).flatten()
-    return Head(
+    return FieldHead(
         place.affine(torch.cat((first, short)), torch.cat((first_bias, short_bias))),
         place.put(positions * scale * _wide(field.norm.weight)),
         place.put((positions @ last.T + _wide(decoder.last.bias)).T),

@@ -28,6 +28,17 @@ class Geglu:
         return self.down.plus(hidden, rows)
 
 
+@dataclass(frozen=True)
+class Project:
+    """Two layers with an exact GELU between them."""
+
+    inner: Affine
+    outer: Affine
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return self.outer(self.inner.gelu(rows, "none"))
+
+
 class Mixer(Protocol):
     """A 3x3 convolution with zero padding 1 between token grids (B, h, w, C) of any sizes."""
 
@@ -59,7 +70,37 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Head:
+class PointPair:
+    """The same two blocks where the spatial one's last convolution is 1x1: rows never mix."""
+
+    inner: Affine
+    outer: Affine
+    geglu: Geglu
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return self.geglu(self.outer.plus(self.inner.gelu(normed(rows), "tanh"), rows))
+
+
+class Head(Protocol):
+    """Paints a patch from its features."""
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Rows (N, width) -> (N, 3, P)."""
+
+
+@dataclass(frozen=True)
+class ShuffleHead:
+    """One layer, its outputs ordered by channel, then by position in the patch."""
+
+    layer: Affine
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Rows (N, width) -> (N, 3, P)."""
+        return self.layer(rows).unflatten(-1, (3, -1))
+
+
+@dataclass(frozen=True)
+class FieldHead:
     """The neural field with everything that does not depend on the patch computed once.
 
     The last layer is folded into the generator of the second matrix, whose 32 columns become 3.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -53,6 +54,11 @@ def check_peers(names: Sequence[str]) -> None:
             raise UsageError(f"unknown network `{name}`", f"known are: {', '.join(PEERS)}")
 
 
+def peers_are_installed() -> bool:
+    """Whether the library that the peers come from is there."""
+    return find_spec("diffusers") is not None
+
+
 def load_peer(name: str) -> Peer:
     """A peer with seeded weights in float32 on the CPU, in evaluation mode.
 
@@ -83,6 +89,7 @@ def count_peer(name: str, width: int, height: int) -> Cost:
         name,
         width,
         height,
+        (latents.shape[1], latents.shape[2], latents.shape[3]),
         count_stage("encoder", peer.encoder, image),
         count_stage("decoder", peer.decoder, latents),
     )

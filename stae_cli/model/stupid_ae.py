@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, silu
 
 from stae_cli.errors import CheckpointError
-from stae_cli.model.architecture import F8C16, Architecture
+from stae_cli.model.architecture import F8C16, Architecture, Stage
 
 CHANNEL_NORM_EPS = 1e-8
 HEAD_NORM_EPS = 2.0**-23  # what nn.RMSNorm's default means in float32
@@ -63,15 +63,18 @@ class GegluBlock(nn.Module):
 
 
 class SpatialBlock(nn.Module):
-    """x + conv3x3(tanh-GELU(conv1x1(norm(x)))), zero padding: one neighbour on each side."""
+    """x + conv3x3(tanh-GELU(conv1x1(norm(x)))), zero padding: one neighbour on each side.
 
-    def __init__(self, width: int) -> None:
+    With `kernel` 1 in place of 3 there are no neighbours.
+    """
+
+    def __init__(self, width: int, kernel: int = 3) -> None:
         super().__init__()
         self.norm = RMSNorm(width, dim=1, eps=CHANNEL_NORM_EPS)
         self.mlp = nn.Sequential(
             nn.Conv2d(width, width, 1),
             nn.GELU(approximate="tanh"),
-            nn.Conv2d(width, width, 3, padding=1),
+            nn.Conv2d(width, width, kernel, padding=kernel // 2),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,13 +95,15 @@ class Projection(nn.Module):
 
 
 class Encoder(nn.Module):
-    """(B, 3, H, W) -> (B, latent_channels, H/patch, W/patch); patches never mix."""
+    """(B, inputs, H, W) -> (B, channels, H/patch, W/patch); patches never mix."""
 
-    def __init__(self, sizes: Architecture) -> None:
+    def __init__(self, sizes: Stage) -> None:
         super().__init__()
-        self.initial = nn.Sequential(nn.Conv2d(3, sizes.width, sizes.patch, stride=sizes.patch))
+        self.initial = nn.Sequential(
+            nn.Conv2d(sizes.inputs, sizes.width, sizes.patch, stride=sizes.patch)
+        )
         self.blocks = nn.Sequential(*(GegluBlock(sizes.width) for _ in range(sizes.encoder_blocks)))
-        self.out = Projection(sizes.width, sizes.width, sizes.latent_channels)
+        self.out = Projection(sizes.width, sizes.width, sizes.channels)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.out(self.blocks(self.initial(image)))
@@ -111,7 +116,7 @@ class NeuralField(nn.Module):
     from the patch's feature.
     """
 
-    def __init__(self, sizes: Architecture) -> None:
+    def __init__(self, sizes: Stage) -> None:
         super().__init__()
         self.head_width = sizes.head_width
         self.param_gen = nn.Linear(sizes.width, 2 * sizes.head_width**2)
@@ -126,23 +131,27 @@ class NeuralField(nn.Module):
         return silu(self.norm(positions) @ first) @ second + positions
 
 
-class Decoder(nn.Module):
-    """(B, latent_channels, h, w) -> (B, 3, h * patch, w * patch), unclamped."""
+def _decoder_blocks(sizes: Stage) -> nn.Sequential:
+    return nn.Sequential(
+        *(
+            block
+            for _ in range(sizes.decoder_pairs)
+            for block in (SpatialBlock(sizes.width, sizes.decoder_kernel), GegluBlock(sizes.width))
+        )
+    )
 
-    def __init__(self, sizes: Architecture) -> None:
+
+class Decoder(nn.Module):
+    """(B, channels, h, w) -> (B, 3, h * patch, w * patch), unclamped, painted by neural fields."""
+
+    def __init__(self, sizes: Stage) -> None:
         super().__init__()
         self.patch = sizes.patch
         self.positions = nn.Parameter(torch.randn(1, sizes.patch**2, sizes.head_width))
-        self.conv_in = Projection(sizes.latent_channels, sizes.width, sizes.width)
-        self.blocks = nn.Sequential(
-            *(
-                block(sizes.width)
-                for _ in range(sizes.decoder_pairs)
-                for block in (SpatialBlock, GegluBlock)
-            )
-        )
+        self.conv_in = Projection(sizes.channels, sizes.width, sizes.width)
+        self.blocks = _decoder_blocks(sizes)
         self.nerf = nn.ModuleList([NeuralField(sizes)])
-        self.last = nn.Linear(sizes.head_width, 3)
+        self.last = nn.Linear(sizes.head_width, sizes.inputs)
 
     def forward(self, latents: Tensor) -> Tensor:
         features = self.blocks(self.conv_in(latents))  # (B, width, h, w)
@@ -155,6 +164,34 @@ class Decoder(nn.Module):
         return pixels.permute(0, 5, 1, 3, 2, 4).reshape(
             batch, 3, rows * self.patch, columns * self.patch
         )
+
+
+class ShuffleDecoder(nn.Module):
+    """(B, channels, h, w) -> (B, inputs, h * patch, w * patch): one 1x1 conv, rearranged."""
+
+    def __init__(self, sizes: Stage) -> None:
+        super().__init__()
+        self.conv_in = Projection(sizes.channels, sizes.width, sizes.width)
+        self.blocks = _decoder_blocks(sizes)
+        self.shuffle = nn.Sequential(
+            nn.Conv2d(sizes.width, sizes.inputs * sizes.patch**2, 1), nn.PixelShuffle(sizes.patch)
+        )
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.shuffle(self.blocks(self.conv_in(latents)))
+
+
+class LastFirst(nn.Sequential):
+    """Its modules from the last to the first: decoders undo what the encoders did in order."""
+
+    def forward(self, latents: Tensor) -> Tensor:
+        for module in reversed(self):
+            latents = module(latents)
+        return latents
+
+
+def _decoder(sizes: Stage) -> nn.Module:
+    return Decoder(sizes) if sizes.head == "neural_field" else ShuffleDecoder(sizes)
 
 
 class StupidAE(nn.Module):
@@ -171,8 +208,9 @@ class StupidAE(nn.Module):
         super().__init__()
         self.architecture = architecture
         self.scaling: tuple[float, float] | None = None  # shift and scale, where recorded
-        self.encoder = nn.Sequential(Encoder(architecture))
-        self.decoder = nn.Sequential(Decoder(architecture))
+        stages = architecture.stages
+        self.encoder = nn.Sequential(*map(Encoder, stages))
+        self.decoder = LastFirst(*map(_decoder, stages))
 
     @classmethod
     def from_checkpoint(cls, name: str) -> StupidAE:
@@ -200,7 +238,10 @@ class StupidAE(nn.Module):
         return self.scaling
 
     def encode(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) RGB in [-1, 1], sides multiples of the patch -> (B, 16, H/8, W/8)."""
+        """(B, 3, H, W) RGB in [-1, 1], sides multiples of 8 -> (B, 16, H/8, W/8).
+
+        Factor and channels are those of the architecture: `downsample` and `channels`.
+        """
         return self.encoder(image)
 
     def decode(self, latents: Tensor) -> Tensor:

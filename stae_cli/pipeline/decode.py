@@ -34,7 +34,7 @@ from stae_cli.pipeline.report import Report, problem_or
 
 if TYPE_CHECKING:
     from stae_cli.model.checkpoint import Checkpoint
-    from stae_cli.model.codec import Codec
+    from stae_cli.model.pixels import PixelCodec
 
 READ_AHEAD_BYTES = 64 << 20
 WRITE_BEHIND_BYTES = 256 << 20
@@ -61,7 +61,8 @@ class Decodable:
 class DecodePlan:
     """Everything that is known before the network is needed.
 
-    `weights` and `weights_sha256` are what all the latents record; empty where none is readable.
+    `weights`, `weights_sha256` and `architecture` are what all the latents record; empty where
+    none is readable.
     """
 
     outputs: Sequence[Decodable]
@@ -69,6 +70,7 @@ class DecodePlan:
     passed_over: int
     weights: str
     weights_sha256: str
+    architecture: str
     destination: FolderDestination
     settings: DecodeSettings
 
@@ -103,16 +105,10 @@ def plan_decode(
     for item in outputs:
         names.setdefault(item.stored.info.weights_sha256, item.stored.info)
     _refuse_several(names)
-    weights, fingerprint = _only(names)
+    made_with = _only(names)
     destination.prepare()
     return DecodePlan(
-        outputs,
-        listing.problems,
-        listing.passed_over,
-        weights,
-        fingerprint,
-        destination,
-        settings,
+        outputs, listing.problems, listing.passed_over, *made_with, destination, settings
     )
 
 
@@ -137,14 +133,18 @@ def check_weights(plan: DecodePlan, checkpoint: Checkpoint) -> None:
         CheckpointError: it is another one.
     """
     if checkpoint.fingerprint != plan.weights_sha256:
+        made_with, given = plan.weights_sha256[:12], checkpoint.fingerprint[:12]
+        if not checkpoint.architecture.is_named(plan.architecture):
+            made_with += f", {plan.architecture}"
+            given += f", {checkpoint.architecture.describe()}"
         raise CheckpointError(
-            f"the latents were made with `{plan.weights}` ({plan.weights_sha256[:12]}), "
-            f"not with `{checkpoint.name}` ({checkpoint.fingerprint[:12]})",
+            f"the latents were made with `{plan.weights}` ({made_with}), "
+            f"not with `{checkpoint.name}` ({given})",
             "give the checkpoint they were made with, or leave `--weights` away",
         )
 
 
-def decode(plan: DecodePlan, codec: Codec | None, *, advance: Callable[[int], None]) -> Report:
+def decode(plan: DecodePlan, codec: PixelCodec | None, *, advance: Callable[[int], None]) -> Report:
     """Decodes what the plan lists and is not done yet, each picture in its recorded size.
 
     Args:
@@ -170,7 +170,7 @@ def decode(plan: DecodePlan, codec: Codec | None, *, advance: Callable[[int], No
 class _Decoding:
     """One run's state: the plan, the network and the report."""
 
-    def __init__(self, plan: DecodePlan, codec: Codec, report: Report) -> None:
+    def __init__(self, plan: DecodePlan, codec: PixelCodec, report: Report) -> None:
         self.plan, self.settings = plan, plan.settings
         self.codec, self.report = codec, report
         self.threads = plan.settings.workers or os.cpu_count() or 1
@@ -194,9 +194,10 @@ class _Decoding:
             results = read_ahead(
                 self.plan.outputs, self._read, threads=self.threads, max_bytes=READ_AHEAD_BYTES
             )
+            units = self.codec.architecture.units
             packs = pack(
                 report.sift(results),
-                patches=lambda loaded: loaded.latent[0].size,
+                patches=lambda loaded: units * loaded.latent[0].size,
                 limit=self.codec.batch_patches,
             )
             for members in report.drawing(packs, "reading"):
@@ -226,8 +227,12 @@ class _Decoding:
 
     def _check_latent(self, latent: Latent, info: LatentInfo) -> None:
         sizes = self.codec.architecture
-        if (info.downsample, info.latent_channels) != (sizes.patch, sizes.latent_channels):
-            raise InputError("damaged: its metadata and its weights disagree")
+        numbers = (info.downsample, info.latent_channels) == (sizes.downsample, sizes.channels)
+        if not (numbers and sizes.is_named(info.architecture)):
+            raise InputError(
+                f"damaged: it says {info.architecture}, {info.latent_channels} channels at "
+                f"1/{info.downsample}, but its weights are a {sizes.describe()}"
+            )
         if not np.isfinite(latent).all():
             raise InputError("it holds NaN or infinity")
         longest = LONGEST_SIDE[self.settings.format]
@@ -292,10 +297,10 @@ class _Decoding:
         )
 
 
-def _only(names: dict[str, LatentInfo]) -> tuple[str, str]:
+def _only(names: dict[str, LatentInfo]) -> tuple[str, str, str]:
     for fingerprint, info in names.items():
-        return info.weights, fingerprint
-    return "", ""
+        return info.weights, fingerprint, info.architecture
+    return "", "", ""
 
 
 def _refuse_several(names: dict[str, LatentInfo]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -36,7 +37,7 @@ from stae_cli.pipeline.units import Layout, Unit, cut_units, shard_name
 
 if TYPE_CHECKING:
     from stae_cli.model.checkpoint import Checkpoint
-    from stae_cli.model.codec import Codec
+    from stae_cli.model.pixels import PixelCodec
 
 WRITE_BEHIND_BYTES = 64 << 20
 
@@ -94,11 +95,13 @@ class EncodePlan:
 
     def holds(self, output: str) -> bool:
         """Whether an output is one of the whole run's, as far as that shows without the tars."""
-        known = self.__dict__.get("_known")
-        if known is None:  # a set of a million names is made only where it is needed
-            known = frozenset(planned.output for planned in self.outputs)
-            self.__dict__["_known"] = known
-        return output in known or any(output.startswith(f"{folder}/") for folder in self.tars)
+        in_tars = any(output.startswith(f"{folder}/") for folder in self.tars)
+        return in_tars or output in self._listed
+
+    @cached_property
+    def _listed(self) -> frozenset[str]:
+        """A set of a million names, made only where it is needed."""
+        return frozenset(planned.output for planned in self.outputs)
 
     def _mine(self) -> list[int]:
         return [i for i in range(len(self.units)) if self.settings.share.takes(i)]
@@ -139,7 +142,7 @@ def plan_encode(
 
 
 def encode(
-    plan: EncodePlan, checkpoint: Checkpoint, codec: Codec, *, advance: Callable[[int], None]
+    plan: EncodePlan, checkpoint: Checkpoint, codec: PixelCodec, *, advance: Callable[[int], None]
 ) -> Report:
     """Encodes what the plan lists and is not done yet.
 
@@ -162,7 +165,7 @@ class _Encoding:
         self,
         plan: EncodePlan,
         checkpoint: Checkpoint,
-        codec: Codec,
+        codec: PixelCodec,
         advance: Callable[[int], None],
     ) -> None:
         self.plan, self.settings = plan, plan.settings
@@ -206,7 +209,7 @@ class _Encoding:
             )
             packs = pack(
                 self._pictures(results, storage),
-                patches=lambda item: item[1].values // (3 * self._patch**2),
+                patches=lambda item: item[1].patches,
                 limit=self.codec.batch_patches,
             )
             for items in report.drawing(packs, "reading"):
@@ -245,7 +248,7 @@ class _Encoding:
             return read_picture(
                 planned,
                 self.settings.prep,
-                patch=self._patch,
+                patch=self.codec.architecture.downsample,
                 reserve=reserve,
                 buffers=self.buffers,
             )
@@ -331,8 +334,8 @@ class _Encoding:
             architecture=architecture.describe(),
             weights=self.checkpoint.name,
             weights_sha256=self.checkpoint.fingerprint,
-            downsample=architecture.patch,
-            latent_channels=architecture.latent_channels,
+            downsample=architecture.downsample,
+            latent_channels=architecture.channels,
             source=picture.planned.entry.key,
             source_size=picture.source.size,
             source_mtime_ns=picture.source.mtime_ns,
@@ -355,7 +358,3 @@ class _Encoding:
             layout=SHARDS if self.settings.shard_size else FILES,
             shard_size=self.settings.shard_size,
         )
-
-    @property
-    def _patch(self) -> int:
-        return self.codec.architecture.patch

@@ -26,12 +26,12 @@ from stae_cli.files.readahead import Reserve, read_ahead
 from stae_cli.files.writebehind import WriteBehind
 from stae_cli.pipeline.decode import Decodable, DecodeSettings, decode, plan_decode
 from stae_cli.pipeline.encode import WRITE_BEHIND_BYTES, EncodeSettings, encode, plan_encode
-from stae_cli.pipeline.reading import READ_AHEAD_BYTES, read_picture
+from stae_cli.pipeline.reading import READ_AHEAD_BYTES, patches_of, read_picture
 from stae_cli.pipeline.units import listed_units
 
 if TYPE_CHECKING:
     from stae_cli.model.checkpoint import Checkpoint
-    from stae_cli.model.codec import Codec
+    from stae_cli.model.pixels import PixelCodec
 
 Item = TypeVar("Item")
 Source = TypeVar("Source", Planned, "Decodable")
@@ -62,7 +62,7 @@ class PathTimes:
 def time_path(
     sources: Sequence[Path],
     checkpoint: Checkpoint,
-    codec: Codec,
+    codec: PixelCodec,
     *,
     workers: int | None,
     folder: Path,
@@ -102,9 +102,9 @@ def time_path(
 class _Stages:
     """Runs the stages one after another on the same pictures, held in memory in between."""
 
-    def __init__(self, codec: Codec, threads: int, folder: Path) -> None:
+    def __init__(self, codec: PixelCodec, threads: int, folder: Path) -> None:
         self.codec, self.threads = codec, threads
-        self.patch = codec.architecture.patch
+        self.patch = codec.architecture.downsample
         self.destination = FolderDestination(folder / "alone")
         tiny = Buffers().take(4 * self.patch, 4 * self.patch)
         codec.decode_pixels([z for z in codec.encode_pixels([tiny]) if z is not None])  # warms up
@@ -124,11 +124,7 @@ class _Stages:
             return write_latent(path, latent.astype(np.float16), info)
 
         pictures, reading = self._read(sample, read)
-        packs = pack(
-            pictures,
-            patches=lambda pixels: pixels.size // (3 * self.patch**2),
-            limit=self.codec.batch_patches,
-        )
+        packs = pack(pictures, patches=patches_of, limit=self.codec.batch_patches)
         latents, network = _computed(packs, self.codec.encode_pixels)
         return _by_stage(reading, network, self._written(latents, write))
 
@@ -143,7 +139,12 @@ class _Stages:
             return pixels.nbytes
 
         latents, reading = self._read(sample, read)
-        packs = pack(latents, patches=lambda latent: latent[0].size, limit=self.codec.batch_patches)
+        units = self.codec.architecture.units
+        packs = pack(
+            latents,
+            patches=lambda latent: units * latent[0].size,
+            limit=self.codec.batch_patches,
+        )
         pictures, network = _computed(packs, self.codec.decode_pixels)
         return _by_stage(reading, network, self._written(pictures, write))
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stae_cli.errors import InputError
-from stae_cli.files.buffers import Buffers
+from stae_cli.files.buffers import Buffers, Pixels
 from stae_cli.files.entries import SourceState
 from stae_cli.files.images import open_image
 from stae_cli.files.naming import Planned
 from stae_cli.files.prep import Prep, Prepared, prepare
 from stae_cli.files.readahead import Reserve
+from stae_cli.model.architecture import UNIT
 
 READ_AHEAD_BYTES = 256 << 20
 
@@ -24,9 +25,14 @@ class Picture:
     source: SourceState
 
     @property
-    def values(self) -> int:
-        """How many numbers the network is given."""
-        return self.prepared.pixels.size
+    def patches(self) -> int:
+        """How many patches of 8x8 pixels it has: what budgets count in."""
+        return patches_of(self.prepared.pixels)
+
+
+def patches_of(pixels: Pixels) -> int:
+    """How many patches of 8x8 pixels (H, W, 3) are, whatever the network's own patch is."""
+    return pixels.size // (3 * UNIT**2)
 
 
 def source_state(planned: Planned) -> SourceState:

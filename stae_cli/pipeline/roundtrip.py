@@ -31,7 +31,7 @@ from stae_cli.pipeline.report import Report, problem_or
 
 if TYPE_CHECKING:
     from stae_cli.model.checkpoint import Checkpoint
-    from stae_cli.model.codec import Codec
+    from stae_cli.model.pixels import PixelCodec
 
 WRITE_BEHIND_BYTES = 256 << 20
 METRICS_NAME = "metrics.json"
@@ -100,7 +100,11 @@ def plan_roundtrip(
 
 
 def roundtrip(
-    plan: RoundtripPlan, checkpoint: Checkpoint, codec: Codec, *, advance: Callable[[int], None]
+    plan: RoundtripPlan,
+    checkpoint: Checkpoint,
+    codec: PixelCodec,
+    *,
+    advance: Callable[[int], None],
 ) -> RoundtripReport:
     """Encodes and decodes every image, and writes pictures and metrics.
 
@@ -132,10 +136,10 @@ def roundtrip(
 class _Roundtrip:
     """One run's state: the plan, the network and the report."""
 
-    def __init__(self, plan: RoundtripPlan, codec: Codec, report: RoundtripReport) -> None:
+    def __init__(self, plan: RoundtripPlan, codec: PixelCodec, report: RoundtripReport) -> None:
         self.plan, self.codec, self.report = plan, codec, report
         self.threads = plan.settings.workers or os.cpu_count() or 1
-        self.patch = codec.architecture.patch
+        self.patch = codec.architecture.downsample
         self.buffers = Buffers()
 
     def run(self) -> None:
@@ -149,7 +153,7 @@ class _Roundtrip:
             )
             packs = pack(
                 report.sift(results),
-                patches=lambda picture: picture.values // (3 * self.patch**2),
+                patches=lambda picture: picture.patches,
                 limit=self.codec.batch_patches,
             )
             for pictures in report.drawing(packs, "reading"):
@@ -213,7 +217,7 @@ class _Roundtrip:
 
 
 def _write_metrics(
-    plan: RoundtripPlan, checkpoint: Checkpoint, codec: Codec, report: RoundtripReport
+    plan: RoundtripPlan, checkpoint: Checkpoint, codec: PixelCodec, report: RoundtripReport
 ) -> None:
     figures: dict[str, Any] = {
         "weights": checkpoint.name,

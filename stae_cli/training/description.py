@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ def describe(
     photos: PhotoSet,
     loop: Loop,
     statistics: LatentStatistics,
-    psnr: float | None,
+    validation: Mapping[str, Any] | None,
 ) -> dict[str, str]:
     """Metadata, all strings: JSON where there is more than one figure."""
     about = {
@@ -46,8 +47,8 @@ def describe(
             images=photos.photos,
         ),
     }
-    if psnr is not None and settings.validate is not None:
-        about["validation"] = _json(folder=settings.validate.name, psnr=round(psnr, 3))
+    if validation is not None:
+        about["validation"] = _json(**validation)
     return about
 
 

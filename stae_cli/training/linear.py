@@ -3,12 +3,20 @@
 For GELU, tanh-GELU and SiLU f(a) - f(-a) = a, so hidden pairs (+a, -a) carry a linear map through
 an activation exactly. Units that the map does not need keep their random input weights and have
 output weights of zero: the function is linear, and yet every unit can learn from the first step.
+
+An early step of Adam moves every weight by about the learning rate, whatever the weight's size, so
+what a layer adds leaps by the rate times the sum of its inputs' magnitudes. The many ways to write
+the same function differ in that by orders of magnitude. Here each latent has one channel of the
+decoder's features to itself: spread over all of them, the first component alone would move every
+weight of the generator the same way, and a step at 5e-4 would raise the error a hundredfold. For
+the same reason what is silent has small inputs, and the field is large before `last`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -21,14 +29,19 @@ from stae_cli.model.stupid_ae import (
     GegluBlock,
     NeuralField,
     Projection,
+    ShuffleDecoder,
     SpatialBlock,
     StupidAE,
 )
 from stae_cli.training.crops import Crops
 
-PATCHES = 1 << 17  # to fit on: 700 for each of the 192 values of a patch
+PATCHES = 1 << 17  # to fit on: 700 for each of the 192 values of a patch of 8x8,
+SEEN = 64  # or as many pixels in cells of latents; patches of 32x32 are a quarter as many
 PURPOSE = 1
-FEATURE_SIZE = 0.2  # of the decoder's features: large ones make the head leap in the first steps
+ENCODED = 3.0  # size of the encoder's features, which a step of the first layer then hardly moves
+QUIET = 0.3  # of the usual size: first layers of what is silent
+FAINT = 0.05  # size of features that hold no latent, so that gradients reach them
+COLOURS = 0.1  # size of the rows of `last`; the field before it is that much larger
 
 
 @dataclass(frozen=True)
@@ -40,14 +53,30 @@ class Pca:
     deviations: Tensor
 
 
-def fit_pca(crops: Crops, *, patch: int) -> Pca:
-    """Principal components of patches as the first convolution sees them: (3, patch, patch)."""
-    values, count = 3 * patch**2, 0
-    total, products = torch.zeros(values).double(), torch.zeros(values, values).double()
-    for images in crops.samples(PURPOSE, pixels=PATCHES * patch**2):
+def fit_pca(crops: Crops, *, patch: int, encoder: nn.Module | None = None) -> Pca:
+    """Principal components of what the network will be trained on.
+
+    With an encoder they are those of `patch` x `patch` cells of its latents.
+    """
+    images = crops.samples(PURPOSE, pixels=PATCHES * max(SEEN, patch**2 // 4))
+    return pca_of(images if encoder is None else map(encoder, images), patch=patch)
+
+
+@torch.no_grad()
+def pca_of(batches: Iterable[Tensor], *, patch: int) -> Pca:
+    """Principal components of patches as a first convolution sees them: (C, patch, patch).
+
+    Args:
+        batches: images (B, 3, H, W) in [-1, 1], or latents (B, C, H, W), sides multiples of the
+            patch.
+        patch: side of a patch in pixels, or of a cell in latents.
+    """
+    total = products = torch.zeros(())
+    count = 0
+    for images in batches:
         rows = to_patches(images, patch).cpu().double()
-        total += rows.sum(0)
-        products += rows.T @ rows
+        total = total + rows.sum(0)
+        products = products + rows.T @ rows
         count += len(rows)
     mean = total / count
     variances, directions = torch.linalg.eigh(products / count - torch.outer(mean, mean))
@@ -55,13 +84,13 @@ def fit_pca(crops: Crops, *, patch: int) -> Pca:
 
 
 def to_patches(images: Tensor, patch: int) -> Tensor:
-    """(B, 3, H, W) -> (N, 3 * patch^2), a patch's values ordered by channel, row, column."""
-    grid = images.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # (B, 3, h, p, w, p)
+    """(B, C, H, W) -> (N, C * patch^2), a patch's values ordered by channel, row, column."""
+    grid = images.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # (B, C, h, p, w, p)
     return grid.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(0, 2)
 
 
 def set_linear(model: StupidAE, pca: Pca) -> None:
-    """Makes a freshly built network the linear autoencoder of `pca`, in place.
+    """Makes a fresh first stage the linear autoencoder of `pca`, in place.
 
     Raises:
         UsageError: the network is too narrow for that.
@@ -73,25 +102,56 @@ def set_linear(model: StupidAE, pca: Pca) -> None:
             "use fewer, or `--init random`",
         )
     with torch.no_grad():
-        for block in model.modules():
+        encoder, decoder = model.encoder[0], model.decoder[0]
+        for block in (*encoder.modules(), *decoder.modules()):
             _silence(block)
-        encoder = model.encoder[0]
         assert isinstance(encoder, Encoder)
         _set_encoder(encoder, sizes, pca)
-        decoder = model.decoder[0]
+        if isinstance(decoder, ShuffleDecoder):
+            _set_shuffle(decoder, sizes.latent_channels, pca)
+            return
         assert isinstance(decoder, Decoder)
-        basis = _set_conv_in(decoder.conv_in, sizes.latent_channels, sizes.width)
-        _set_head(decoder, sizes, pca, basis)
+        _set_conv_in(decoder.conv_in, sizes.latent_channels)
+        _set_head(decoder, sizes, pca)
+
+
+def set_second_linear(model: StupidAE, pca: Pca) -> None:
+    """Makes a fresh second stage the linear autoencoder of `pca`, in place; the first one stays.
+
+    Args:
+        model: one of two stages.
+        pca: of cells of the first stage's latents.
+
+    Raises:
+        UsageError: the network is too narrow for that.
+    """
+    second = model.architecture.second
+    encoder, decoder = model.encoder[1], model.decoder[1]
+    assert second is not None
+    assert isinstance(encoder, Encoder)
+    assert isinstance(decoder, ShuffleDecoder)
+    channels = second.latent_channels
+    if model.architecture.width < 2 * channels or len(pca.mean) < channels:
+        raise UsageError(
+            f"{channels} latent channels are too many for a linear start of the second stage",
+            "use fewer, or `--init random`",
+        )
+    with torch.no_grad():
+        for block in (*encoder.modules(), *decoder.modules()):
+            _silence(block)
+        _set_encoder(encoder, replace(model.architecture, latent_channels=channels), pca)
+        _set_shuffle(decoder, channels, pca)
 
 
 def _silence(block: nn.Module) -> None:
     """A residual branch that adds nothing."""
     if isinstance(block, GegluBlock):
-        last = block.mlp.conv_down
+        first, last = block.mlp.conv_up, block.mlp.conv_down
     elif isinstance(block, SpatialBlock):
-        last = _conv(block.mlp[2])
+        first, last = _conv(block.mlp[0]), _conv(block.mlp[2])
     else:
         return
+    _hush(first)
     nn.init.zeros_(last.weight)
     _zero_bias(last)
 
@@ -100,7 +160,7 @@ def _set_encoder(encoder: Encoder, sizes: Architecture, pca: Pca) -> None:
     """All the directions go in, mixed and nearer to equal strength; the first ones come out."""
     kept = min(sizes.width, len(pca.mean))
     mixing = _orthonormal(sizes.width, kept)  # (width, kept)
-    strength = (pca.deviations[:kept] + 1e-3).rsqrt()  # half-way to equal variances
+    strength = ENCODED * (pca.deviations[:kept] + 1e-3).rsqrt()  # half-way to equal variances
     into = mixing @ (pca.directions[:, :kept] * strength).T  # (width, values)
     first = _conv(encoder.initial[0])
     first.weight.copy_(into.view_as(first.weight))
@@ -111,13 +171,23 @@ def _set_encoder(encoder: Encoder, sizes: Architecture, pca: Pca) -> None:
     last.weight[:, : 2 * latents, 0, 0] = _signs(latents)
 
 
-def _set_conv_in(projection: Projection, latents: int, width: int) -> Tensor:
-    """Features that are linear in the latents; returns their directions (width, latents)."""
-    directions = _orthonormal(width, latents) * (FEATURE_SIZE * math.sqrt(width / latents))
+def _set_conv_in(projection: Projection, latents: int) -> None:
+    """Features of which the first ones are the latents; the others are faint and random."""
     _set_pairs(projection, torch.eye(latents).double())
-    last = _conv(projection.model[2])
-    last.weight[:, : 2 * latents, 0, 0] = directions @ _signs(latents)
-    return directions
+    first, last = _conv(projection.model[0]), _conv(projection.model[2])
+    _hush(first)
+    others = last.weight[latents:]
+    others.copy_(FAINT / math.sqrt(others.shape[1]) * torch.randn(others.shape))
+    last.weight[:latents, : 2 * latents, 0, 0] = _signs(latents) / QUIET
+
+
+def _set_shuffle(decoder: ShuffleDecoder, latents: int, pca: Pca) -> None:
+    """Features whose first ones are the latents, the others faint; then the directions."""
+    _set_conv_in(decoder.conv_in, latents)
+    painter = _conv(decoder.shuffle[0])
+    nn.init.zeros_(painter.weight)
+    painter.weight[:, :latents, 0, 0] = pca.directions[:, :latents]
+    _bias_of(painter).copy_(pca.mean)
 
 
 def _set_pairs(projection: Projection, rows: Tensor) -> None:
@@ -130,7 +200,7 @@ def _set_pairs(projection: Projection, rows: Tensor) -> None:
     _zero_bias(last)
 
 
-def _set_head(decoder: Decoder, sizes: Architecture, pca: Pca, features: Tensor) -> None:
+def _set_head(decoder: Decoder, sizes: Architecture, pca: Pca) -> None:
     """The field y = P M(z) + positions, with P the spatial patterns and M linear in the latent.
 
     `positions` hold P and, so that every row has the same norm and the norm changes nothing,
@@ -143,7 +213,7 @@ def _set_head(decoder: Decoder, sizes: Architecture, pca: Pca, features: Tensor)
     positions = _positions(maps.flatten(0, 1), half)
     decoder.positions.copy_(positions[None])
     patterns = positions[:, :half]
-    colours = _orthonormal(half, 3).T  # (3, half): the rows of `last` over the patterns
+    colours = COLOURS * _orthonormal(half, 3).T  # (3, half): the rows of `last` over the patterns
     decoder.last.weight.zero_()
     decoder.last.weight[:, :half] = colours
     decoder.last.bias.zero_()
@@ -152,9 +222,7 @@ def _set_head(decoder: Decoder, sizes: Architecture, pca: Pca, features: Tensor)
     fitted = torch.linalg.lstsq(patterns, raw.flatten(0, 1).T).solution  # (half, (1 + C) 3)
     matrices = fitted.unflatten(1, (-1, 3)).permute(1, 0, 2)  # (1 + C, half, 3)
     matrices[0] -= colours.T  # what adding `positions` contributes
-    _set_field(
-        decoder.nerf[0], matrices @ torch.linalg.pinv(decoder.last.weight.double()).T, features
-    )
+    _set_field(decoder.nerf[0], matrices @ torch.linalg.pinv(decoder.last.weight.double()).T)
 
 
 def _positions(maps: Tensor, half: int) -> Tensor:
@@ -167,7 +235,7 @@ def _positions(maps: Tensor, half: int) -> Tensor:
     return torch.cat([lead, rest * slack.sqrt()], dim=1)
 
 
-def _set_field(field: nn.Module, matrices: Tensor, features: Tensor) -> None:
+def _set_field(field: nn.Module, matrices: Tensor) -> None:
     """First matrix [Q, -Q], second [M; -M]: silu(p) M - silu(-p) M = p M."""
     assert isinstance(field, NeuralField)
     width, half = field.head_width, field.head_width // 2
@@ -178,8 +246,12 @@ def _set_field(field: nn.Module, matrices: Tensor, features: Tensor) -> None:
     generator.bias[: width**2] = torch.cat([identity, -identity], dim=1).flatten()
     second = torch.cat([matrices, -matrices], dim=1).flatten(1)  # (1 + C, width^2)
     generator.bias[width**2 :] = second[0]
-    back = torch.linalg.pinv(features)  # (C, width): features to latents
-    generator.weight[width**2 :] = second[1:].T @ back
+    generator.weight[width**2 :, : len(second) - 1] = second[1:].T
+
+
+def _hush(layer: nn.Conv2d) -> None:
+    layer.weight.mul_(QUIET)
+    _bias_of(layer).mul_(QUIET)
 
 
 def _signs(latents: int) -> Tensor:

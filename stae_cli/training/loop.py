@@ -20,6 +20,7 @@ from stae_cli.training.recipe import Recipe
 from stae_cli.training.schedule import learning_rate
 
 LOG_STEPS = 10
+COMPILER = ("torch._dynamo", "torch._inductor")  # whose exceptions have no public names
 
 
 class DivergedError(StaeError):
@@ -32,7 +33,8 @@ class Loop:
     The loss is read one step late, so that an accelerator always has a step to work on.
 
     Args:
-        model: moved to the device of the crops and trained in place, in float32.
+        model: moved to the device of the crops and trained in place, in float32: what of it
+            requires gradients.
         recipe: how.
         crops: the data.
         ranks: this process among those that train together.
@@ -43,7 +45,7 @@ class Loop:
         self, model: StupidAE, recipe: Recipe, crops: Crops, *, ranks: Ranks, compiled: bool = False
     ) -> None:
         self.recipe, self.crops, self.ranks = recipe, crops, ranks
-        self.model = model.to(crops.device).requires_grad_(True).train()
+        self.model = model.to(crops.device).train()
         self.average = Average(self.model, decay=recipe.ema)
         self.optimizer = Optimizer(self.model, recipe)
         self.clock = Clock()
@@ -73,11 +75,17 @@ class Loop:
 
         Raises:
             DivergedError: the last step's loss or gradient was NaN or infinite.
+            StaeError: torch cannot compile the network.
         """
         began = time.monotonic()
         batch = self.crops.batch(self.step, rank=self.ranks.rank, processes=self.ranks.processes)
-        loss = self._loss(batch)
-        loss.backward()
+        try:
+            loss = self._loss(batch)
+            loss.backward()
+        except RuntimeError as error:
+            if type(error).__module__.startswith(COMPILER):
+                raise _no_compiler(error) from error
+            raise
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self.rate = learning_rate(
             self.recipe.learning_rate,
@@ -149,6 +157,15 @@ class Loop:
         if self.ranks.processes == 1 or self.step % LOG_STEPS == 0:
             progress = self.clock.seconds / (60 * self.recipe.minutes)
             self._progress = self.ranks.agreed(progress, self.crops.device)
+
+
+def _no_compiler(error: RuntimeError) -> StaeError:
+    reason = str(error).strip().splitlines()[0][:200]
+    return StaeError(
+        f"torch cannot compile the network: {reason}",
+        "install what it needs (on a CPU a C++ compiler, on CUDA also Triton), or leave out "
+        "`--compile`",
+    )
 
 
 def _wrapped(model: StupidAE, ranks: Ranks, compiled: bool) -> nn.Module:

@@ -13,11 +13,16 @@ from stae_cli.training.recipe import Recipe
 from stae_cli.training.snoo import Snoo
 
 BETAS = (0.9, 0.99)
-NO_HIDDEN_LAYERS = (  # first and last ones of encoder and decoder, and the embedding
+NO_HIDDEN_LAYERS = (  # first and last ones of encoders and decoders, and the embedding
     "encoder.0.initial.0.weight",
     "encoder.0.out.model.2.weight",
     "decoder.0.conv_in.model.0.weight",
     "decoder.0.last.weight",
+    "decoder.0.shuffle.0.weight",
+    "encoder.1.initial.0.weight",
+    "encoder.1.out.model.2.weight",
+    "decoder.1.conv_in.model.0.weight",
+    "decoder.1.shuffle.0.weight",
     "decoder.0.positions",
 )
 FUSED_ON = ("cpu", "cuda", "mps")
@@ -27,7 +32,7 @@ class Optimizer:
     """The inner optimizers and, around them, the outer step of a recipe.
 
     Args:
-        model: whose weights are trained, in float32.
+        model: whose weights are trained, in float32, as far as they require gradients.
         recipe: names the optimizer.
 
     Raises:
@@ -36,7 +41,7 @@ class Optimizer:
 
     def __init__(self, model: StupidAE, recipe: Recipe) -> None:
         self._inner = _inner(model, recipe)
-        self._outer = Snoo(model.parameters()) if recipe.snoo else None
+        self._outer = Snoo(_trained(model)) if recipe.snoo else None
 
     def step(self, *, rate: float, steps_done: int) -> None:
         """One step at this learning rate; `steps_done` counts this one."""
@@ -63,9 +68,14 @@ class Optimizer:
 
 def _inner(model: StupidAE, recipe: Recipe) -> list[torch.optim.Optimizer]:
     if recipe.optimizer == "adamw":
-        return [_adamw(list(model.parameters()), recipe)]
+        return [_adamw(_trained(model), recipe)]
     hidden, others = split_for_muon(model)
     return [_muon(hidden, recipe), _adamw(others, recipe)]
+
+
+def _trained(model: StupidAE) -> list[Tensor]:
+    """A first stage that is held stays out."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
 def split_for_muon(model: StupidAE) -> tuple[list[Tensor], list[Tensor]]:
@@ -73,6 +83,8 @@ def split_for_muon(model: StupidAE) -> tuple[list[Tensor], list[Tensor]]:
     hidden: list[Tensor] = []
     others: list[Tensor] = []
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         matrix = parameter.ndim > 1 and name not in NO_HIDDEN_LAYERS
         (hidden if matrix else others).append(parameter)
     return hidden, others

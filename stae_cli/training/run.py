@@ -11,19 +11,20 @@ from typing import Any
 
 import torch
 
-from stae_cli.errors import StaeError
+from stae_cli.errors import CheckpointError, StaeError
 from stae_cli.interrupts import Interrupts, held_interrupts
-from stae_cli.model.checkpoint import write_checkpoint
+from stae_cli.model.checkpoint import Checkpoint, write_checkpoint
 from stae_cli.model.seeding import seeded
 from stae_cli.model.stupid_ae import StupidAE
 from stae_cli.training.crops import Crops
 from stae_cli.training.curve import draw_curve
 from stae_cli.training.description import describe
-from stae_cli.training.linear import fit_pca, set_linear
+from stae_cli.training.linear import fit_pca, set_linear, set_second_linear
 from stae_cli.training.loop import LOG_STEPS, DivergedError, Loop
 from stae_cli.training.photos import PhotoSet, load_photos
 from stae_cli.training.ranks import Ranks
 from stae_cli.training.samples import draw_samples, sample_crops
+from stae_cli.training.second_stage import hold_first, joined_to
 from stae_cli.training.settings import TrainSettings
 from stae_cli.training.statistics import latent_statistics
 from stae_cli.training.validation import Validation
@@ -69,7 +70,7 @@ class Run:
         ranks: Ranks,
         on_progress: Callable[[Progress], None],
     ) -> None:
-        recipe, patch = settings.recipe, settings.architecture.patch
+        recipe, patch = settings.recipe, settings.architecture.downsample
         recipe.check(patch=patch, processes=ranks.processes)
         self.settings, self.ranks, self.on_progress = settings, ranks, on_progress
         self.workspace = Workspace(settings.out)
@@ -84,6 +85,7 @@ class Run:
             workers=settings.workers,
         )
         self.validation = _validation(settings, patch, device)
+        self.overlap = self.validation.trained_on(self.photos) if self.validation else []
         self.crops = Crops(
             self.photos, crop=recipe.crop, batch=recipe.batch, seed=recipe.seed, device=device
         )
@@ -214,7 +216,9 @@ class Run:
     def _write_results(self) -> None:
         model, place = self.loop.average.model, self.workspace
         statistics = latent_statistics(model, self.crops)
-        metadata = describe(self.settings, self.photos, self.loop, statistics, self._psnr)
+        metadata = describe(
+            self.settings, self.photos, self.loop, statistics, self._validation_facts()
+        )
         write_checkpoint(
             self.settings.out, model.state_dict(), self.settings.architecture, metadata
         )
@@ -223,17 +227,47 @@ class Run:
         draw_samples(model, pictures[:SAMPLES], place.samples, device=self.crops.device)
         place.finish()
 
+    def _validation_facts(self) -> dict[str, Any] | None:
+        folder, psnr = self.settings.validate, self._psnr
+        if self.validation is None or folder is None or psnr is None:
+            return None
+        facts = {"folder": folder.name, "photos": len(self.validation.keys), "psnr": round(psnr, 3)}
+        return facts | ({"also_trained_on": len(self.overlap)} if self.overlap else {})
+
     def _start(self, *, blank: bool) -> StupidAE:
         """The model before the first step; its weights do not matter if it is `blank`."""
-        initial = self.settings.initial
+        settings, initial = self.settings, self.settings.initial
         if initial is not None:
-            return initial.model()
-        with seeded(self.settings.recipe.seed):
-            model = StupidAE(self.settings.architecture)
-            if self.settings.recipe.start == PCA and not blank:
-                patch = self.settings.architecture.patch
-                set_linear(model, fit_pca(self.crops, patch=patch))
+            _check_finite(initial)
+            if not settings.adds_stage:
+                return initial.model()
+        with seeded(settings.recipe.seed):
+            model = StupidAE(settings.architecture)
+            if initial is not None:
+                hold_first(joined_to(initial, model))
+            elif settings.recipe.start == PCA and not blank:
+                set_linear(model, fit_pca(self.crops, patch=settings.architecture.patch))
+            linear = (settings.second_start if initial else settings.recipe.start) == PCA
+            if settings.architecture.second is not None and linear and not blank:
+                self._start_second(model, settings.architecture.second.patch)
         return model
+
+    def _start_second(self, model: StupidAE, patch: int) -> None:
+        first = model.encoder[0].to(self.crops.device)
+        set_second_linear(model, fit_pca(self.crops, patch=patch, encoder=first))
+
+
+def _check_finite(initial: Checkpoint) -> None:
+    """Checks that a checkpoint can be trained further, or built on.
+
+    Raises:
+        CheckpointError: it is broken.
+    """
+    for name, tensor in initial.tensors.items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(
+                f"`{initial.name}` has NaN or infinity in `{name}`", "start from another checkpoint"
+            )
 
 
 def _validation(settings: TrainSettings, patch: int, device: torch.device) -> Validation | None:

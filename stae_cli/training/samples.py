@@ -21,8 +21,8 @@ PAPER = (250, 250, 250)
 
 
 def sample_crops(photos: PhotoSet) -> list[Pixels]:
-    """The centre of a few photos of each source, 512 pixels on a side at most."""
-    return [_centre(photo) for source in photos.sources for photo in source[:3]]
+    """A few photos of each source."""
+    return [photo for source in photos.sources for photo in source[:3]]
 
 
 def draw_samples(
@@ -33,7 +33,8 @@ def draw_samples(
     Raises:
         StaeError: the file cannot be written.
     """
-    shown = [_centre(picture) for picture in pictures]
+    patch = model.architecture.downsample
+    shown = [_centre(picture, patch=patch) for picture in pictures]
     rows = [
         Image.fromarray(comparison(*pair))
         for pair in zip(shown, reconstructions(model, shown, device), strict=True)
@@ -49,7 +50,8 @@ def draw_samples(
         raise StaeError(f"cannot write `{path}`: {error.strerror or error}", "make room") from error
 
 
-def _centre(picture: Pixels) -> Pixels:
-    height, width = (min(side, SIDE) // 8 * 8 for side in picture.shape[:2])
+def _centre(picture: Pixels, *, patch: int) -> Pixels:
+    """512 pixels on a side at most, and multiples of the patch."""
+    height, width = (min(side, SIDE) // patch * patch for side in picture.shape[:2])
     top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
     return np.ascontiguousarray(picture[top : top + height, left : left + width])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from stae_cli.model.architecture import Architecture
 from stae_cli.model.checkpoint import Checkpoint
@@ -15,7 +16,8 @@ from stae_cli.training.recipe import Recipe
 class TrainSettings:
     """What to train on, how, and where to put it.
 
-    `initial` is the checkpoint to start from, if any. `memory` bounds the bytes of pixels.
+    `initial` is the checkpoint to start from, if any; where it has one stage and `architecture`
+    two, its second one is trained behind it. `memory` bounds the bytes of pixels.
     """
 
     sources: Sequence[Path]
@@ -23,9 +25,16 @@ class TrainSettings:
     recipe: Recipe
     architecture: Architecture
     initial: Checkpoint | None = None
+    second_start: Literal["pca", "random"] = "pca"
     validate: Path | None = None
     memory: int = 4 << 30
     workers: int | None = None
     compiled: bool = False
     save_seconds: float = 300.0
     overwrite: bool = False
+
+    @property
+    def adds_stage(self) -> bool:
+        """Whether a second stage is trained behind a first one that is there already."""
+        first = self.initial is not None and self.initial.architecture.second is None
+        return first and self.architecture.second is not None

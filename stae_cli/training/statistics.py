@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import torch
 
+from stae_cli.model.architecture import UNIT
 from stae_cli.model.stupid_ae import StupidAE
 from stae_cli.training.crops import Crops
 
-POSITIONS = 1 << 17
+POSITIONS = 1 << 17  # of 8x8 pixels, or as many pixels in larger ones
 PURPOSE = 2
 
 
@@ -30,7 +31,7 @@ class LatentStatistics:
 @torch.no_grad()
 def latent_statistics(model: StupidAE, crops: Crops) -> LatentStatistics:
     """Figures of the latents of many crops, in float32."""
-    pixels = POSITIONS * model.architecture.patch**2
+    pixels = POSITIONS * UNIT**2
     latents = (model.encode(images) for images in crops.samples(PURPOSE, pixels=pixels))
     parts = [latent.transpose(0, 1).flatten(1).double().cpu() for latent in latents]
     values = torch.cat(parts, dim=1)  # (C, N)

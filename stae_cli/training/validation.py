@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,9 @@ from stae_cli.files.images import IMAGE_SUFFIXES, open_image
 from stae_cli.files.prep import Prep, prepare
 from stae_cli.files.sources import list_sources
 from stae_cli.metrics import HALF_RANGE, psnr
-from stae_cli.model.codec import Codec
+from stae_cli.model.pixels import PixelCodec
 from stae_cli.model.stupid_ae import StupidAE
+from stae_cli.training.photos import PhotoSet
 
 
 class Validation:
@@ -31,8 +34,20 @@ class Validation:
 
     def __init__(self, folder: Path, *, patch: int, device: torch.device) -> None:
         listing = list_sources([folder], None, suffixes=IMAGE_SUFFIXES)
-        self.device = device
+        self.device, self.patch = device, patch
+        self.keys = [entry.key for entry in listing.entries]
         self.pictures = [_read(entry, patch) for entry in listing.entries]
+
+    def trained_on(self, photos: PhotoSet) -> list[str]:
+        """Keys of the photos whose very pixels are trained on too, whatever the files are."""
+        shapes = {picture.shape for picture in self.pictures}
+        seen = {
+            _digest(cropped)
+            for photo in chain.from_iterable(photos.sources)
+            if (cropped := _cropped(photo, self.patch)).shape in shapes
+        }
+        pairs = zip(self.keys, self.pictures, strict=True)
+        return [key for key, picture in pairs if _digest(picture) in seen]
 
     def psnr(self, model: StupidAE) -> float:
         """The mean over the photos of each one's PSNR, in dB.
@@ -57,7 +72,7 @@ def reconstructions(
     Raises:
         StaeError: it gives NaN or infinity.
     """
-    codec = Codec(model, device=device, dtype=torch.float32)
+    codec = PixelCodec(model, device=device, dtype=torch.float32)
     results = []
     for picture in pictures:
         latent = codec.encode_pixels([picture])[0]
@@ -77,6 +92,17 @@ def _read(entry: Entry, patch: int) -> Pixels:
         raise StaeError(
             f"cannot validate on `{entry.place}`: {error}", "take it out of the folder"
         ) from error
+
+
+def _cropped(photo: Pixels, patch: int) -> Pixels:
+    """What validation sees of a photo."""
+    height, width = (side // patch * patch for side in photo.shape[:2])
+    top, left = (photo.shape[0] - height) // 2, (photo.shape[1] - width) // 2
+    return photo[top : top + height, left : left + width]
+
+
+def _digest(picture: Pixels) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(picture).data).digest()
 
 
 def _psnr(original: Pixels, reconstruction: Pixels) -> float:

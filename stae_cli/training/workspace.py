@@ -41,6 +41,8 @@ class Workspace:
         """
         if self.out.suffix != SAFETENSORS_SUFFIX:
             raise UsageError(f"`{self.out}` does not end in .safetensors", "name such a file")
+        if self.out.is_dir():
+            raise UsageError(f"`{self.out}` is a folder", "name a file")
         if self.out.exists() and not overwrite:
             raise UsageError(f"`{self.out}` exists", "give another name, or `--overwrite`")
         try:

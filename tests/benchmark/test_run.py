@@ -13,7 +13,8 @@ import torch
 from stae_cli.benchmark import run as running
 from stae_cli.benchmark.contenders import seeded_model
 from stae_cli.benchmark.report import Case, CaseResult, Report, Spread
-from stae_cli.benchmark.run import FEWEST_ROUNDS, run
+from stae_cli.benchmark.rounds import FEWEST_ROUNDS, rounds_of
+from stae_cli.benchmark.run import run
 from stae_cli.errors import StaeError, UsageError
 from stae_cli.model.flops import count
 from tests.seeded import TINY
@@ -109,14 +110,14 @@ def test_bfloat16_and_peers_run_through_the_same_rounds() -> None:
 
 def test_time_is_spent_in_whole_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(1000))
-    monkeypatch.setattr(running, "monotonic", lambda: next(clock))
-    rounds = running._rounds({"one": lambda: 1.0, "other": lambda: 2.0}, seconds=6)
+    monkeypatch.setattr("stae_cli.benchmark.rounds.monotonic", lambda: next(clock))
+    rounds = rounds_of({"one": lambda: 1.0, "other": lambda: 2.0}, seconds=6)
     assert len(rounds) > FEWEST_ROUNDS
     assert all(each == {"one": 1.0, "other": 2.0} for each in rounds)
 
 
 def test_rounds_are_shuffled() -> None:
-    orders = [tuple(each) for each in running._rounds(dict.fromkeys("abcd", float), seconds=0)]
+    orders = [tuple(each) for each in rounds_of(dict.fromkeys("abcd", float), seconds=0)]
     assert len(set(orders)) > 1
 
 

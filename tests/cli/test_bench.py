@@ -114,7 +114,7 @@ def test_an_absent_checkpoint_is_named(stae):
 def test_weights_are_seeded_unless_named(stae, monkeypatch):
     from tests.seeded import TINY, seeded_model
 
-    monkeypatch.setattr("stae_cli.benchmark.contenders.seeded_model", lambda: seeded_model(TINY))
+    monkeypatch.setattr("stae_cli.benchmark.contenders.seeded_model", lambda _: seeded_model(TINY))
     ran = stae("bench", "--size", "8", "--seconds", "0", "--device", "cpu", "--json")
     assert ran.json["weights"] == "seeded"
 
@@ -144,3 +144,52 @@ def test_a_path_without_sound_images_is_an_error(stae, tiny, tmp_path):
     (tmp_path / "photos" / "damaged.jpg").write_bytes(b"no image")
     ran = stae("bench", "--path", tmp_path / "photos", "--weights", tiny, "--device", "cpu")
     ran.assert_fails(1, "none of the images can be read")
+
+
+@pytest.fixture
+def mite(monkeypatch):
+    """A transformer that takes no time."""
+    from stae_cli.benchmark.transformer import SIZES, TransformerSize
+
+    monkeypatch.setitem(SIZES, "mite", TransformerSize(16, 2, 2))
+
+
+@pytest.mark.usefixtures("mite")
+def test_encoding_is_timed_beside_a_training_step(bench):
+    ran = bench("--loop", "--transformer", "mite", "--size", "32x16", "--batch", "3", "--json")
+    assert ran.code == 0
+    (result,) = ran.json["results"]
+    assert result["case"] == {"width": 32, "height": 16, "batch": 3}
+    assert (result["transformer"], result["tokens"]) == ("mite", 2)
+    assert result["latent_bytes"] == 2 * 16 * 4 * 2
+    for name in ("cached", "on_the_fly", "encoding", "share"):
+        assert result[name]["median"] > 0
+    assert result["caching_pays"] == (result["share"]["median"] >= 0.1)
+    assert ran.json["step_dtype"] == "float32"
+    for words in ("cached latents", "encoding on the fly", "of a step", "M parameters"):
+        assert words in ran.err
+    verdict = "caching pays" if result["caching_pays"] else "caching is not worth it"
+    assert verdict in ran.err
+
+
+@pytest.mark.usefixtures("mite")
+def test_transformers_sizes_and_batches_all_meet(bench):
+    ran = bench(
+        "--loop", "--transformer", "mite", "--transformer", "mite",
+        "--size", "16", "--size", "32", "--batch", "1", "--batch", "2", "--json", "--quiet",
+    )  # fmt: skip
+    assert ran.err == ""
+    assert len(ran.json["results"]) == 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--loop", "--transformer", "giant"], ["unknown transformer `giant`", "huge"]),
+        (["--loop", "--size", "24"], ["no multiple of 16"]),
+        (["--loop", "--path", "photos"], ["`--loop` and `--path`"]),
+    ],
+    ids=lambda each: " ".join(each) if each[0].startswith("--") else "",
+)
+def test_loops_that_make_no_sense_are_refused(bench, arguments, words):
+    bench(*arguments).assert_fails(2, *words)

@@ -15,9 +15,9 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from stae_cli import Codec
 from stae_cli.files.latents import read_header, read_latent
 from stae_cli.model.checkpoint import read_checkpoint, write_checkpoint
+from stae_cli.model.pixels import PixelCodec
 from tests.pictures import EXAMPLES, noise, write_photos
 from tests.seeded import TINY, seeded_tensors
 from tests.signals import heed_interrupts
@@ -349,13 +349,13 @@ def test_memory_stays_bounded_when_every_size_differs(stae, tiny, tmp_path, monk
 
     monkeypatch.setattr(room, "READ_AHEAD_BYTES", 100_000)
     seen = []
-    encode_pixels = Codec.encode_pixels
+    encode_pixels = PixelCodec.encode_pixels
 
     def watched(self, pictures):
         seen.append(sum(picture.size for picture in pictures))
         return encode_pixels(self, pictures)
 
-    monkeypatch.setattr(Codec, "encode_pixels", watched)
+    monkeypatch.setattr(PixelCodec, "encode_pixels", watched)
     photos = write_photos(tmp_path / "photos", count=60)
     ran = stae(
         "encode", photos, tmp_path / "out", "--weights", tiny, "--batch-patches", 100, "--json"

@@ -3,16 +3,19 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+from stae_cli.model.architecture import Architecture
 from stae_cli.model.checkpoint import read_checkpoint, write_checkpoint
 from tests.pictures import noise, write_photos
 from tests.seeded import TINY, seeded_tensors
@@ -95,7 +98,12 @@ def test_a_checkpoint_with_its_history(unbroken, tiny):
     assert data == {"sources": ["photos"], "photos": [6], "megapixels": 0.0}
     assert json.loads(made.metadata["training"])["steps"] == STEPS
     validation = json.loads(made.metadata["validation"])
-    assert validation == {"folder": "photos", "psnr": round(summary["psnr"], 3)}
+    assert validation == {
+        "folder": "photos",
+        "photos": 6,
+        "psnr": round(summary["psnr"], 3),
+        "also_trained_on": 6,
+    }
     assert summary["photos"] == 6
     assert "6 photos" in errors
     folder = out.parent / "new.training"
@@ -159,10 +167,28 @@ def test_codec_scales_latents_with_the_recorded_figures(unbroken, tiny):
 def test_weights_show_tells_the_history_in_words(unbroken, stae):
     ran = stae("weights", "show", unbroken[0])
     assert ran.code == 0
-    assert f"steps {STEPS}" in ran.err
-    assert "latents: mean " in ran.err
-    assert "photos 6" in ran.err
-    assert "{" not in ran.err
+    told = dict(line.split(": ", 1) for line in ran.err.splitlines())
+    assert list(told)[:3] == ["name", "fingerprint", "architecture"]
+    assert list(told)[5:10] == ["recipe", "data", "training", "validation", "latents"]
+    assert f"steps {STEPS}" in told["recipe"]
+    assert "snoo no" in told["recipe"]
+    assert told["data"].startswith("sources photos, photos 6, ")
+    assert told["validation"].startswith("folder photos, photos 6, psnr ")
+    figures = stae("weights", "show", unbroken[0], "--json").json["metadata"]["latents"]
+    assert len(figures["mean"]) == 16
+    for name in ("shift", "scale", "largest"):
+        assert f"{name} {figures[name]}" in told["latents"]
+
+
+def test_weights_show_takes_metadata_as_it_comes(stae, tmp_path):
+    odd = {"recipe": "by hand", "latents": '{"mean": NaN}', "data": "[" * 5000, "note": '"x"'}
+    path = tmp_path / "odd.safetensors"
+    write_checkpoint(path, seeded_tensors(TINY, 1), TINY, odd)
+    shown = stae("weights", "show", path, "--json").json["metadata"]
+    assert odd.items() <= shown.items()
+    ran = stae("weights", "show", path)
+    assert ran.code == 0
+    assert "recipe: by hand" in ran.err
 
 
 def test_two_processes_follow_the_curve_of_one(photos, tiny, out, unbroken):
@@ -302,11 +328,97 @@ def test_fine_tuning_keeps_the_architecture(stae, photos, out, tmp_path, tiny):
     ran.assert_fails(1, "missing decoder.0.positions")
 
 
+def test_a_checkpoint_with_nan_is_not_fine_tuned(stae, photos, out, tmp_path, tiny):
+    broken = seeded_tensors(TINY, 1)
+    broken["decoder.0.positions"][0, 3, 1] = math.nan
+    write_checkpoint(tmp_path / "broken.safetensors", broken, TINY, {})
+    ran = stae(*arguments(photos, out, tiny, "--from", tmp_path / "broken.safetensors"))
+    ran.assert_fails(1, "broken.safetensors", "NaN", "decoder.0.positions")
+
+
+def test_a_run_does_not_go_on_with_other_photos(stae, photos, tiny, out, tmp_path):
+    process = spawned(arguments(photos, out, tiny, steps=4000))
+    wait_for_steps(out, 10, process)
+    process.kill()
+    process.communicate()
+    (tmp_path / "more").mkdir()
+    Image.fromarray(noise(64, 64)).save(tmp_path / "more" / "new.png")
+    ran = stae("train", tmp_path / "more", *arguments(photos, out, tiny, steps=4000)[1:])
+    ran.assert_fails(1, "the photos are not the same", "--overwrite")
+
+
 def test_a_damaged_validation_photo_is_named(stae, photos, tiny, out, tmp_path):
     (tmp_path / "held").mkdir()
     (tmp_path / "held" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     ran = stae(*arguments(photos, out, tiny, "--validate", tmp_path / "held"))
     ran.assert_fails(1, "broken.png")
+
+
+def shallow_checkpoint(path):
+    """As little as possible to compile."""
+    sizes = Architecture("shallow", width=32, head_width=8, encoder_blocks=1, decoder_pairs=1)
+    write_checkpoint(path, seeded_tensors(sizes), sizes, {})
+    return path
+
+
+@pytest.mark.filterwarnings("default")  # torch's compiler warns about itself
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles by g++")
+def test_a_compiled_network_learns_the_same(stae, photos, out, tmp_path):
+    torch.compiler.reset()
+    small = shallow_checkpoint(tmp_path / "shallow.safetensors")
+    assert stae(*arguments(photos, out, small, "--seed", 3, steps=10)).code == 0
+    plain = curve_of(out)
+    ran = stae(*arguments(photos, out, small, "--seed", 3, "--compile", "--overwrite", steps=10))
+    assert ran.code == 0, ran.err
+    assert curve_of(out)[10] == pytest.approx(plain[10], rel=1e-3)
+
+
+def no_compiler(_graph, _inputs):
+    """What inductor does where it finds none."""
+    from torch._inductor.exc import InductorError, InvalidCxxCompiler
+
+    raise InductorError(InvalidCxxCompiler(), None)
+
+
+def broken_backend(_graph, _inputs):
+    raise ValueError("no such backend")
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("backend", [no_compiler, broken_backend])
+def test_without_a_compiler_that_is_said(stae, photos, out, tmp_path, monkeypatch, backend):
+    torch.compiler.reset()
+    monkeypatch.setattr("torch.compile", partial(torch.compile, backend=backend))
+    small = shallow_checkpoint(tmp_path / "shallow.safetensors")
+    ran = stae(*arguments(photos, out, small, "--compile", steps=1))
+    ran.assert_fails(1, "torch cannot compile the network", "leave out `--compile`")
+    assert not out.exists()
+
+
+def test_validating_on_what_is_trained_on_is_told(stae, photos, tiny, out, tmp_path):
+    """By its pixels: neither another name nor another format hides a copy."""
+    held = tmp_path / "held"
+    held.mkdir()
+    Image.fromarray(noise(64, 64, seed=99)).save(held / "new.png")
+    honest = stae(*arguments(photos, out, tiny, "--validate", held, steps=1))
+    assert honest.code == 0, honest.err
+    assert "warning" not in honest.err
+    Image.open(photos / "3.png").save(held / "copy.bmp")
+    ran = stae(*arguments(photos, out, tiny, "--validate", held, "--overwrite", steps=1))
+    assert ran.code == 0, ran.err
+    assert "warning: --validate holds photos that are trained on too" in ran.err
+    assert "copy.bmp" in ran.err
+
+
+def test_a_folder_in_the_checkpoints_place_is_refused(stae, photos, tiny, out):
+    out.mkdir(parents=True)
+    stae(*arguments(photos, out, tiny, "--overwrite")).assert_fails(2, "is a folder")
+
+
+def test_an_empty_validation_folder_is_an_error(stae, photos, tiny, out, tmp_path):
+    (tmp_path / "held").mkdir()
+    ran = stae(*arguments(photos, out, tiny, "--validate", tmp_path / "held"))
+    ran.assert_fails(1, "no inputs found")
 
 
 def test_the_published_recipe_is_a_preset_that_options_override(stae, photos, tiny, out):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from stae_cli import StupidAE
 from stae_cli.errors import CheckpointError
-from stae_cli.model.architecture import F8C16, parse_architecture
+from stae_cli.model.architecture import F8C16, PRESETS, parse_architecture
 from stae_cli.model.checkpoint import (
     fingerprint,
     load_checkpoint,
@@ -18,7 +18,7 @@ from stae_cli.model.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from tests.seeded import TINY, seeded_tensors
+from tests.seeded import TINY, seeded_tensors, tiny_like
 
 
 class Bomb:
@@ -69,7 +69,23 @@ def test_any_described_architecture_round_trips(tmp_path, tensors):
     assert parse_architecture(F8C16.describe()) is F8C16
 
 
-@pytest.mark.parametrize("text", ["f9", "{}", '{"name":"x","width":0}', '{"name":"x","w":1}', "[]"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "f9",
+        "{}",
+        "[]",
+        '{"name":"x","width":0}',
+        '{"name":"x","w":1}',
+        '{"name":"f8c16"}',
+        '{"name":"x","decoder_kernel":5}',
+        '{"name":"x","head":"magic"}',
+        '{"name":"x","head":1}',
+        '{"name":"x","second":{"patch":4}}',
+        '{"name":"x","second":[4,64]}',
+        '{"name":"x","second":{"latent_channels":64,"patch":0}}',
+    ],
+)
 def test_unknown_architectures_are_refused(tmp_path, tensors, text):
     with pytest.raises(CheckpointError):
         read_checkpoint(saved(tmp_path / "t.safetensors", tensors, {"architecture": text}), name="")
@@ -161,6 +177,93 @@ def test_convert_to_half_precision(tmp_path, stae):
     assert stae("weights", "convert", source, target, "--dtype", "float16").code == 0
     assert {t.dtype for t in load_file(target).values()} == {torch.float16}
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def linear_encoder(tensors, patches):
+    """The encoder in plain PyTorch, as a user would write it: (N, 192) -> (N, 16)."""
+    functional = torch.nn.functional
+
+    def layer(name, rows):
+        return functional.linear(rows, tensors[f"{name}.weight"], tensors[f"{name}.bias"])
+
+    rows = layer("encoder.0.initial.0", patches)
+    for block in ("encoder.0.blocks.0", "encoder.0.blocks.1"):
+        scale = torch.rsqrt(rows.square().mean(-1, keepdim=True) + 1e-8)
+        gate, act = layer(
+            f"{block}.mlp.conv_up", rows * scale * tensors[f"{block}.norm.weight"]
+        ).chunk(2, dim=-1)
+        rows = rows + layer(
+            f"{block}.mlp.conv_down", gate * functional.gelu(act, approximate="tanh")
+        )
+    hidden = functional.gelu(layer("encoder.0.out.model.0", rows))
+    return layer("encoder.0.out.model.2", hidden)
+
+
+def test_a_linear_encoder_is_the_same_checkpoint(tmp_path, tensors, stae):
+    source, target = saved(tmp_path / "a.safetensors", tensors), tmp_path / "linear.safetensors"
+    assert stae("weights", "convert", source, target, "--linear").code == 0
+    stored = load_file(target)
+    assert stored["encoder.0.initial.0.weight"].shape == (32, 192)
+    encoder = [name for name in stored if name.startswith("encoder.")]
+    assert all(stored[name].ndim <= 2 for name in encoder)
+    assert stored["decoder.0.conv_in.model.0.weight"].ndim == 4
+    one, two = (read_checkpoint(path, name="") for path in (source, target))
+    assert one.fingerprint == two.fingerprint
+    assert all(torch.equal(one.tensors[name], two.tensors[name]) for name in tensors)
+    image = torch.rand(1, 3, 16, 40, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    patches = torch.nn.functional.unfold(image, 8, stride=8)[0].T
+    with torch.no_grad():
+        expected = one.model().encode(image)[0].flatten(1).T
+        torch.testing.assert_close(linear_encoder(stored, patches), expected, rtol=0, atol=1e-5)
+    back = tmp_path / "back.safetensors"
+    assert stae("weights", "convert", target, back).code == 0
+    assert all(torch.equal(each, tensors[name]) for name, each in load_file(back).items())
+
+
+def test_a_two_stage_checkpoint_has_a_linear_form_too(tmp_path, stae):
+    sizes = tiny_like(PRESETS["f32c64"])
+    write_checkpoint(tmp_path / "a.safetensors", seeded_tensors(sizes), sizes, {})
+    target = tmp_path / "b.safetensors"
+    assert stae("weights", "convert", tmp_path / "a.safetensors", target, "--linear").code == 0
+    assert load_file(target)["encoder.1.initial.0.weight"].shape == (32, 16 * 16)
+    shown = [
+        stae("weights", "show", tmp_path / n, "--json").json for n in ("a.safetensors", target)
+    ]
+    assert shown[0]["fingerprint"] == shown[1]["fingerprint"]
+
+
+@pytest.mark.parametrize("layout", ["cubic", "linear"])
+def test_a_wrong_encoder_layout_is_refused(tmp_path, tensors, stae, layout):
+    tensors["encoder.0.initial.0.weight"] = (
+        tensors["encoder.0.initial.0.weight"].flatten(1)[:, 1:].clone()
+    )
+    about = {"architecture": TINY.describe(), "encoder_layout": layout}
+    path = saved(tmp_path / "a.safetensors", tensors, about)
+    words = "cubic" if layout == "cubic" else "encoder.0.initial.0.weight (32, 191)"
+    stae("weights", "show", path).assert_fails(1, words)
+
+
+def test_a_second_stage_without_its_first_is_told(tmp_path, stae):
+    sizes = tiny_like(PRESETS["f32c64"])
+    alone = {name: t for name, t in seeded_tensors(sizes).items() if name.split(".")[1] == "1"}
+    path = saved(tmp_path / "a.safetensors", alone, {"architecture": sizes.describe()})
+    stae("weights", "show", path).assert_fails(1, "second stage without its first")
+
+
+def test_a_pickle_of_another_preset_is_named(tmp_path, stae):
+    torch.save(seeded_tensors(PRESETS["f8c32"]), tmp_path / "mine.pt")
+    ran = stae("weights", "show", tmp_path / "mine.pt")
+    ran.assert_fails(1, "no StupidAE f8c16", "those of a f8c32")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_architecture_is_stored_and_not_guessed(tmp_path, name):
+    for sizes in (PRESETS[name], tiny_like(PRESETS[name])):
+        assert parse_architecture(sizes.describe()) == sizes
+    sizes = tiny_like(PRESETS[name])
+    path = tmp_path / "f8c16.safetensors"
+    write_checkpoint(path, seeded_tensors(sizes), sizes, {})
+    assert read_checkpoint(path, name="").architecture == sizes
 
 
 def test_list_names_what_ships(stae):

@@ -13,7 +13,7 @@ from stae_cli.errors import InputError
 from stae_cli.files.entries import Entry, SourceState
 from stae_cli.files.stores import Store, unreachable
 
-PART = 64 << 10  # bytes asked for at once, where less is wanted
+HEAD = 256 << 10  # bytes asked for at once at an object's beginning, where headers are
 PIECE = 16 << 20  # bytes of a tar that are fetched at once
 
 
@@ -85,14 +85,15 @@ class RemoteOutput(Entry):
             raise unreachable(self.place, error) from error
 
     def open(self) -> BinaryIO:
-        return cast(BinaryIO, io.BufferedReader(_Parts(self, self.state().size), PART))
+        return cast(BinaryIO, _Parts(self, self.state().size))
 
 
 class _Parts(io.RawIOBase):
-    """An object of a known size as a file; each read is a request."""
+    """An object of a known size as a file; each read beyond its head is one request."""
 
     def __init__(self, entry: RemoteOutput, size: int) -> None:
         self._entry, self._size, self._at = entry, size, 0
+        self._head = b""
 
     def readable(self) -> bool:
         return True
@@ -108,14 +109,18 @@ class _Parts(io.RawIOBase):
     def tell(self) -> int:
         return self._at
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        end = min(self._at + len(buffer), self._size)
-        if self._at >= end:
-            return 0
-        data = self._part(self._at, end)[: len(buffer)]
-        buffer[: len(data)] = data
+    def read(self, size: int = -1) -> bytes:
+        begin = self._at
+        end = self._size if size < 0 else min(begin + size, self._size)
+        if begin >= end:
+            return b""
+        if end > HEAD:
+            data = self._part(begin, end)
+        else:
+            self._head = self._head or self._part(0, min(HEAD, self._size))
+            data = self._head[begin:end]
         self._at += len(data)
-        return len(data)
+        return data
 
     def _part(self, begin: int, end: int) -> bytes:
         entry = self._entry

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from stae_cli.files.remote import RemoteEntry
 from stae_cli.files.shards import FORMAT as SHARD
 from stae_cli.files.shards import HEADER_LIMIT, parse_shard
 from stae_cli.files.sources import list_sources
+
+REQUESTS = 16  # at once, where headers lie on a store
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +81,27 @@ def list_latents(sources: Sequence[Path | str], dest: Path | str | None = None) 
     """
     listing = list_sources(sources, dest, suffixes=[SUFFIX])
     found = StoredListing(problems=list(listing.problems), passed_over=listing.passed_over)
-    for entry in listing.entries:
-        try:
-            parts = entry.in_parts() if isinstance(entry, RemoteEntry) else entry
-            found.latents += stored_in(parts)
-        except InputError as error:
-            found.problems.append(Problem(entry.key, error.message))
+    for result in _looked_into(listing.entries):
+        if isinstance(result, Problem):
+            found.problems.append(result)
+        else:
+            found.latents += result
     return found
+
+
+def _looked_into(entries: Sequence[Entry]) -> Iterable[list[StoredLatent] | Problem]:
+    """The latents of each file, in order; stores are asked for many at once."""
+    if not any(isinstance(entry, RemoteEntry) for entry in entries):
+        return map(_latents_or_problem, entries)
+    with ThreadPoolExecutor(REQUESTS, thread_name_prefix="headers") as pool:
+        return list(pool.map(_latents_or_problem, entries))
+
+
+def _latents_or_problem(entry: Entry) -> list[StoredLatent] | Problem:
+    try:
+        return stored_in(entry.in_parts() if isinstance(entry, RemoteEntry) else entry)
+    except InputError as error:
+        return Problem(entry.key, error.message)
 
 
 def stored_in(entry: Entry) -> list[StoredLatent]:

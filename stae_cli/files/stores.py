@@ -130,9 +130,9 @@ def store_at(url: str) -> Store:
             fs, root = url_to_fs(url, use_listings_cache=False)
     except ImportError as error:
         raise StaeError(f"cannot read `{url}`: {error}", INSTALL) from error
-    except ValueError as error:
-        raise UsageError(f"cannot use `{url}`: {error}", "check the URL") from error
     except OSError as error:
+        if isinstance(error.__cause__, ValueError):
+            raise UsageError(f"cannot use `{url}`: {reason_of(error)}", "check the URL") from error
         raise unreachable(url, error) from error
     return Store(url.rstrip("/"), fs, root.rstrip("/"))
 

@@ -80,7 +80,7 @@ class FolderDestination(Destination):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._made: set[Path] = set()
-        self._host = re.sub(r"[^A-Za-z0-9.]", "", socket.gethostname()) or "localhost"
+        self._host = host_name()
 
     def prepare(self) -> None:
         if self.folder.exists() and not self.folder.is_dir():
@@ -155,7 +155,7 @@ class FolderDestination(Destination):
                         Path(parent, name).unlink()
 
     def _is_abandoned(self, path: Path, match: re.Match[str]) -> bool:
-        if match["host"] == self._host and not _process_lives(int(match["pid"])):
+        if match["host"] == self._host and not process_lives(int(match["pid"])):
             return True
         with contextlib.suppress(OSError):
             return time.time() - path.stat().st_mtime > STALE_SECONDS
@@ -169,7 +169,13 @@ class FolderDestination(Destination):
         return StaeError(f"cannot write `{target}`: {reason}", "check DEST and its permissions")
 
 
-def _process_lives(pid: int) -> bool:
+def host_name() -> str:
+    """The name of this machine, as it stands in names of temporary files."""
+    return re.sub(r"[^A-Za-z0-9.]", "", socket.gethostname()) or "localhost"
+
+
+def process_lives(pid: int) -> bool:
+    """Whether a process of this machine is there; on Windows one cannot ask."""
     if os.name == "nt":  # there os.kill would end it; age decides alone
         return True
     try:

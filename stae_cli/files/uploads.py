@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from stae_cli.errors import StaeError, UsageError
-from stae_cli.files.destination import Destination, FolderDestination
+from stae_cli.files.destination import Destination, FolderDestination, host_name, process_lives
 from stae_cli.files.remote import RemoteOutput
 from stae_cli.files.stores import Store, is_url, reason_of, store_at, unreachable
 
 # Where what is put appears whole or not at all; elsewhere a reader could meet half of it.
 WHOLE = {"s3", "s3a", "gs", "gcs", "hf", "az", "abfs", "abfss", "oss", "memory"}
 PROBE = ".stae-probe"
+TEMPORARY_FOLDER = re.compile(r"stae-(?P<host>[^-]+)-(?P<pid>\d+)-\w+")
 
 
 def destination_at(where: Path | str) -> Destination:
@@ -59,6 +63,7 @@ class RemoteDestination(Destination):
         self.store = store
 
     def prepare(self) -> None:
+        _sweep()
         try:
             with contextlib.suppress(FileNotFoundError):
                 if self.store.kind() == "file":
@@ -88,8 +93,8 @@ class RemoteDestination(Destination):
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory(prefix="stae-", ignore_cleanup_errors=True) as folder:
-            path = Path(folder, "output")
+        with _temporary_folder() as folder:
+            path = folder / "output"
             try:
                 yield path
             except OSError as error:
@@ -118,9 +123,26 @@ class RemoteDestination(Destination):
 
     def _probe(self) -> None:
         """Shows at once, not after hours, whether anything can be written."""
-        with tempfile.TemporaryDirectory(prefix="stae-") as folder:
-            probe = Path(folder, "probe")
+        with _temporary_folder() as folder:
+            probe = folder / "probe"
             probe.touch()
             self.store.put(probe, PROBE)
         with contextlib.suppress(PermissionError):  # to write is enough
             self.store.remove(PROBE)
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """A folder of this machine and process, gone afterwards."""
+    prefix = f"stae-{host_name()}-{os.getpid()}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def _sweep() -> None:
+    """Removes the folders of this machine's processes that are gone."""
+    with os.scandir(tempfile.gettempdir()) as items:
+        for item in items:
+            match = TEMPORARY_FOLDER.fullmatch(item.name)
+            if match and match["host"] == host_name() and not process_lives(int(match["pid"])):
+                shutil.rmtree(item.path, ignore_errors=True)

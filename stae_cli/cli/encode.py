@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from enum import StrEnum
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,13 +15,11 @@ from stae_cli.cli.options import (
     AsJson,
     BatchPatches,
     ComputeDtype,
-    Dest,
     Device,
     Dtype,
     KeepExtension,
     Overwrite,
     Quiet,
-    Sources,
     Weights,
     Workers,
     parse_device,
@@ -36,14 +36,44 @@ from stae_cli.cli.prep import (
 )
 from stae_cli.cli.report import finish
 from stae_cli.cli.share import UnitCount, UnitRank, local_device, parse_share
+from stae_cli.errors import UsageError
 from stae_cli.model.weights import DEFAULT_WEIGHTS
 
+if TYPE_CHECKING:
+    from stae_cli.files.lists import SourceList
+
+REMOTE_SHARD = 256  # stores are slow with small objects
 LARGEST_SHARD = 10_000  # headers of more are slow to read
 
-ShardSize = Annotated[
-    int,
+ImageSources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE",
+        help="Files, folders, tars or URLs of them.",
+        default_factory=list,  # a `--from-list` may stand in
+        show_default=False,
+    ),
+]
+LatentDest = Annotated[
+    str, typer.Argument(metavar="DEST", help="Folder for the results, made if absent; or a URL.")
+]
+FromList = Annotated[
+    str | None,
     typer.Option(
-        "--shard-size", min=0, max=LARGEST_SHARD, help="Images to a file; 0: a file for each."
+        "--from-list",
+        metavar="FILE",
+        help="Read paths from FILE, one a line, relative to its folder; `-`: from stdin.",
+        show_default=False,
+    ),
+]
+ShardSize = Annotated[
+    int | None,
+    typer.Option(
+        "--shard-size",
+        min=0,
+        max=LARGEST_SHARD,
+        help="Images to a file; 0: a file for each. By default 0 in folders, 256 on stores.",
+        show_default=False,
     ),
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first failure.")]
@@ -57,8 +87,8 @@ class SaveDtype(StrEnum):
 
 
 def encode(
-    sources: Sources,
-    dest: Dest,
+    sources: ImageSources,
+    dest: LatentDest,
     weights: Weights = DEFAULT_WEIGHTS,
     device: Device = "auto",
     dtype: ComputeDtype = Dtype.auto,
@@ -70,7 +100,8 @@ def encode(
     max_pixels: MaxPixels = None,
     square: Square = None,
     background: Background = "white",
-    shard_size: ShardSize = 0,
+    from_list: FromList = None,
+    shard_size: ShardSize = None,
     keep_extension: KeepExtension = False,
     batch_patches: BatchPatches = None,
     workers: Workers = None,
@@ -81,10 +112,11 @@ def encode(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:
-    """Encode images (files, folders, tars) to latents, one .safetensors each or many to a shard.
+    """Encode images (files, folders, tars, URLs) to latents, a .safetensors each or in shards.
 
     What is done already is skipped, so an interrupted run goes on where it stopped.
     """
+    from stae_cli.files.stores import is_url
     from stae_cli.pipeline.encode import EncodeSettings, plan_encode
     from stae_cli.pipeline.encode import encode as run
 
@@ -93,14 +125,14 @@ def encode(
     settings = EncodeSettings(
         prep=parse_prep(edges, short_side, max_pixels, square, background),
         save_dtype=stored,
-        shard_size=shard_size,
+        shard_size=(REMOTE_SHARD if is_url(dest) else 0) if shard_size is None else shard_size,
         keep_extension=keep_extension,
         overwrite=overwrite,
         strict=strict,
         workers=workers,
         share=parse_share(unit_rank, unit_count, os.environ),
     )
-    plan = plan_encode(sources, dest, settings)
+    plan = plan_encode(sources, dest, settings, listed=_listed(sources, from_list))
 
     from stae_cli.model.checkpoint import load_checkpoint
     from stae_cli.model.codec import pick_device
@@ -114,3 +146,20 @@ def encode(
     with progress_bar(plan.total, what="encode", quiet=quiet) as advance:
         report = run(plan, checkpoint, codec, advance=advance)
     return finish(report, plan, codec, verb="encoded", quiet=quiet, as_json=as_json)
+
+
+def _listed(sources: list[str], from_list: str | None) -> SourceList | None:
+    """What `--from-list` names.
+
+    Raises:
+        UsageError: there is no such list; or nothing at all to encode.
+    """
+    from stae_cli.files.lists import parse_list, read_list
+
+    if from_list is None:
+        if not sources:
+            raise UsageError("nothing to encode", "give SOURCE and DEST, or `--from-list` and DEST")
+        return None
+    if from_list == "-":
+        return parse_list(sys.stdin.buffer.read(), Path())
+    return read_list(Path(from_list))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -21,7 +20,7 @@ SIZES_SHOWN = 8
 
 def inspect(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="PATH", help="Latent files, or folders of them.")
+        list[str], typer.Argument(metavar="PATH", help="Latent files, folders or URLs of them.")
     ],
     files: Annotated[bool, typer.Option("--files", help="Print a row for every file.")] = False,
     as_json: AsJson = False,

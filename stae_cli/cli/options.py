@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,10 +29,11 @@ class Dtype(StrEnum):
 
 
 Sources = Annotated[
-    list[Path], typer.Argument(metavar="SOURCE", help="Files or folders.", show_default=False)
+    list[str],
+    typer.Argument(metavar="SOURCE", help="Files, folders or URLs.", show_default=False),
 ]
 Dest = Annotated[
-    Path, typer.Argument(metavar="DEST", help="Folder for the results, made if absent.")
+    str, typer.Argument(metavar="DEST", help="Folder for the results, made if absent.")
 ]
 Weights = Annotated[
     str, typer.Option("--weights", metavar="NAME", envvar="STAE_WEIGHTS", help=WEIGHTS_HELP)

@@ -81,7 +81,7 @@ class FolderDestination(Destination):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._made: set[Path] = set()
-        self._host = re.sub(r"[^A-Za-z0-9.]", "", socket.gethostname()) or "localhost"
+        self._host = host_name()
 
     def prepare(self) -> None:
         if self.folder.exists() and not self.folder.is_dir():
@@ -163,7 +163,7 @@ class FolderDestination(Destination):
 
     def _is_abandoned(self, path: Path, match: re.Match[str]) -> bool:
         mine, pid = match["host"] == self._host, int(match["pid"])
-        if mine and not _process_lives(pid):
+        if mine and not process_lives(pid):
             return True
         with contextlib.suppress(OSError):
             changed = path.stat().st_mtime
@@ -180,7 +180,13 @@ class FolderDestination(Destination):
         return StaeError(f"cannot write `{target}`: {reason}", "check DEST and its permissions")
 
 
-def _process_lives(pid: int) -> bool:
+def host_name() -> str:
+    """The name of this machine, as it stands in names of temporary files."""
+    return re.sub(r"[^A-Za-z0-9.]", "", socket.gethostname()) or "localhost"
+
+
+def process_lives(pid: int) -> bool:
+    """Whether a process of this machine is there; on Windows one cannot ask."""
     if os.name == "nt":  # there os.kill would end it; age decides alone
         return True
     try:

@@ -35,7 +35,7 @@ class Inventory(StoredListing):
         return {stored.file.key: stored.state.size for stored in self.latents}
 
 
-def take_inventory(sources: Sequence[Path]) -> Inventory:
+def take_inventory(sources: Sequence[Path | str]) -> Inventory:
     """Reads the header of every latent file below the sources.
 
     Raises:

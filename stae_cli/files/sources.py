@@ -1,4 +1,4 @@
-"""Sources: the inputs below files and folders, and their keys."""
+"""Sources: the inputs below files, folders and URLs and in lists, and their keys."""
 
 from __future__ import annotations
 
@@ -11,8 +11,12 @@ from pathlib import Path
 from stae_cli.errors import StaeError, UsageError
 from stae_cli.files import tars
 from stae_cli.files.entries import Entry, FileEntry, Problem
+from stae_cli.files.lists import SourceList
+from stae_cli.files.objects import list_objects
+from stae_cli.files.remote import RemoteEntry
 from stae_cli.files.shares import is_shared_file
-from stae_cli.files.tars import Tar, tar_at
+from stae_cli.files.stores import is_url
+from stae_cli.files.tars import Tar, tar_of
 
 SHARED_FILES = ("failures", "manifest")
 
@@ -28,11 +32,12 @@ class Listing:
 
 
 def list_sources(
-    sources: Sequence[Path],
-    dest: Path | None,
+    sources: Sequence[Path | str],
+    dest: Path | str | None,
     *,
     suffixes: Iterable[str],
     with_tars: bool = False,
+    listed: SourceList | None = None,
 ) -> Listing:
     """Lists every input below the sources.
 
@@ -40,21 +45,25 @@ def list_sources(
     followed, each real folder is read once per SOURCE. A file given as SOURCE is always taken.
 
     Args:
-        sources: files or folders.
+        sources: files, folders or URLs.
         dest: where results will go, if anywhere; it must not lie inside a source folder.
         suffixes: lowercase suffixes, with the dot, of the files to take from folders.
         with_tars: whether tars are taken too.
+        listed: more files, which are always taken.
 
     Raises:
         UsageError: a source does not exist, or DEST lies inside one.
-        StaeError: nothing was found.
+        StaeError: nothing was found, or a store cannot be reached.
     """
     wanted = frozenset(suffixes) | ({tars.SUFFIX} if with_tars else set())
     for source in sources:
-        _check_source(source, dest)
-    listing = list_below(sources, wanted)
+        if not is_url(source):
+            _check_source(Path(source), dest)
+    listing = list_below(sources, wanted, dest=dest)
+    for found in listed.entries() if listed else ():
+        _add(found, wanted, listing)
     if not (listing.entries or listing.tars or listing.problems):
-        where = ", ".join(f"`{source}`" for source in sources)
+        where = ", ".join(f"`{source}`" for source in sources) or "the list"
         passed = f" ({listing.passed_over} other files)" if listing.passed_over else ""
         raise StaeError(
             f"no inputs found in {where}{passed}",
@@ -63,21 +72,35 @@ def list_sources(
     return listing
 
 
-def list_below(sources: Sequence[Path], wanted: frozenset[str]) -> Listing:
+def list_below(
+    sources: Sequence[Path | str], wanted: frozenset[str], *, dest: Path | str | None = None
+) -> Listing:
     """What `list_sources` lists of sources that exist; it may be nothing."""
     listing = Listing()
     for source in sources:
-        if source.is_dir():
-            _walk(source, wanted, listing)
-        else:
-            _add(source.name, source, wanted, listing)
+        _take(source, dest, wanted, listing)
     return listing
 
 
-def _check_source(source: Path, dest: Path | None) -> None:
+def _take(
+    source: Path | str, dest: Path | str | None, wanted: frozenset[str], listing: Listing
+) -> None:
+    """Adds what one SOURCE holds."""
+    if isinstance(source, str) and is_url(source):
+        for found in list_objects(source, dest, suffixes=wanted, is_own=_is_own):
+            _add(found, wanted, listing)
+    elif (path := Path(source)).is_dir():
+        _walk(path, wanted, listing)
+    else:
+        _add(FileEntry(path.name, path), wanted, listing)
+
+
+def _check_source(source: Path, dest: Path | str | None) -> None:
     if not os.path.lexists(source):
         raise UsageError(f"no such file or folder: `{source}`", "check the SOURCE path")
-    if dest and source.is_dir() and dest.resolve().is_relative_to(source.resolve()):
+    if dest is None or is_url(dest) or not source.is_dir():
+        return
+    if Path(dest).resolve().is_relative_to(source.resolve()):
         raise UsageError(
             f"DEST `{dest}` lies inside SOURCE `{source}`", "choose a DEST outside of it"
         )
@@ -113,17 +136,23 @@ def _sort_items(
         if _is_folder(item):
             subfolders.append((f"{prefix}{item.name}/", Path(item.path)))
         elif _suffix(item.name) in wanted and not _is_special(item):
-            _add(prefix + item.name, Path(item.path), wanted, listing)
+            _add(FileEntry(prefix + item.name, Path(item.path)), wanted, listing)
         else:
             listing.passed_over += 1
     return subfolders
 
 
-def _add(key: str, path: Path, wanted: frozenset[str], listing: Listing) -> None:
-    if tars.SUFFIX in wanted and key.lower().endswith(tars.SUFFIX):
-        listing.tars.append(tar_at(key, path))
+def _add(
+    found: FileEntry | RemoteEntry | Problem | None, wanted: frozenset[str], listing: Listing
+) -> None:
+    if found is None:
+        listing.passed_over += 1
+    elif isinstance(found, Problem):
+        listing.problems.append(found)
+    elif tars.SUFFIX in wanted and found.key.lower().endswith(tars.SUFFIX):
+        listing.tars.append(tar_of(found))
     else:
-        listing.entries.append(FileEntry(key, path))
+        listing.entries.append(found)
 
 
 def _is_own(name: str) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -11,9 +12,12 @@ from stae_cli.errors import InputError
 from stae_cli.files.entries import Entry, Problem, SourceState
 from stae_cli.files.header import Shape, TensorPlace, read_tensors
 from stae_cli.files.latents import SUFFIX, Latent, LatentInfo, latent_of, parse_latent
+from stae_cli.files.remote import RemoteEntry
 from stae_cli.files.shards import FORMAT as SHARD
 from stae_cli.files.shards import HEADER_LIMIT, parse_shard
 from stae_cli.files.sources import list_sources
+
+REQUESTS = 16  # at once, where headers lie on a store
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +79,7 @@ class StoredListing:
     passed_over: int = 0
 
 
-def list_latents(sources: Sequence[Path], dest: Path | None = None) -> StoredListing:
+def list_latents(sources: Sequence[Path | str], dest: Path | str | None = None) -> StoredListing:
     """Reads the headers of all latent files and shards below the sources.
 
     A key may come twice, from two sources or from a shard beside a file: callers that cannot have
@@ -83,16 +87,31 @@ def list_latents(sources: Sequence[Path], dest: Path | None = None) -> StoredLis
 
     Raises:
         UsageError: a source does not exist, or DEST lies inside one.
-        StaeError: there is no file to look at.
+        StaeError: there is no file to look at, or a store cannot be reached.
     """
     listing = list_sources(sources, dest, suffixes=[SUFFIX])
     found = StoredListing(problems=list(listing.problems), passed_over=listing.passed_over)
-    for entry in listing.entries:
-        try:
-            found.latents += stored_in(entry)
-        except InputError as error:
-            found.problems.append(Problem(entry.key, error.message))
+    for result in _looked_into(listing.entries):
+        if isinstance(result, Problem):
+            found.problems.append(result)
+        else:
+            found.latents += result
     return found
+
+
+def _looked_into(entries: Sequence[Entry]) -> Iterable[list[StoredLatent] | Problem]:
+    """The latents of each file, in order; stores are asked for many at once."""
+    if not any(isinstance(entry, RemoteEntry) for entry in entries):
+        return map(_latents_or_problem, entries)
+    with ThreadPoolExecutor(REQUESTS, thread_name_prefix="headers") as pool:
+        return list(pool.map(_latents_or_problem, entries))
+
+
+def _latents_or_problem(entry: Entry) -> list[StoredLatent] | Problem:
+    try:
+        return stored_in(entry.in_parts() if isinstance(entry, RemoteEntry) else entry)
+    except InputError as error:
+        return Problem(entry.key, error.message)
 
 
 def stored_in(entry: Entry) -> list[StoredLatent]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 from stae_cli.errors import InputError
-from stae_cli.files.entries import Entry, MemberEntry, Problem
+from stae_cli.files.entries import Entry, FileEntry, MemberEntry, Problem
 from stae_cli.files.keys import check_key
+from stae_cli.files.remote import Fetched, FetchedMember, RemoteEntry
 
 SUFFIX = ".tar"
 MEMBER_LIMIT = 4 << 30  # bytes: more than any image that is read takes
@@ -17,18 +22,91 @@ DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, MemoryError, Re
 
 
 @dataclass(frozen=True)
-class Tar:
+class Tar(ABC):
     """A tar of images; their keys begin with `prefix`, its own key without the suffix."""
 
     prefix: str
+
+    @property
+    @abstractmethod
+    def place(self) -> str:
+        """Where it lies, for messages."""
+
+    @abstractmethod
+    def archive(self) -> Archive:
+        """Its bytes on this machine.
+
+        Raises:
+            InputError: it is not what was listed.
+            OSError: it cannot be read.
+        """
+
+
+class Archive(ABC):
+    """The bytes of a tar, for as long as someone knows of it or of one of its members."""
+
+    @abstractmethod
+    def stream(self) -> AbstractContextManager[IO[bytes]]:
+        """The tar as a file, from its beginning."""
+
+    @abstractmethod
+    def member(self, key: str, offset: int, size: int) -> Entry:
+        """The member whose data lies there."""
+
+
+@dataclass(frozen=True)
+class FileTar(Tar, Archive):
+    """A tar of this machine."""
+
     path: Path
-    etag: str = ""
+
+    @property
+    def place(self) -> str:
+        return str(self.path)
+
+    def archive(self) -> Archive:
+        return self
+
+    def stream(self) -> AbstractContextManager[IO[bytes]]:
+        return self.path.open("rb")
+
+    def member(self, key: str, offset: int, size: int) -> Entry:
+        return MemberEntry(key, self.path, offset, size)
 
 
-def tar_at(key: str, path: Path) -> Tar:
-    """The tar that a file with this key is; one called `...tar` keeps its suffix."""
-    stem = key[: -len(SUFFIX)] if key.lower().endswith(SUFFIX) else key
-    return Tar(key if stem.rpartition("/")[2] in ("", ".", "..") else stem, path)
+@dataclass(frozen=True)
+class RemoteTar(Tar):
+    """A tar on a store, fetched whole to a temporary file when it is needed."""
+
+    entry: RemoteEntry
+
+    @property
+    def place(self) -> str:
+        return self.entry.place
+
+    def archive(self) -> Archive:
+        return _FetchedTar(self.entry, self.entry.fetch())
+
+
+@dataclass(frozen=True)
+class _FetchedTar(Archive):
+    entry: RemoteEntry
+    fetched: Fetched
+
+    def stream(self) -> AbstractContextManager[IO[bytes]]:
+        return self.fetched.whole()
+
+    def member(self, key: str, offset: int, size: int) -> Entry:
+        return FetchedMember(key, self.entry, self.fetched, offset, size)
+
+
+def tar_of(entry: FileEntry | RemoteEntry) -> Tar:
+    """The tar that an entry is; one called `...tar` keeps its suffix."""
+    key = entry.key
+    prefix = key[: -len(SUFFIX)] if key.lower().endswith(SUFFIX) else key
+    if prefix.rpartition("/")[2] in ("", ".", ".."):
+        prefix = key
+    return FileTar(prefix, entry.path) if isinstance(entry, FileEntry) else RemoteTar(prefix, entry)
 
 
 def members(tar: Tar, *, suffixes: Collection[str]) -> Iterator[Entry | Problem]:
@@ -39,16 +117,20 @@ def members(tar: Tar, *, suffixes: Collection[str]) -> Iterator[Entry | Problem]
     members may be missing.
 
     Raises:
+        InputError: it is not what was listed.
         OSError: the file cannot be read.
     """
+    archive = tar.archive()
     try:
-        with tarfile.open(tar.path, "r:") as file:
-            length = tar.path.stat().st_size
+        with archive.stream() as stream:
+            length = stream.seek(0, os.SEEK_END)
+            stream.seek(0)
+            file = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115 (closes nothing of ours)
             for info in file:
                 # Some versions of tarfile go back at negative sizes, and on for ever.
                 if info.size < 0 or not info.offset < file.offset <= length:
                     raise tarfile.ReadError(f"`{info.name}` reaches beyond its end")
-                found = _member(tar, info, suffixes)
+                found = _member(tar, archive, info, suffixes)
                 if found is not None:
                     yield found
                 file.members.clear()  # type: ignore[attr-defined]  # else they pile up
@@ -71,7 +153,9 @@ def _check_end(file: tarfile.TarFile) -> None:
         raise tarfile.ReadError("it has no end, so members may be missing")
 
 
-def _member(tar: Tar, info: tarfile.TarInfo, suffixes: Collection[str]) -> Entry | Problem | None:
+def _member(
+    tar: Tar, archive: Archive, info: tarfile.TarInfo, suffixes: Collection[str]
+) -> Entry | Problem | None:
     name = info.name.removeprefix("./")
     path = PurePosixPath(name)
     hidden = any(part.startswith(".") and part != ".." for part in path.parts)
@@ -86,4 +170,4 @@ def _member(tar: Tar, info: tarfile.TarInfo, suffixes: Collection[str]) -> Entry
         return Problem(key, "a link or special file within a tar")
     if info.size > MEMBER_LIMIT:
         return Problem(key, f"{info.size} bytes, too large for an image")
-    return MemberEntry(key, tar.path, info.offset_data, info.size, tar.etag)
+    return archive.member(key, info.offset_data, info.size)

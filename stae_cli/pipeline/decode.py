@@ -28,6 +28,7 @@ from stae_cli.files.pictures import (
 from stae_cli.files.readahead import Reserve, read_ahead
 from stae_cli.files.record import NO_PREP, RunRecord, settle_record
 from stae_cli.files.stored import StoredLatent, list_latents
+from stae_cli.files.uploads import local_folder
 from stae_cli.files.writebehind import WriteBehind
 from stae_cli.pipeline.report import Report, problem_or
 
@@ -87,13 +88,16 @@ class _Loaded:
     record: str
 
 
-def plan_decode(sources: Sequence[Path], dest: Path, settings: DecodeSettings) -> DecodePlan:
+def plan_decode(
+    sources: Sequence[Path | str], dest: Path | str, settings: DecodeSettings
+) -> DecodePlan:
     """Finds the latents, reads their headers, names the pictures and prepares DEST.
 
     Raises:
         UsageError: a missing source, DEST inside a source or a file, colliding outputs.
         StaeError: no latents found, latents of several checkpoints, or an unwritable DEST.
     """
+    destination = local_folder(dest)
     listing = list_latents(sources, dest)
     outputs = _named(listing.latents, settings.format)
     names: dict[str, LatentInfo] = {}
@@ -101,7 +105,6 @@ def plan_decode(sources: Sequence[Path], dest: Path, settings: DecodeSettings) -
         names.setdefault(item.stored.info.weights_sha256, item.stored.info)
     _refuse_several(names)
     made_with = _only(names)
-    destination = FolderDestination(dest)
     destination.prepare()
     return DecodePlan(
         outputs, listing.problems, listing.passed_over, *made_with, destination, settings
@@ -255,15 +258,15 @@ class _Decoding:
 
     def _picture_record(self, stored: StoredLatent) -> str:
         """What a picture says of itself; one that says the same need not be made again."""
-        return json.dumps(
-            {
-                "latents": f"{stored.key}{SUFFIX}",
-                "latents_mtime_ns": stored.state.mtime_ns,
-                "latents_size": stored.state.size,
-                "weights_sha256": stored.info.weights_sha256,
-            },
-            sort_keys=True,
-        )
+        record = {
+            "latents": f"{stored.key}{SUFFIX}",
+            "latents_mtime_ns": stored.state.mtime_ns,
+            "latents_size": stored.state.size,
+            "weights_sha256": stored.info.weights_sha256,
+        }
+        if stored.state.etag:
+            record["latents_etag"] = stored.state.etag
+        return json.dumps(record, sort_keys=True)
 
     def _record(self) -> RunRecord:
         return RunRecord(

@@ -16,12 +16,13 @@ from stae_cli import __version__
 from stae_cli.batching import pack
 from stae_cli.errors import StaeError
 from stae_cli.files.buffers import Buffers
-from stae_cli.files.destination import Destination, FolderDestination
+from stae_cli.files.destination import Destination
 from stae_cli.files.entries import Problem
 from stae_cli.files.failures import write_failures
 from stae_cli.files.images import IMAGE_SUFFIXES
 from stae_cli.files.latents import SUFFIX as LATENT_SUFFIX
 from stae_cli.files.latents import Latent, LatentInfo
+from stae_cli.files.lists import SourceList
 from stae_cli.files.manifest import Manifest
 from stae_cli.files.naming import Planned
 from stae_cli.files.prep import Prep
@@ -30,6 +31,7 @@ from stae_cli.files.record import FILES, SHARDS, RunRecord, settle_record
 from stae_cli.files.shares import Share
 from stae_cli.files.sources import list_sources
 from stae_cli.files.storing import Expected, FileStorage, Job, ShardStorage, Storage, Written
+from stae_cli.files.uploads import destination_at
 from stae_cli.files.writebehind import WriteBehind
 from stae_cli.pipeline.reading import READ_AHEAD_BYTES, Picture, read_picture, source_state
 from stae_cli.pipeline.report import Report, problem_or
@@ -107,16 +109,28 @@ class EncodePlan:
         return [i for i in range(len(self.units)) if self.settings.share.takes(i)]
 
 
-def plan_encode(sources: Sequence[Path], dest: Path, settings: EncodeSettings) -> EncodePlan:
+def plan_encode(
+    sources: Sequence[Path | str],
+    dest: Path | str,
+    settings: EncodeSettings,
+    *,
+    listed: SourceList | None = None,
+) -> EncodePlan:
     """Finds the images, names their outputs, cuts the run into units and prepares DEST.
+
+    Args:
+        sources: files, folders, tars or URLs of either.
+        dest: a folder or a URL.
+        settings: of the run.
+        listed: more files.
 
     Raises:
         UsageError: a missing source, DEST inside a source or a file, colliding outputs.
         StaeError: no images found, or DEST cannot be written to.
     """
-    listing = list_sources(sources, dest, suffixes=IMAGE_SUFFIXES, with_tars=True)
+    destination = destination_at(dest)
+    listing = list_sources(sources, dest, suffixes=IMAGE_SUFFIXES, with_tars=True, listed=listed)
     outputs, units = cut_units(listing, settings.layout)
-    destination = FolderDestination(dest)
     destination.prepare()
     return EncodePlan(
         outputs,

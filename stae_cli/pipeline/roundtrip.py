@@ -14,7 +14,7 @@ import numpy as np
 from stae_cli.batching import pack
 from stae_cli.files.buffers import Buffers, Pixels
 from stae_cli.files.comparison import comparison
-from stae_cli.files.destination import Destination, FolderDestination
+from stae_cli.files.destination import Destination
 from stae_cli.files.entries import Problem
 from stae_cli.files.failures import write_failures
 from stae_cli.files.images import IMAGE_SUFFIXES
@@ -23,6 +23,7 @@ from stae_cli.files.pictures import write_picture
 from stae_cli.files.prep import Prep
 from stae_cli.files.readahead import Reserve, read_ahead
 from stae_cli.files.sources import list_sources
+from stae_cli.files.uploads import local_folder
 from stae_cli.files.writebehind import WriteBehind
 from stae_cli.metrics import Overall, Score, compare, overall
 from stae_cli.pipeline.reading import READ_AHEAD_BYTES, Picture, read_picture
@@ -83,7 +84,7 @@ class RoundtripReport(Report):
 
 
 def plan_roundtrip(
-    sources: Sequence[Path], dest: Path, settings: RoundtripSettings
+    sources: Sequence[Path | str], dest: Path | str, settings: RoundtripSettings
 ) -> RoundtripPlan:
     """Finds the images, names their outputs by their whole keys, and prepares DEST.
 
@@ -91,9 +92,9 @@ def plan_roundtrip(
         UsageError: a missing source, DEST inside a source or a file, colliding outputs.
         StaeError: no images found, or DEST cannot be written to.
     """
+    destination = local_folder(dest)
     listing = list_sources(sources, dest, suffixes=IMAGE_SUFFIXES)
     outputs = plan_outputs(listing.entries, "", keep_extension=True)
-    destination = FolderDestination(dest)
     destination.prepare()
     return RoundtripPlan(outputs, listing.problems, listing.passed_over, destination, settings)
 

@@ -75,7 +75,9 @@ def decode(
         from stae_cli.model.pixels import PixelCodec
 
         place = pick_device(device)
-        checkpoint = load_that_made(plan.weights, plan.weights_sha256, asked=weights)
+        checkpoint = load_that_made(
+            plan.weights, plan.weights_sha256, architecture=plan.architecture, asked=weights
+        )
         codec = PixelCodec(
             checkpoint.model(),
             device=place,

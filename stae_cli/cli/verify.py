@@ -109,7 +109,12 @@ def _codec(found: Verification, weights: str | None, device: str, dtype: Dtype) 
     made_with = found.made_with
     assert made_with is not None  # there is a sample of latents
     place = pick_device(device)
-    checkpoint = load_that_made(made_with.weights, made_with.weights_sha256, asked=weights)
+    checkpoint = load_that_made(
+        made_with.weights,
+        made_with.weights_sha256,
+        architecture=made_with.architecture,
+        asked=weights,
+    )
     return PixelCodec(checkpoint.model(), device=place, dtype=parse_dtype(dtype))
 
 

@@ -123,8 +123,16 @@ def load_recorded(name: str, recorded_fingerprint: str) -> Checkpoint:
     return checkpoint
 
 
-def load_that_made(name: str, recorded_fingerprint: str, *, asked: str | None) -> Checkpoint:
+def load_that_made(
+    name: str, recorded_fingerprint: str, *, architecture: str, asked: str | None
+) -> Checkpoint:
     """The checkpoint that is asked for, if latents were made with it; else the one they record.
+
+    Args:
+        name: of the checkpoint, as the latents record it.
+        recorded_fingerprint: likewise.
+        architecture: likewise, for the message.
+        asked: what `--weights` says, if anything.
 
     Raises:
         UsageError: a malformed `hf://` name.
@@ -134,9 +142,13 @@ def load_that_made(name: str, recorded_fingerprint: str, *, asked: str | None) -
         return load_recorded(name, recorded_fingerprint)
     checkpoint = load_checkpoint(asked)
     if checkpoint.fingerprint != recorded_fingerprint:
+        made_with, given = recorded_fingerprint[:12], checkpoint.fingerprint[:12]
+        if not checkpoint.architecture.is_named(architecture):
+            made_with += f", {architecture}"
+            given += f", {checkpoint.architecture.describe()}"
         raise CheckpointError(
-            f"the latents were made with `{name}` ({recorded_fingerprint[:12]}), "
-            f"not with `{checkpoint.name}` ({checkpoint.fingerprint[:12]})",
+            f"the latents were made with `{name}` ({made_with}), "
+            f"not with `{checkpoint.name}` ({given})",
             "give the checkpoint they were made with, or leave `--weights` away",
         )
     return checkpoint

@@ -106,6 +106,7 @@ class _Stages:
         self.codec, self.threads = codec, threads
         self.patch = codec.architecture.downsample
         self.destination = FolderDestination(folder / "alone")
+        self.destination.prepare()
         tiny = Buffers().take(4 * self.patch, 4 * self.patch)
         codec.decode_pixels([z for z in codec.encode_pixels([tiny]) if z is not None])  # warms up
 

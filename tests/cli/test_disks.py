@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from stae_cli import Codec
 from stae_cli.files import destination
 from stae_cli.files.entries import FileEntry
 from stae_cli.files.stored import list_latents
+from stae_cli.model.pixels import PixelCodec
 from tests.pictures import noise
 
 LAYOUTS = {"files": [], "shards": ["--shard-size", 8]}
@@ -83,13 +83,13 @@ def test_a_full_disk_stops_the_run_and_a_rerun_completes_it(stae, photos, tiny, 
 def test_a_dest_that_is_removed_is_told_and_not_made_again(
     stae, photos, tiny, tmp_path, monkeypatch, layout
 ):
-    out, encode_pixels = tmp_path / "out", Codec.encode_pixels
+    out, encode_pixels = tmp_path / "out", PixelCodec.encode_pixels
 
     def removed(self, pictures):
         shutil.rmtree(out, ignore_errors=True)
         return encode_pixels(self, pictures)
 
-    monkeypatch.setattr(Codec, "encode_pixels", removed)
+    monkeypatch.setattr(PixelCodec, "encode_pixels", removed)
     ran = stae("encode", photos, out, "--weights", tiny, *LAYOUTS[layout])
     ran.assert_fails(1, "cannot write", "check DEST")
     assert not out.exists()
@@ -157,7 +157,7 @@ def test_latents_stay_when_their_sources_cannot_be_read(
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_dest_that_becomes_read_only_is_told(stae, photos, tiny, tmp_path, monkeypatch, layout):
     options = ["--weights", tiny, "--batch-patches", 600, *LAYOUTS[layout]]
-    encode_pixels, calls = Codec.encode_pixels, []
+    encode_pixels, calls = PixelCodec.encode_pixels, []
     with mounted(tmp_path / "disk", "-t", "tmpfs", "-o", "size=4m", "none") as disk:
 
         def locking(self, pictures):
@@ -170,7 +170,7 @@ def test_a_dest_that_becomes_read_only_is_told(stae, photos, tiny, tmp_path, mon
                     assert process < 199
             return encode_pixels(self, pictures)
 
-        monkeypatch.setattr(Codec, "encode_pixels", locking)
+        monkeypatch.setattr(PixelCodec, "encode_pixels", locking)
         ran = stae("encode", photos, disk / "out", *options)
         ran.assert_fails(1, "Read-only file system", "check DEST")
         subprocess.run(["mount", "-o", "remount,rw", disk], check=True)

@@ -18,7 +18,7 @@ from stae_cli.files.keys import check_key
 from stae_cli.files.latents import LatentInfo, latent_bytes, write_latent
 from stae_cli.files.shards import write_shard
 from stae_cli.files.stored import stored_in
-from stae_cli.files.tars import members, tar_at
+from stae_cli.files.tars import members, tar_of
 from tests.files.test_latents import INFO
 
 SHAPE = (16, 2, 3)
@@ -177,7 +177,7 @@ def test_any_member_of_a_tar_leads_into_dest_or_is_refused(parts, kind, tar_name
             tar.addfile(info, io.BytesIO())
         except (ValueError, UnicodeError):
             return  # Python does not write such a name
-    for found in members(tar_at(tar_name, path), suffixes={".jpg"}):
+    for found in members(tar_of(FileEntry(tar_name, path)), suffixes={".jpg"}):
         if isinstance(found, Problem):
             continue
         assert kind == tarfile.REGTYPE
@@ -201,7 +201,7 @@ def test_mutated_tars_are_read_or_refused(data, tmp_path_factory):
     if data.draw(st.booleans()):
         repair_checksums(blob)
     path.write_bytes(blob)
-    for found in members(tar_at("t.tar", path), suffixes={".jpg"}):
+    for found in members(tar_of(FileEntry("t.tar", path)), suffixes={".jpg"}):
         if not isinstance(found, Problem):
             assert leads_inside(Path("/nowhere/dest"), found.key)
             try:

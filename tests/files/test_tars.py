@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stae_cli.errors import InputError
-from stae_cli.files.entries import Problem
-from stae_cli.files.tars import Tar, members, tar_at
+from stae_cli.files.entries import FileEntry, Problem
+from stae_cli.files.tars import FileTar, members, tar_of
 
 SUFFIXES = [".jpg", ".png"]
 
@@ -38,7 +38,7 @@ def special(name, kind, target=""):
 def found(path, prefix="t"):
     """The bytes of each member by key, and the reason of each problem."""
     entries, problems = {}, {}
-    for item in members(Tar(prefix, path), suffixes=SUFFIXES):
+    for item in members(FileTar(prefix, path), suffixes=SUFFIXES):
         if isinstance(item, Problem):
             problems[item.key] = item.reason
         else:
@@ -52,7 +52,7 @@ def test_members_in_their_order_under_the_tars_name(path):
     make(path, [("b.jpg", b"1"), ("./a/c.PNG", b"22"), ("a/c.json", b"{}"), ("a.b.jpg", b"")])
     assert found(path) == ({"t/b.jpg": b"1", "t/a/c.PNG": b"22", "t/a.b.jpg": b""}, {})
     assert list(found(path)[0]) == ["t/b.jpg", "t/a/c.PNG", "t/a.b.jpg"]
-    assert tar_at("sub/x.TAR", path).prefix == "sub/x"
+    assert tar_of(FileEntry("sub/x.TAR", path)).prefix == "sub/x"
 
 
 @pytest.mark.parametrize("format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
@@ -131,14 +131,14 @@ def test_impossible_sizes_end_and_take_no_memory(path, size, kind):
     info.size, info.type = size, kind
     block = info.tobuf(tarfile.GNU_FORMAT)
     path.write_bytes(block + b"12 size=-99\n" + bytes(500) + bytes(1024))
-    seen = list(members(Tar("t", path), suffixes=SUFFIXES))
+    seen = list(members(FileTar("t", path), suffixes=SUFFIXES))
     assert seen
     assert all(isinstance(item, Problem) for item in seen)
 
 
 def test_a_tar_that_shrinks_after_it_was_listed(path):
     make(path, [("a.jpg", b"1" * 3000)])
-    (entry,) = members(Tar("t", path), suffixes=SUFFIXES)
+    (entry,) = members(FileTar("t", path), suffixes=SUFFIXES)
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(InputError, match="truncated"):
         entry.open()
@@ -159,7 +159,7 @@ def test_mutated_tars_are_read_or_listed(data, tmp_path_factory):
             if block[257:262] == b"ustar":
                 blob[begin + 148 : begin + 155] = b"%06o\0" % tarfile.calc_chksums(block)[0]
     path.write_bytes(blob)
-    for item in members(Tar("t", path), suffixes=SUFFIXES):
+    for item in members(FileTar("t", path), suffixes=SUFFIXES):
         if not isinstance(item, Problem):
             assert ".." not in item.key.split("/")
             with contextlib.suppress(InputError):

@@ -33,7 +33,12 @@ def jail(tmp_path):
 def test_decoding_a_hostile_shard_writes_nothing_outside(stae, tiny, jail, key):
     place, outside = jail
     write_hostile_shard(place / "in" / "bad.safetensors", key)
-    info = replace(INFO, weights_sha256=read_checkpoint(tiny, name="tiny").fingerprint)
+    checkpoint = read_checkpoint(tiny, name="tiny")
+    info = replace(
+        INFO,
+        weights_sha256=checkpoint.fingerprint,
+        architecture=checkpoint.architecture.describe(),
+    )
     write_shard(
         place / "in" / "good.safetensors", [("fine", info, SHAPE, "float16")],
         [latent_bytes(LATENT)],

@@ -56,10 +56,16 @@ def objects(fs, path):
     return {name.removeprefix(path): fs.cat_file(name) for name in fs.find(path)}
 
 
+def made_at(fs):
+    """When each shard was made; the manifest is written anew by every run."""
+    return {name: fs.info(name)["created"] for name in fs.find("/out") if "shard" in name}
+
+
 def test_latents_on_a_store_are_those_of_a_folder(stae, photos, memory, tiny, tmp_path):
     ran = stae("encode", photos, "memory://out/latents", "--weights", tiny, "--json")
     assert (ran.code, ran.json["done"], ran.json["dest"]) == (0, 9, "memory://out/latents")
-    assert set(objects(memory, "/out/latents")) == {"/stae.json", "/shard-00000.safetensors"}
+    names = {"/stae.json", "/manifest.jsonl", "/shard-00000.safetensors"}
+    assert set(objects(memory, "/out/latents")) == names
     stae("encode", photos, tmp_path / "local", "--weights", tiny, "--shard-size", 256)
     local = (tmp_path / "local" / "shard-00000.safetensors").read_bytes()
     assert objects(memory, "/out/latents")["/shard-00000.safetensors"] == local
@@ -82,15 +88,15 @@ def test_a_finished_run_is_skipped_and_a_changed_object_is_not(stae, photos, mem
     command = ("encode", "memory://in", "memory://out", "--weights", tiny, "--json")
     assert stae(*command, "--shard-size", 4).json["done"] == 9
     before = objects(memory, "/out")
-    made = {name: memory.info(name)["created"] for name in memory.find("/out")}
+    made = made_at(memory)
     again = stae(*command, "--shard-size", 4)
     assert (again.json["done"], again.json["skipped"]) == (0, 9)
-    assert {name: memory.info(name)["created"] for name in memory.find("/out")} == made
+    assert made_at(memory) == made
     memory.pipe_file("/in/p0.png", memory.cat_file("/in/p0.png"))  # the same bytes, a new object
     third = stae(*command, "--shard-size", 4)
     assert (third.json["done"], third.json["skipped"]) == (1, 8)
     changed = {name for name, data in objects(memory, "/out").items() if data != before[name]}
-    assert changed == {"/shard-00000.safetensors"}
+    assert changed == {"/shard-00000.safetensors", "/manifest.jsonl"}
     memory.rm("/out/shard-00001.safetensors")
     assert stae(*command, "--shard-size", 4).json["done"] == 4
 
@@ -255,7 +261,7 @@ def test_s3_to_s3_and_back(stae, photos, s3, tiny, tmp_path):
     command = ("encode", "s3://bucket/in", "s3://bucket/out", "--weights", tiny, "--json")
     ran = stae(*command, "--shard-size", 5)
     assert (ran.code, ran.json["done"]) == (0, 10), ran.err
-    expected = {"stae.json", "more/shard-00000.safetensors"}
+    expected = {"stae.json", "manifest.jsonl", "more/shard-00000.safetensors"}
     expected |= {f"shard-0000{number}.safetensors" for number in range(2)}
     assert {name.removeprefix("bucket/out/") for name in s3.find("bucket/out")} == expected
     stae("encode", photos, tmp_path / "local", "--weights", tiny)

@@ -80,6 +80,9 @@ def test_latents_from_the_cache_train_as_well(stae, train, photos, tiny, other_t
 
 def test_a_network_of_two_stages_trains_and_draws_as_well(stae, train, photos, tutorial, tmp_path):
     """A token is 2x2 positions here too: 64x64 pixels, 4 times as many numbers as there."""
+    for path in photos.rglob("*.png"):
+        with Image.open(path) as image:
+            image.resize((4 * image.width, 4 * image.height)).save(path)
     sizes = Architecture("two", width=32, head_width=8, second=SecondStage(64))
     write_checkpoint(two := tmp_path / "two.safetensors", seeded_tensors(sizes), sizes, {})
     model, losses = train("--weights", two, "--short-side", 64, steps=20)

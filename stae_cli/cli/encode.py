@@ -117,8 +117,8 @@ def encode(
     What is done already is skipped, so an interrupted run goes on where it stopped.
     """
     from stae_cli.files.stores import is_url
-    from stae_cli.pipeline.encode import EncodeSettings, plan_encode
     from stae_cli.pipeline.encode import encode as run
+    from stae_cli.pipeline.encodeplan import EncodeSettings, plan_encode
 
     device = local_device(parse_device(device), os.environ)
     stored: Literal["float16", "float32"] = save_dtype.value

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,131 +13,24 @@ from stae_cli import __version__
 from stae_cli.batching import pack
 from stae_cli.errors import StaeError
 from stae_cli.files.buffers import Buffers
-from stae_cli.files.destination import Destination
 from stae_cli.files.entries import Problem
 from stae_cli.files.failures import write_failures
-from stae_cli.files.images import IMAGE_SUFFIXES
-from stae_cli.files.latents import SUFFIX as LATENT_SUFFIX
 from stae_cli.files.latents import Latent, LatentInfo
-from stae_cli.files.lists import SourceList
 from stae_cli.files.manifest import Manifest
-from stae_cli.files.naming import Planned
-from stae_cli.files.prep import Prep
 from stae_cli.files.readahead import Reserve, read_ahead
 from stae_cli.files.record import FILES, SHARDS, RunRecord, settle_record
-from stae_cli.files.shares import Share
-from stae_cli.files.sources import list_sources
 from stae_cli.files.storing import Expected, FileStorage, Job, ShardStorage, Storage, Written
-from stae_cli.files.uploads import destination_at
 from stae_cli.files.writebehind import WriteBehind
+from stae_cli.pipeline.encodeplan import EncodePlan
 from stae_cli.pipeline.reading import READ_AHEAD_BYTES, Picture, read_picture, source_state
 from stae_cli.pipeline.report import Report, problem_or
-from stae_cli.pipeline.units import Layout, Unit, cut_units, shard_name
+from stae_cli.pipeline.units import shard_name
 
 if TYPE_CHECKING:
     from stae_cli.model.checkpoint import Checkpoint
     from stae_cli.model.pixels import PixelCodec
 
 WRITE_BEHIND_BYTES = 64 << 20
-
-
-@dataclass(frozen=True)
-class EncodeSettings:
-    """How a folder is encoded: what is done to the pixels, and how results are kept.
-
-    `shard_size` pictures share a file; 0 gives each one of its own. `share` is this process's
-    part of the run. `strict` ends the run at the first failure.
-    """
-
-    prep: Prep
-    save_dtype: Literal["float16", "float32"] = "float16"
-    shard_size: int = 0
-    keep_extension: bool = False
-    overwrite: bool = False
-    strict: bool = False
-    workers: int | None = None
-    share: Share = field(default_factory=Share)
-
-    @property
-    def layout(self) -> Layout:
-        """How outputs are named."""
-        return Layout(self.shard_size, self.keep_extension)
-
-
-@dataclass(frozen=True)
-class EncodePlan:
-    """Everything that is known before the network is needed.
-
-    `outputs` are those of all listed files; `units` the whole run's, which tars belong to too.
-    """
-
-    outputs: Sequence[Planned]
-    units: Sequence[Unit]
-    tars: Sequence[str]  # the folders of their outputs
-    problems: Sequence[Problem]
-    passed_over: int
-    destination: Destination
-    settings: EncodeSettings
-
-    @property
-    def total(self) -> int | None:
-        """How many inputs this process has; None where tars keep that to themselves."""
-        share, size = self.settings.share, self.settings.layout.unit_size
-        if self.tars:
-            return None
-        mine = [len(self.outputs[i * size : (i + 1) * size]) for i in self._mine()]
-        return sum(mine) + (len(self.problems) if share.rank == 0 else 0)
-
-    def my_units(self) -> list[Unit]:
-        """The units of this process."""
-        return [self.units[index] for index in self._mine()]
-
-    def holds(self, output: str) -> bool:
-        """Whether an output is one of the whole run's, as far as that shows without the tars."""
-        in_tars = any(output.startswith(f"{folder}/") for folder in self.tars)
-        return in_tars or output in self._listed
-
-    @cached_property
-    def _listed(self) -> frozenset[str]:
-        """A set of a million names, made only where it is needed."""
-        return frozenset(planned.output for planned in self.outputs)
-
-    def _mine(self) -> list[int]:
-        return [i for i in range(len(self.units)) if self.settings.share.takes(i)]
-
-
-def plan_encode(
-    sources: Sequence[Path | str],
-    dest: Path | str,
-    settings: EncodeSettings,
-    *,
-    listed: SourceList | None = None,
-) -> EncodePlan:
-    """Finds the images, names their outputs, cuts the run into units and prepares DEST.
-
-    Args:
-        sources: files, folders, tars or URLs of either.
-        dest: a folder or a URL.
-        settings: of the run.
-        listed: more files.
-
-    Raises:
-        UsageError: a missing source, DEST inside a source or a file, colliding outputs.
-        StaeError: no images found, or DEST cannot be written to.
-    """
-    destination = destination_at(dest)
-    listing = list_sources(sources, dest, suffixes=IMAGE_SUFFIXES, with_tars=True, listed=listed)
-    outputs, units = cut_units(listing, settings.layout)
-    destination.prepare()
-    return EncodePlan(
-        outputs,
-        units,
-        [tar.prefix for tar in listing.tars],
-        listing.problems,
-        listing.passed_over,
-        destination,
-        settings,
-    )
 
 
 def encode(
@@ -181,7 +71,7 @@ class _Encoding:
         settle_record(
             plan.destination,
             self._record(),
-            is_planned=self._is_planned,
+            is_planned=self.plan.makes,
             overwrite=self.settings.overwrite,
         )
         self._refuse_surplus()
@@ -307,19 +197,11 @@ class _Encoding:
             return Problem(key, "latents exceed float16; use --save-dtype float32")
         return kept
 
-    def _is_planned(self, name: str) -> bool:
-        """Whether DEST's file of this name is an output of the run."""
-        if name.endswith(LATENT_SUFFIX) and any(name.startswith(f"{t}/") for t in self.plan.tars):
-            return True
-        if not self.settings.shard_size:
-            return self.plan.holds(name)
-        return name in {shard_name("", number) for number in range(self._listed_shards)}
-
     def _refuse_surplus(self) -> None:
         """Shards behind the last one are another run's, whose pictures would be there twice."""
         if not self.settings.shard_size:
             return
-        name = shard_name("", self._listed_shards)
+        name = shard_name("", self.plan.listed_shards)
         if self._exists(name):
             raise StaeError(
                 f"`{self.plan.destination.place(name)}` is more than this run's sources need",
@@ -332,10 +214,6 @@ class _Encoding:
         except OSError:
             return False
         return True
-
-    @property
-    def _listed_shards(self) -> int:
-        return -(-len(self.plan.outputs) // self.settings.shard_size)
 
     def _info(self, picture: Picture) -> LatentInfo:
         prepared, architecture = picture.prepared, self.codec.architecture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tempfile
 import threading
+import weakref
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import IO, BinaryIO, cast
@@ -137,6 +138,8 @@ class Fetched:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._lock = file, threading.Lock()
+        # `__del__` would come too late for one in a cycle, whose parts are finalized in any order.
+        weakref.finalize(self, file.close)
 
     def read(self, begin: int, size: int) -> bytes:
         """Bytes of the file; fewer than `size` at its end."""
@@ -152,9 +155,6 @@ class Fetched:
         """The file itself, for one who reads it before anyone else does."""
         self._file.seek(0)
         return nullcontext(self._file)
-
-    def __del__(self) -> None:
-        self._file.close()
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ StaeError                anything below; the command line prints it and exits 1
   InputError             one input cannot be used; a run lists it and goes on
 """
 
+from __future__ import annotations
+
 
 class StaeError(Exception):
     """A failure with a remedy.
@@ -20,6 +22,10 @@ class StaeError(Exception):
         super().__init__(f"{message}; {hint}" if hint else message)
         self.message = message
         self.hint = hint
+
+    def __reduce__(self) -> tuple[type[StaeError], tuple[str, str]]:
+        """Travels between processes."""
+        return type(self), (self.message, self.hint)
 
 
 class UsageError(StaeError):

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from stae_cli.cli.console import progress_bar
+from stae_cli.cli.engine import (
+    Engine,
+    EngineOption,
+    MaxActors,
+    MinActors,
+    RayAddress,
+    parse_place,
+)
 from stae_cli.cli.options import (
     WEIGHTS_HELP,
     AsJson,
     BatchPatches,
     ComputeDtype,
     Dest,
-    Device,
+    Devices,
     Dtype,
     Overwrite,
     Quiet,
     Sources,
     Workers,
-    parse_device,
     parse_dtype,
 )
 from stae_cli.cli.report import finish
@@ -49,11 +58,15 @@ def decode(
     sources: Sources,
     dest: Dest,
     weights: RecordedWeights = None,
-    device: Device = "auto",
+    device: Devices = "auto",
     dtype: ComputeDtype = Dtype.auto,
     format: Annotated[Format, typer.Option(help="File format of the pictures.")] = Format.png,  # noqa: A002
     batch_patches: BatchPatches = None,
     workers: Workers = None,
+    engine: EngineOption = Engine.local,
+    ray_address: RayAddress = None,
+    min_actors: MinActors = 1,
+    max_actors: MaxActors = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -62,28 +75,32 @@ def decode(
 
     What is done already is skipped, so an interrupted run goes on where it stopped.
     """
-    from stae_cli.pipeline.decode import DecodeSettings, plan_decode
-    from stae_cli.pipeline.decode import decode as run
+    from stae_cli.pipeline import decode as running
+    from stae_cli.pipeline.decodeplan import DecodeSettings, plan_decode
 
-    device = parse_device(device)
+    place = parse_place(
+        device, engine, os.environ,
+        address=ray_address, min_actors=min_actors, max_actors=max_actors,
+    )  # fmt: skip
     settings = DecodeSettings(format=format.value, overwrite=overwrite, workers=workers)
     plan = plan_decode(sources, dest, settings)
-    codec = None
+    codec = maker = None
     if plan.outputs:
         from stae_cli.model.checkpoint import load_that_made
-        from stae_cli.model.codec import pick_device
-        from stae_cli.model.pixels import PixelCodec
+        from stae_cli.pipeline.workers import CodecMaker
 
-        place = pick_device(device)
-        checkpoint = load_that_made(
-            plan.weights, plan.weights_sha256, architecture=plan.architecture, asked=weights
-        )
-        codec = PixelCodec(
-            checkpoint.model(),
-            device=place,
-            dtype=parse_dtype(dtype),
-            batch_patches=batch_patches,
-        )
+        load = partial(
+            load_that_made,
+            plan.weights, plan.weights_sha256, architecture=plan.architecture, asked=weights,
+        )  # fmt: skip
+        checkpoint = load()
+        maker = CodecMaker(load, checkpoint.fingerprint, parse_dtype(dtype), batch_patches)
+        if place.workers is None:
+            codec = maker.codec_of(checkpoint, place.device)
     with progress_bar(plan.total, what="decode", quiet=quiet) as advance:
-        report = run(plan, codec, advance=advance)
-    return finish(report, plan, codec, verb="decoded", quiet=quiet, as_json=as_json)
+        if place.workers and maker:
+            report = running.decode_with(place.workers, plan, maker, advance=advance)
+        else:
+            report = running.decode(plan, codec, advance=advance)
+    facts = place.facts(dtype)
+    return finish(report, plan, codec, verb="decoded", quiet=quiet, as_json=as_json, extra=facts)

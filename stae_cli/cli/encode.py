@@ -5,24 +5,32 @@ from __future__ import annotations
 import os
 import sys
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from stae_cli.cli.console import progress_bar
+from stae_cli.cli.engine import (
+    Engine,
+    EngineOption,
+    MaxActors,
+    MinActors,
+    RayAddress,
+    parse_place,
+)
 from stae_cli.cli.options import (
     AsJson,
     BatchPatches,
     ComputeDtype,
-    Device,
+    Devices,
     Dtype,
     KeepExtension,
     Overwrite,
     Quiet,
     Weights,
     Workers,
-    parse_device,
     parse_dtype,
 )
 from stae_cli.cli.prep import (
@@ -35,7 +43,7 @@ from stae_cli.cli.prep import (
     parse_prep,
 )
 from stae_cli.cli.report import finish
-from stae_cli.cli.share import UnitCount, UnitRank, local_device, parse_share
+from stae_cli.cli.share import UnitCount, UnitRank, parse_share
 from stae_cli.errors import UsageError
 from stae_cli.model.weights import DEFAULT_WEIGHTS
 
@@ -90,7 +98,7 @@ def encode(
     sources: ImageSources,
     dest: LatentDest,
     weights: Weights = DEFAULT_WEIGHTS,
-    device: Device = "auto",
+    device: Devices = "auto",
     dtype: ComputeDtype = Dtype.auto,
     save_dtype: Annotated[SaveDtype, typer.Option(help="Store latents in this dtype.")] = (
         SaveDtype.float16
@@ -107,6 +115,10 @@ def encode(
     workers: Workers = None,
     unit_rank: UnitRank = None,
     unit_count: UnitCount = None,
+    engine: EngineOption = Engine.local,
+    ray_address: RayAddress = None,
+    min_actors: MinActors = 1,
+    max_actors: MaxActors = None,
     strict: Strict = False,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -117,10 +129,12 @@ def encode(
     What is done already is skipped, so an interrupted run goes on where it stopped.
     """
     from stae_cli.files.stores import is_url
-    from stae_cli.pipeline.encode import encode as run
     from stae_cli.pipeline.encodeplan import EncodeSettings, plan_encode
 
-    device = local_device(parse_device(device), os.environ)
+    place = parse_place(
+        device, engine, os.environ,
+        address=ray_address, min_actors=min_actors, max_actors=max_actors,
+    )  # fmt: skip
     stored: Literal["float16", "float32"] = save_dtype.value
     settings = EncodeSettings(
         prep=parse_prep(edges, short_side, max_pixels, square, background),
@@ -135,17 +149,25 @@ def encode(
     plan = plan_encode(sources, dest, settings, listed=_listed(sources, from_list))
 
     from stae_cli.model.checkpoint import load_checkpoint
-    from stae_cli.model.codec import pick_device
-    from stae_cli.model.pixels import PixelCodec
+    from stae_cli.pipeline import encode as running
+    from stae_cli.pipeline.workers import CodecMaker
 
-    place = pick_device(device)
     checkpoint = load_checkpoint(weights)
-    codec = PixelCodec(
-        checkpoint.model(), device=place, dtype=parse_dtype(dtype), batch_patches=batch_patches
+    maker = CodecMaker(
+        partial(load_checkpoint, weights),
+        checkpoint.fingerprint,
+        parse_dtype(dtype),
+        batch_patches,
     )
+    codec = None if place.workers else maker.codec_of(checkpoint, place.device)
     with progress_bar(plan.total, what="encode", quiet=quiet) as advance:
-        report = run(plan, checkpoint, codec, advance=advance)
-    return finish(report, plan, codec, verb="encoded", quiet=quiet, as_json=as_json)
+        if place.workers:
+            report = running.encode_with(place.workers, plan, checkpoint, maker, advance=advance)
+        else:
+            assert codec is not None
+            report = running.encode(plan, checkpoint, codec, advance=advance)
+    facts = place.facts(dtype)
+    return finish(report, plan, codec, verb="encoded", quiet=quiet, as_json=as_json, extra=facts)
 
 
 def _listed(sources: list[str], from_list: str | None) -> SourceList | None:

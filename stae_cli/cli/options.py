@@ -50,6 +50,14 @@ ArchitectureName = Annotated[
 Device = Annotated[
     str, typer.Option("--device", metavar="DEVICE", help="auto, cuda, cuda:N, mps or cpu.")
 ]
+Devices = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        help="auto, cuda, cuda:N, mps or cpu; cuda:all, or several with commas: a process on each.",
+    ),
+]
 ComputeDtype = Annotated[
     Dtype, typer.Option("--dtype", help="auto: float16 on CUDA, float32 elsewhere.")
 ]

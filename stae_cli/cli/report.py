@@ -9,7 +9,7 @@ from stae_cli.cli.console import print_error, print_json, print_note, print_warn
 
 if TYPE_CHECKING:
     from stae_cli.model.codec import Codec
-    from stae_cli.pipeline.decode import DecodePlan
+    from stae_cli.pipeline.decodeplan import DecodePlan
     from stae_cli.pipeline.encodeplan import EncodePlan
     from stae_cli.pipeline.report import Report
     from stae_cli.pipeline.roundtrip import RoundtripPlan

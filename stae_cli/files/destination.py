@@ -42,6 +42,14 @@ class Destination(ABC):
     def entry(self, name: str) -> Entry:
         """The output `name`, to be read; it need not be there."""
 
+    def holds(self, name: str) -> bool:
+        """Whether the output `name` is there, and can be reached."""
+        try:
+            self.entry(name).state()
+        except OSError:
+            return False
+        return True
+
     @abstractmethod
     def names(self) -> Iterator[str]:
         """The names of all files there, in a stable order."""
@@ -82,6 +90,10 @@ class FolderDestination(Destination):
         self.folder = folder
         self._made: set[Path] = set()
         self._host = host_name()
+
+    def __reduce__(self) -> tuple[type[FolderDestination], tuple[Path]]:
+        """Travels between machines: there, temporary files bear the other machine's name."""
+        return FolderDestination, (self.folder,)
 
     def prepare(self) -> None:
         if self.folder.exists() and not self.folder.is_dir():

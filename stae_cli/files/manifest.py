@@ -32,10 +32,19 @@ class Manifest:
     def add(self, key: str, shard: str, info: LatentInfo) -> None:
         """Notes one latent of a shard, named relative to DEST."""
         line = {"key": key, "shard": shard, "width": info.width, "height": info.height}
+        self.extend(json.dumps(line).encode() + b"\n")
+
+    def extend(self, lines: bytes) -> None:
+        """Adds lines that are made already, by another process."""
         try:
-            self._lines.write(json.dumps(line).encode() + b"\n")
+            self._lines.write(lines)
         except OSError as error:
             raise self.destination.failure(error, self.name) from error
+
+    def lines(self) -> bytes:
+        """What was added so far, for another process's `extend`."""
+        self._lines.seek(0)
+        return self._lines.read()
 
     def outdate(self) -> None:
         """Takes away what the last run wrote; called before a shard changes."""

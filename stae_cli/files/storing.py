@@ -111,10 +111,6 @@ class Storage(ABC):
         """Notes that a picture needs no more work: saved, found done, or failed."""
 
     @abstractmethod
-    def finish(self) -> None:
-        """Ends a run whose every picture is settled and written."""
-
-    @abstractmethod
     def close(self) -> None:
         """Lets go of what a run that stopped half-way left unwritten."""
 
@@ -139,9 +135,6 @@ class FileStorage(Storage):
         self.writer.submit(latent.nbytes, write)
 
     def settle(self, job: Job) -> None:
-        pass
-
-    def finish(self) -> None:
         pass
 
     def close(self) -> None:
@@ -208,11 +201,7 @@ class ShardStorage(Storage):
         for member in _members(shard):
             self.manifest.add(member.output, shard.name, member.info)
 
-    def finish(self) -> None:
-        self.manifest.write()
-
     def close(self) -> None:
-        self.manifest.close()
         for data in self._waiting:
             data.close()
 

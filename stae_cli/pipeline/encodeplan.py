@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +47,31 @@ class EncodeSettings:
         return Layout(self.shard_size, self.keep_extension)
 
 
+class KnownOutputs:
+    """Whether an output is one of a run's; eight bytes for each, so that it can be sent along.
+
+    Args:
+        outputs: of all listed files.
+        folders: those of the tars, whose outputs count as known.
+    """
+
+    def __init__(self, outputs: Iterable[str] = (), folders: Iterable[str] = ()) -> None:
+        self._digests = array("Q", sorted(map(_digest, outputs)))
+        self._starts = tuple(f"{folder}/" for folder in folders)
+
+    def __contains__(self, output: str) -> bool:
+        if output.startswith(self._starts):
+            return True
+        digest = _digest(output)
+        index = bisect_left(self._digests, digest)
+        return index < len(self._digests) and self._digests[index] == digest
+
+
+def _digest(output: str) -> int:
+    data = output.encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest())
+
+
 @dataclass(frozen=True)
 class EncodePlan:
     """Everything that is known before the network is needed.
@@ -72,17 +100,18 @@ class EncodePlan:
         """The units of this process."""
         return [self.units[index] for index in self._mine()]
 
-    def holds(self, output: str) -> bool:
-        """Whether an output is one of the whole run's, as far as that shows without the tars."""
-        in_tars = any(output.startswith(f"{folder}/") for folder in self.tars)
-        return in_tars or output in self._listed
+    def known(self) -> KnownOutputs:
+        """The outputs of the whole run, for those who make shards; else nobody asks."""
+        if not self.settings.shard_size:
+            return KnownOutputs()
+        return KnownOutputs((planned.output for planned in self.outputs), self.tars)
 
     def makes(self, name: str) -> bool:
         """Whether DEST's file of this name is an output of the run, as far as that shows."""
         if name.endswith(SUFFIX) and any(name.startswith(f"{folder}/") for folder in self.tars):
             return True
         if not self.settings.shard_size:
-            return self.holds(name)
+            return name in self._listed
         return name in {shard_name("", number) for number in range(self.listed_shards)}
 
     @property

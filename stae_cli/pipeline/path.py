@@ -24,9 +24,11 @@ from stae_cli.files.pictures import write_picture
 from stae_cli.files.prep import Prep
 from stae_cli.files.readahead import Reserve, read_ahead
 from stae_cli.files.writebehind import WriteBehind
-from stae_cli.pipeline.decode import Decodable, DecodeSettings, decode, plan_decode
-from stae_cli.pipeline.encode import WRITE_BEHIND_BYTES, encode
+from stae_cli.pipeline.decode import decode
+from stae_cli.pipeline.decodeplan import Decodable, DecodeSettings, plan_decode
+from stae_cli.pipeline.encode import encode
 from stae_cli.pipeline.encodeplan import EncodeSettings, plan_encode
+from stae_cli.pipeline.encoding import WRITE_BEHIND_BYTES
 from stae_cli.pipeline.reading import READ_AHEAD_BYTES, patches_of, read_picture
 from stae_cli.pipeline.units import listed_units
 

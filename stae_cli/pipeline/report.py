@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
-from stae_cli.errors import InputError
+from stae_cli.errors import InputError, StaeError
 from stae_cli.files.entries import Problem
 from stae_cli.files.shares import Share
 from stae_cli.interrupts import Interrupts, held_interrupts
@@ -27,16 +27,36 @@ def problem_or(key: str, read: Callable[[], Item]) -> Item | Problem:
         return Problem(key, f"cannot read it: {error.strerror or error}")
 
 
+@dataclass(frozen=True)
+class Tally:
+    """What became of one part of a run that another process did; small, and can be pickled.
+
+    `manifest` holds lines for the run's manifest; `error` is what ended the part before its time.
+    """
+
+    done: int
+    skipped: int
+    problems: Sequence[Problem]
+    pixels: int
+    bytes_written: int
+    waits: Mapping[Stage, float]
+    manifest: bytes = b""
+    error: StaeError | None = None
+
+
 @dataclass
 class Report:
     """Counts of inputs, and seconds that the run's own thread spent on or waiting for each stage.
 
     Reading and writing go on in other threads meanwhile: a stage's seconds are those in which the
-    run could not go on without it.
+    run could not go on without it. Of a `strict` run the first failure is the end. `stopped` says
+    whether someone else asks for an end.
     """
 
     advance: Callable[[int], None]
     share: Share = field(default_factory=Share)
+    strict: bool = False
+    stopped: Callable[[], bool] = lambda: False
     done: int = 0
     skipped: int = 0
     problems: list[Problem] = field(default_factory=list)
@@ -60,9 +80,42 @@ class Report:
         self.advance(1)
 
     def fail(self, problem: Problem) -> None:
-        """One input gave no output."""
+        """One input gave no output.
+
+        Raises:
+            StaeError: the run is strict.
+        """
         self.problems.append(problem)
         self.advance(1)
+        if self.strict:
+            raise StaeError(
+                f"{problem.key}: {problem.reason}",
+                "mend or move it, or go on past failures without `--strict`",
+            )
+
+    def tally(self, manifest: bytes = b"", error: StaeError | None = None) -> Tally:
+        """The counts so far, for another process's `add`."""
+        return Tally(
+            self.done, self.skipped, self.problems, self.pixels, self.bytes_written, self.waits,
+            manifest, error,
+        )  # fmt: skip
+
+    def add(self, tally: Tally) -> None:
+        """Counts what another process did.
+
+        Raises:
+            StaeError: what ended it.
+        """
+        self.done += tally.done
+        self.skipped += tally.skipped
+        self.problems += tally.problems
+        self.pixels += tally.pixels
+        self.bytes_written += tally.bytes_written
+        for stage, seconds in tally.waits.items():
+            self.waits[stage] += seconds
+        self.advance(tally.done + tally.skipped + len(tally.problems))
+        if tally.error is not None:
+            raise tally.error
 
     def sift(self, results: Iterable[Item | Problem | None]) -> Iterator[Item]:
         """The items among results; problems and skipped ones (None) are counted."""
@@ -108,5 +161,5 @@ class Report:
 
     @property
     def interrupted(self) -> bool:
-        """Whether a signal asks the run to end after what is in flight."""
-        return self._interrupts.signal is not None
+        """Whether a signal or someone else asks the run to end after what is in flight."""
+        return self._interrupts.signal is not None or self.stopped()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from stae_cli.errors import InputError, UsageError
 from stae_cli.files.entries import Entry, Problem
@@ -42,6 +43,8 @@ class Layout:
 
 class Unit:
     """Pictures that one process encodes: some of those listed, or those of a tar.
+
+    It can be pickled, to be encoded elsewhere.
 
     Args:
         first_shard: the number of the first shard.
@@ -115,7 +118,9 @@ def cut_units(listing: Listing, layout: Layout) -> tuple[list[Planned], list[Uni
         listing.entries, layout.suffix, strip=None, keep_extension=layout.keep_extension
     )
     _refuse_shared_folders(planned, listing.tars)
-    within = [Unit(layout, _within(tar, layout), folder=f"{tar.prefix}/") for tar in listing.tars]
+    within = [
+        Unit(layout, partial(_within, tar, layout), folder=f"{tar.prefix}/") for tar in listing.tars
+    ]
     return planned, listed_units(planned, layout) + within
 
 
@@ -123,25 +128,18 @@ def listed_units(planned: Sequence[Planned], layout: Layout) -> list[Unit]:
     """The units of pictures that are known one by one."""
     size = layout.unit_size
     return [
-        Unit(layout, _listed(planned[begin : begin + size]), first_shard=number)
+        Unit(layout, partial(iter, planned[begin : begin + size]), first_shard=number)
         for number, begin in enumerate(range(0, len(planned), size))
     ]
 
 
-def _listed(planned: Sequence[Planned]) -> Callable[[], Iterator[Planned | Problem]]:
-    return lambda: iter(planned)
-
-
-def _within(tar: Tar, layout: Layout) -> Callable[[], Iterator[Planned | Problem]]:
-    def find() -> Iterator[Planned | Problem]:
-        first: dict[str, Entry] = {}
-        try:
-            for found in members(tar, suffixes=IMAGE_SUFFIXES):
-                yield found if isinstance(found, Problem) else _named(found, layout, first)
-        except OSError as error:
-            raise InputError(f"cannot read it: {error.strerror or error}") from error
-
-    return find
+def _within(tar: Tar, layout: Layout) -> Iterator[Planned | Problem]:
+    first: dict[str, Entry] = {}
+    try:
+        for found in members(tar, suffixes=IMAGE_SUFFIXES):
+            yield found if isinstance(found, Problem) else _named(found, layout, first)
+    except OSError as error:
+        raise InputError(f"cannot read it: {error.strerror or error}") from error
 
 
 def _named(entry: Entry, layout: Layout, first: dict[str, Entry]) -> Planned | Problem:

@@ -345,7 +345,7 @@ def test_a_killed_run_goes_on_where_it_stopped(stae, tiny, tmp_path, number, cod
 
 def test_memory_stays_bounded_when_every_size_differs(stae, tiny, tmp_path, monkeypatch):
     """What is read and not yet encoded never exceeds the bounds, however many files there are."""
-    import stae_cli.pipeline.encode as room
+    import stae_cli.pipeline.encoding as room
 
     monkeypatch.setattr(room, "READ_AHEAD_BYTES", 100_000)
     seen = []

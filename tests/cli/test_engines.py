@@ -1,0 +1,343 @@
+"""Runs whose network runs in several processes: one for each device, actors of Ray, torchrun."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from stae_cli import LatentDataset, __version__
+from stae_cli.files.destination import FolderDestination
+from stae_cli.files.prep import Prep
+from stae_cli.files.record import settle_record
+from stae_cli.model.checkpoint import read_checkpoint
+from stae_cli.pipeline import decodeplan, units
+from stae_cli.pipeline.encode import EncodeTask
+from stae_cli.pipeline.encodeplan import EncodeSettings, KnownOutputs
+from stae_cli.pipeline.workers import CodecMaker, Worker
+from tests.pictures import noise, write_photos
+
+LAYOUTS = pytest.mark.parametrize("options", [(), ("--shard-size", 2)], ids=["files", "shards"])
+MANY = 600
+RAY = ("--engine", "ray", "--max-actors", "2")
+posix = pytest.mark.skipif(os.name == "nt", reason="no such signals")
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+    """Nine photos and what is none; units of two."""
+    monkeypatch.setattr(units, "UNIT", 2)
+    monkeypatch.setattr(decodeplan, "PART", 2)
+    photos = write_photos(tmp_path / "source")
+    (photos / "broken.png").write_bytes(b"\x89PNG and nothing else")
+    return photos
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Some hundred tiny images, of which one is broken."""
+    folder = tmp_path_factory.mktemp("many")
+    for number in range(MANY):
+        pixels = noise(48 + number % 9, 40 + number % 7, seed=number)
+        Image.fromarray(pixels).save(folder / f"p{number:03}.png")
+    (folder / "p300.png").write_bytes(b"\x89PNG and nothing else")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(many, tiny, tmp_path_factory):
+    """What one process makes of them."""
+    out = tmp_path_factory.mktemp("whole")
+    with started("encode", many, out, "--weights", tiny) as process:
+        assert process.wait() == 3
+    return content(out)
+
+
+@contextmanager
+def started(*arguments, program=("-m", "stae_cli"), **environment):
+    """A process with its own group, as of a terminal; gone afterwards."""
+    process = subprocess.Popen(
+        [sys.executable, *program, *map(str, arguments)],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=os.name != "nt",
+    )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def content(dest):
+    return {p.relative_to(dest).as_posix(): p.read_bytes() for p in dest.rglob("*.safetensors")}
+
+
+def lines(path):
+    return sorted(path.read_text().splitlines())
+
+
+def wait_for(condition, seconds=90.0):
+    """What the condition gives once it gives anything."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        time.sleep(0.02)
+    raise AssertionError("nothing happened")
+
+
+def outputs_of(dest, least):
+    """Whether so many are there; their times."""
+    found = {path: path.stat().st_mtime_ns for path in dest.rglob("*.safetensors")}
+    return found if len(found) >= least else None
+
+
+def descendants(ancestor):
+    """(process, command line) of all that a process started, and what these did."""
+    parents = {}
+    for place in Path("/proc").iterdir():
+        if place.name.isdecimal():
+            with suppress(OSError):
+                state = (place / "stat").read_text().rpartition(")")[2].split()
+                command = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                parents[int(place.name)] = (int(state[1]), command)
+    below = {ancestor}
+    for _ in range(9):  # generations
+        below |= {process for process, (parent, _) in parents.items() if parent in below}
+    return {process: parents[process][1] for process in below - {ancestor} if process in parents}
+
+
+on_linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
+
+
+@LAYOUTS
+def test_two_processes_make_what_one_does(stae, source, tiny, tmp_path, options):
+    encode = ("encode", source, "--weights", tiny, *options, "--json")
+    one = stae(*encode[:2], tmp_path / "one", *encode[2:])
+    two = stae(*encode[:2], tmp_path / "two", *encode[2:], "--device", "cpu,cpu")
+    assert (one.code, two.code) == (3, 3)
+    for same in ("done", "skipped", "failed", "failures"):
+        assert one.json[same] == two.json[same]
+    assert two.json["device"] == "cpu,cpu"
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+    assert (tmp_path / "two" / "failures.jsonl").exists()
+    assert "broken.png: not an image" in two.err
+    if options:
+        manifests = [lines(tmp_path / name / "manifest.jsonl") for name in ("one", "two")]
+        assert manifests[0] == manifests[1]
+    assert len(LatentDataset(tmp_path / "two")) == 9
+    again = stae(*encode[:2], tmp_path / "two", *encode[2:], "--device", "cpu,cpu")
+    assert (again.json["done"], again.json["skipped"], again.json["failed"]) == (0, 9, 1)
+    pictures = [tmp_path / "pictures", tmp_path / "more pictures"]
+    for folder, device in zip(pictures, ("cpu", "cpu,cpu"), strict=True):
+        ran = stae("decode", tmp_path / "one", folder, "--device", device, "--weights", tiny)
+        assert ran.code == 0, ran.err
+    decoded = [{p.name: p.read_bytes() for p in folder.rglob("*.png")} for folder in pictures]
+    assert len(decoded[0]) == 9
+    assert decoded[0] == decoded[1]
+
+
+def test_a_strict_run_of_two_processes_stops(stae, source, tiny, tmp_path):
+    ran = stae(
+        "encode", source, tmp_path / "out", "--weights", tiny, "--strict", "--device", "cpu,cpu"
+    )
+    ran.assert_fails(1, "broken.png", "--strict")
+    assert "broken.png" in (tmp_path / "out" / "failures.jsonl").read_text()
+
+
+def test_a_shard_of_other_sources_stops_two_processes_too(stae, source, tiny, tmp_path):
+    encode = ("--weights", tiny, "--shard-size", 2, "--device", "cpu,cpu")
+    stae("encode", source, tmp_path / "out", *encode)
+    (source / "p0.png").unlink()
+    (source / "a.png").write_bytes((source / "p1.png").read_bytes())
+    ran = stae("encode", source, tmp_path / "out", *encode)
+    ran.assert_fails(1, "p0", "not among this run's sources")
+
+
+def test_what_workers_cannot_have_is_said(stae, source, tiny, tmp_path, monkeypatch):
+    def encode(*options):
+        return stae("encode", source, tmp_path / "out", "--weights", tiny, *options)
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    encode("--device", "cuda:all").assert_fails(1, "cuda:all", "no CUDA device")
+    encode("--device", "cpu,tpu").assert_fails(2, "tpu")
+    encode("--device", "cuda:0,cuda:1").assert_fails(1, "cuda:", "--device cpu")
+    encode("--max-actors", 2).assert_fails(2, "--engine ray")
+    encode("--engine", "ray", "--device", "cuda:1").assert_fails(2, "cuda:1", "Ray")
+    encode(*RAY, "--min-actors", 3).assert_fails(2, "3 actors", "2 at most")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    encode("--engine", "ray").assert_fails(1, "ray", "stae[ray]")
+
+
+@pytest.fixture
+def task(tiny, tmp_path):
+    """What a worker is told, and how it gets its codec."""
+    checkpoint = read_checkpoint(tiny, name="tiny")
+    destination = FolderDestination(tmp_path / "out")
+    destination.prepare()
+    sha = checkpoint.fingerprint
+    task = EncodeTask(destination, EncodeSettings(Prep()), "tiny", sha, KnownOutputs())
+    settle_record(destination, task.record, is_planned=lambda _: False, overwrite=False)
+    return task, CodecMaker(lambda: checkpoint, sha, None, None)
+
+
+def test_a_worker_elsewhere_refuses_what_is_not_the_same_there(task, other_tiny, tmp_path):
+    task, maker = task
+    unit = units.Unit(units.Layout(), lambda: iter(()))
+    assert Worker(task, maker, "cpu")(unit).error is None
+    other = CodecMaker(
+        lambda: read_checkpoint(other_tiny, name="x"), task.weights_sha256, None, None
+    )
+    assert "another checkpoint" in Worker(task, other, "cpu")(unit).error.message
+    older = Worker(task, maker, "cpu", version="0.0.1")(unit).error
+    assert "0.0.1" in older.message
+    assert __version__ in older.message
+    (tmp_path / "out" / "stae.json").unlink()  # as of another machine's folder of that name
+    assert "not the same DEST" in Worker(task, maker, "cpu")(unit).error.message
+
+
+@posix
+@on_linux
+def test_a_run_goes_on_after_one_of_its_processes_was_killed(many, whole, tiny, tmp_path):
+    dest = tmp_path / "out"
+    command = ("encode", many, dest, "--weights", tiny, "--device", "cpu,cpu")
+    with started(*command) as process:
+        before = wait_for(lambda: outputs_of(dest, 20))
+        children = descendants(process.pid)
+        victim = next(p for p, words in children.items() if "spawn_main" in words)
+        os.kill(victim, signal.SIGKILL)
+        _, error = process.communicate(timeout=60)
+        assert process.returncode == 1, error
+        assert "a process of the run died" in error
+        assert "Traceback" not in error
+    assert len(before) < MANY - 1
+    assert_completes(command, before, whole, dest)
+
+
+@posix
+@on_linux
+def test_ctrl_c_ends_all_processes_in_good_order(many, whole, tiny, tmp_path):
+    dest = tmp_path / "out"
+    command = ("encode", many, dest, "--weights", tiny, "--device", "cpu,cpu")
+    with started(*command) as process:
+        before = wait_for(lambda: outputs_of(dest, 20))
+        children = descendants(process.pid)
+        os.killpg(process.pid, signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+        assert process.returncode == 130, error
+        assert "Traceback" not in error
+        wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
+    assert len(outputs_of(dest, 20)) < MANY - 1
+    assert_completes(command, before, whole, dest)
+
+
+@posix
+@on_linux
+def test_processes_end_with_the_one_that_started_them(many, tiny, tmp_path):
+    dest = tmp_path / "out"
+    with started("encode", many, dest, "--weights", tiny, "--device", "cpu,cpu") as process:
+        wait_for(lambda: outputs_of(dest, 20))
+        children = descendants(process.pid)
+        process.kill()
+        process.wait()
+        wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
+
+
+@posix
+def test_torchrun_with_a_killed_rank_is_completed_by_a_rerun(many, whole, tiny, tmp_path):
+    dest = tmp_path / "out"
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    command = ("-m", "stae_cli", "encode", many, dest, "--weights", tiny)
+    with started(*command, program=launcher) as process:
+        before = wait_for(lambda: outputs_of(dest, 20))
+        ranks = [p for p, words in descendants(process.pid).items() if "stae_cli encode" in words]
+        os.kill(ranks[0], signal.SIGKILL)
+        process.communicate(timeout=90)
+        assert process.returncode != 0
+    assert len(outputs_of(dest, 20)) < MANY - 1
+    with started(*command, program=launcher) as process:
+        process.communicate(timeout=120)
+    assert content(dest) == whole
+    assert all(path.stat().st_mtime_ns == then for path, then in before.items())
+    failures = [json.loads(line) for p in dest.glob("failures-*") for line in lines(p)]
+    assert [failure["source"] for failure in failures] == ["p300.png"]
+
+
+@pytest.fixture(scope="module")
+def ray_starts():
+    """Skips where Ray itself cannot start: no shared memory, say."""
+    pytest.importorskip("ray", reason="needs pip install 'stae[ray]'")
+    program = "import ray; ray.init(num_cpus=1, include_dashboard=False); ray.shutdown()"
+    try:
+        subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=90)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        pytest.skip(f"Ray does not start on this machine: {error}")
+
+
+@posix
+@on_linux
+@pytest.mark.usefixtures("ray_starts")
+def test_ray_completes_a_run_whose_actor_was_killed(many, whole, tiny, tmp_path):
+    dest = tmp_path / "out"
+    with started("encode", many, dest, "--weights", tiny, *RAY, "--json") as process:
+        before = wait_for(lambda: outputs_of(dest, 20))
+        actors = {p for p, words in descendants(process.pid).items() if "ray::MapWorker" in words}
+        os.kill(actors.pop(), signal.SIGKILL)
+        out, error = process.communicate(timeout=120)
+    assert process.returncode == 3, error
+    assert len(before) < MANY - 1
+    report = json.loads(out)
+    assert report["done"] + report["skipped"] == MANY - 1
+    assert report["failures"] == [{"source": "p300.png", "reason": "not an image"}]
+    assert lines(dest / "failures.jsonl") == [json.dumps(report["failures"][0])]
+    assert content(dest) == whole
+    assert "Traceback" not in error
+
+
+@pytest.mark.usefixtures("ray_starts")
+def test_ray_makes_shards_and_pictures_alike(stae, source, tiny, tmp_path):
+    options = ("--weights", tiny, "--shard-size", 2)
+    stae("encode", source, tmp_path / "one", *options)
+    with started("encode", source, tmp_path / "two", *options, *RAY) as process:
+        assert process.wait() == 3
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+    manifests = [lines(tmp_path / name / "manifest.jsonl") for name in ("one", "two")]
+    assert manifests[0] == manifests[1]
+    stae("decode", tmp_path / "one", tmp_path / "pictures", "--weights", tiny)
+    ray = ("decode", tmp_path / "one", tmp_path / "more", "--weights", tiny, *RAY)
+    with started(*ray) as process:
+        assert process.wait() == 0
+    pictures = {p.name: p.read_bytes() for p in (tmp_path / "pictures").rglob("*.png")}
+    assert {p.name: p.read_bytes() for p in (tmp_path / "more").rglob("*.png")} == pictures
+
+
+@pytest.mark.usefixtures("ray_starts")
+def test_a_ray_that_is_not_there_is_said(source, tiny, tmp_path):
+    command = ("encode", source, tmp_path / "out", "--weights", tiny, *RAY)
+    address = ("--ray-address", "127.0.0.1:1")
+    with started(*command, *address) as process:
+        _, error = process.communicate(timeout=120)
+        assert process.returncode == 1, error
+    assert "cannot reach Ray at `127.0.0.1:1`" in error
+    assert "Traceback" not in error
+
+
+def assert_completes(command, before, whole, dest):
+    """The same command again does the rest, and nothing twice."""
+    with started(*command) as process:
+        _, error = process.communicate(timeout=120)
+        assert process.returncode == 3, error
+    assert content(dest) == whole
+    assert all(path.stat().st_mtime_ns == then for path, then in before.items())
+    assert not [p for p in dest.rglob("*") if p.name.endswith(".tmp")]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,7 +17,8 @@ if TYPE_CHECKING:
 
 def stats(
     sources: Annotated[
-        list[Path], typer.Argument(metavar="PATH", help="Latent files, or folders of them.")
+        list[str],
+        typer.Argument(metavar="SOURCE", help="Latent files, folders of them, or URLs."),
     ],
     workers: Workers = None,
     as_json: AsJson = False,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -46,14 +45,15 @@ REMEDIES: dict[Kind, str] = {
     "unreadable": "check these sources and their permissions",
     "failed": "mend or remove these sources, and run the same `stae encode` again",
     "temporary": "wait for runs under way; the next `stae encode` removes what is left of others",
+    "manifest": "run the same `stae encode` again: it writes the manifest anew",
     "differs": "check versions and settings; if they are the same, remove them and encode anew",
 }
 
 
 def verify(
-    dest: Annotated[Path, typer.Argument(metavar="DEST", help="What `stae encode` wrote.")],
+    dest: Annotated[str, typer.Argument(metavar="DEST", help="What `stae encode` wrote.")],
     against: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
             "--against",
             metavar="SOURCE",

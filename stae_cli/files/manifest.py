@@ -8,13 +8,52 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 
+from stae_cli.errors import StaeError
 from stae_cli.files.destination import Destination
+from stae_cli.files.entries import Problem
 from stae_cli.files.latents import LatentInfo
-from stae_cli.files.shares import Share
+from stae_cli.files.shares import Share, is_shared_file
 
 NAME = "manifest"
 MEMORY_BYTES = 16 << 20  # beyond, the lines wait on disk
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What a manifest says of one latent; `manifest` is the name of its file."""
+
+    manifest: str
+    key: str
+    shard: str
+
+
+def read_manifests(destination: Destination) -> Iterator[Line | Problem]:
+    """What all the manifests of DEST say, in no particular order.
+
+    A line that cannot be understood is a problem of its file.
+
+    Raises:
+        StaeError: DEST cannot be read.
+    """
+    for name in destination.top_names():
+        if is_shared_file(name, NAME):
+            try:
+                with destination.entry(name).open() as file:
+                    yield from (_parsed(name, line) for line in file)
+            except OSError as error:
+                place = destination.place(name)
+                raise StaeError(f"cannot read `{place}`: {error.strerror or error}") from error
+
+
+def _parsed(name: str, line: bytes) -> Line | Problem:
+    try:
+        row = json.loads(line)
+        return Line(name, str(row["key"]), str(row["shard"]))
+    except (ValueError, KeyError, TypeError):
+        return Problem(name, "holds a line that cannot be read")
 
 
 class Manifest:

@@ -13,6 +13,7 @@ from stae_cli.files.entries import Entry, Problem, SourceState
 from stae_cli.files.naming import output_name
 from stae_cli.files.readahead import Reserve
 from stae_cli.files.record import FILES, SHARDS
+from stae_cli.files.remote import on_this_machine
 from stae_cli.files.stored import StoredLatent, stored_in
 
 
@@ -68,11 +69,12 @@ def check_file(entry: Entry, reserve: Reserve) -> CheckedFile:
     """
     checked = CheckedFile(entry)
     try:
-        latents = stored_in(entry)
+        here = on_this_machine(entry)
+        latents = stored_in(here)
         checked.size = latents[0].state.size if latents else 0
-        checked.outputs = [_output(stored) for stored in latents]
+        checked.outputs = [_output(stored, entry) for stored in latents]
         reserve(max((stored.size for stored in latents), default=0))
-        with entry.open() as file:
+        with here.open() as file:
             for stored in latents:
                 if not np.isfinite(stored.read_from(file)).all():
                     checked.unsound.append(Problem(stored.label, "it holds NaN or infinity"))
@@ -83,7 +85,7 @@ def check_file(entry: Entry, reserve: Reserve) -> CheckedFile:
     return checked
 
 
-def _output(stored: StoredLatent) -> Output:
+def _output(stored: StoredLatent, file: Entry) -> Output:
     info = stored.info
     made_with = _shared(
         MadeWith(
@@ -96,7 +98,7 @@ def _output(stored: StoredLatent) -> Output:
         )
     )
     state = SourceState(info.source_size, info.source_mtime_ns, info.source_etag)
-    return Output(stored.key, stored.file, info.source, state, made_with)
+    return Output(stored.key, file, info.source, state, made_with)
 
 
 @lru_cache(maxsize=64)

@@ -145,11 +145,8 @@ def _latents_made_with(entry: Entry) -> tuple[str, str, str, str, str] | None:
         first = stored_in(entry)[0]
     except InputError:
         return None
-    in_a_file = first.key + LATENT_SUFFIX == entry.key
-    return (
-        "latents", first.info.weights_sha256, first.info.prep, first.dtype,
-        FILES if in_a_file else SHARDS,
-    )  # fmt: skip
+    layout = FILES if first.is_alone else SHARDS
+    return "latents", first.info.weights_sha256, first.info.prep, first.dtype, layout
 
 
 def _fingerprint(picture_record: str) -> str:

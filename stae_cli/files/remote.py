@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tempfile
 import threading
 import weakref
@@ -133,6 +134,36 @@ class _Parts(io.RawIOBase):
             raise unreachable(entry.place, error) from error
 
 
+def on_this_machine(entry: Entry) -> Entry:
+    """The same input, for one who reads all of it in pieces: an object is fetched whole.
+
+    Raises:
+        InputError: it is not what was listed.
+        OSError: it cannot be read.
+    """
+    return (
+        FetchedObject(entry.key, entry, entry.fetch()) if isinstance(entry, RemoteEntry) else entry
+    )
+
+
+@dataclass(frozen=True)
+class FetchedObject(Entry):
+    """An object that was fetched, in the state in which it was listed."""
+
+    remote: RemoteEntry
+    fetched: Fetched
+
+    @property
+    def place(self) -> str:
+        return self.remote.place
+
+    def state(self) -> SourceState:
+        return self.remote.listed
+
+    def open(self) -> BinaryIO:
+        return self.fetched.reopened()
+
+
 class Fetched:
     """A temporary file that several threads read from; gone with the last who knows it."""
 
@@ -150,6 +181,13 @@ class Fetched:
     def append(self, data: bytes) -> None:
         """Adds bytes at its end."""
         self._file.write(data)
+
+    def reopened(self) -> BinaryIO:
+        """The file once more, at its beginning, for one thread at a time."""
+        self._file.flush()
+        again = os.fdopen(os.dup(self._file.fileno()), "rb")
+        again.seek(0)
+        return again
 
     def whole(self) -> AbstractContextManager[IO[bytes]]:
         """The file itself, for one who reads it before anyone else does."""

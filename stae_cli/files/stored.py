@@ -25,7 +25,8 @@ class StoredLatent:
     """One latent that is on disk, as its header describes it.
 
     `key` is a path with `/`: that of its file without the suffix, or its name in a shard. `file`
-    holds its data from `begin` on, and was in `state` when the header was read.
+    holds its data from `begin` on, and was in `state` when the header was read; `is_alone` says
+    whether it is the latent's own, and no shard.
     """
 
     key: str
@@ -35,16 +36,12 @@ class StoredLatent:
     file: Entry
     state: SourceState
     begin: int
+    is_alone: bool
 
     @property
     def label(self) -> str:
         """How failures name it: its file, and its key in a shard."""
         return self.file.key if self.is_alone else f"{self.file.key}:{self.key}"
-
-    @property
-    def is_alone(self) -> bool:
-        """Whether its file is its own, and no shard."""
-        return self.file.key.lower() == f"{self.key}{SUFFIX}".lower()
 
     @property
     def size(self) -> int:
@@ -131,9 +128,9 @@ def stored_in(entry: Entry) -> list[StoredLatent]:
     if metadata.get("format") == SHARD:
         members = parse_shard(tensors, metadata, data_size=data_size)
         return [
-            StoredLatent(m.key, m.info, m.shape, m.dtype, entry, state, data + m.begin)
+            StoredLatent(m.key, m.info, m.shape, m.dtype, entry, state, data + m.begin, False)
             for m in members
         ]
     header, place = parse_latent(tensors, metadata, data_size=data_size)
     key = entry.key[: -len(SUFFIX)] if entry.key.lower().endswith(SUFFIX) else entry.key
-    return [StoredLatent(key, header.info, place.shape, place.dtype, entry, state, data)]
+    return [StoredLatent(key, header.info, place.shape, place.dtype, entry, state, data, True)]

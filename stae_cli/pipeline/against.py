@@ -11,6 +11,7 @@ from stae_cli.files.images import IMAGE_SUFFIXES
 from stae_cli.files.naming import output_name
 from stae_cli.files.outputs import Output
 from stae_cli.files.readahead import Reserve
+from stae_cli.files.remote import FetchedMember
 from stae_cli.files.sources import Listing
 from stae_cli.files.tars import members
 from stae_cli.pipeline.findings import Finding
@@ -45,7 +46,7 @@ class Against:
         self.outputs, self.broken, self.failures = outputs, broken, failures
         by_trust = sorted(outputs, key=lambda output: output.is_named_after_its_source)
         self.expected = {output.source: output for output in by_trust}
-        self.seen: dict[str, Entry] = {}
+        self.seen: dict[str, str] = {}  # where the source of each key lies; of members, the tar
 
     def compare(self, listing: Listing, *, workers: int | None) -> Iterator[Match | Finding]:
         """Every source whose output is there or not, then every output without a source.
@@ -69,17 +70,14 @@ class Against:
 
     def _is_new(self, entry: Entry) -> bool:
         """Whether this is the first source of its key; tars may name a member twice."""
-        other = self.seen.setdefault(entry.key, entry)
-        if other is entry:
-            return True
-        if (
-            isinstance(other, MemberEntry)
-            and isinstance(entry, MemberEntry)
-            and other.tar == entry.tar
-        ):
-            return False
+        is_member = isinstance(entry, MemberEntry | FetchedMember)
+        place = entry.place.removesuffix(f":{entry.key}") if is_member else entry.place
+        is_new = entry.key not in self.seen
+        other = self.seen.setdefault(entry.key, place)
+        if is_new or (is_member and other == place):
+            return is_new
         raise UsageError(
-            f"`{other.place}` and `{entry.place}` have the same key `{entry.key}`",
+            f"`{other}` and `{place}` have the same key `{entry.key}`",
             "give the sources as they were given to `stae encode`",
         )
 

@@ -18,6 +18,7 @@ Kind = Literal[
     "failed",  # the last run listed it as a failure
     "temporary",  # a file left by a run that was killed
     "differs",  # encoded again, it is another latent
+    "manifest",  # it is absent, or says something else than the shards
 ]
 
 

@@ -17,6 +17,7 @@ from stae_cli.files.latents import Latent
 from stae_cli.files.naming import Planned
 from stae_cli.files.prep import parse_described
 from stae_cli.files.readahead import Reserve
+from stae_cli.files.remote import RemoteEntry
 from stae_cli.files.stored import StoredLatent, stored_in
 from stae_cli.pipeline.against import Match
 from stae_cli.pipeline.findings import Finding
@@ -101,7 +102,9 @@ class _Reader:
         return problem_or(match.output.label, lambda: self._read(match, reserve))
 
     def _read(self, match: Match, reserve: Reserve) -> _Pair:
-        latents = (s for s in self.stored_in(match.output.file) if s.key == match.output.key)
+        file = match.output.file
+        file = file.in_parts() if isinstance(file, RemoteEntry) else file
+        latents = (s for s in self.stored_in(file) if s.key == match.output.key)
         stored = next(latents, None)
         if stored is None:
             raise InputError("it went away while the check was under way")

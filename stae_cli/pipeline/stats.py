@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from stae_cli.errors import InputError, StaeError
 from stae_cli.files.entries import Entry, Problem
 from stae_cli.files.latents import SUFFIX, Latent
 from stae_cli.files.readahead import Reserve
+from stae_cli.files.remote import on_this_machine
 from stae_cli.files.sources import list_sources
 from stae_cli.files.stored import StoredLatent, stored_in
 from stae_cli.pipeline.report import problem_or
@@ -139,9 +140,9 @@ def _ratio(part: float, whole: float) -> float | None:
 
 
 def survey(
-    sources: Sequence[Path], *, workers: int | None = None, advance: Callable[[int], None]
+    sources: Sequence[Path | str], *, workers: int | None = None, advance: Callable[[int], None]
 ) -> Surveyed:
-    """Reads every latent below files and folders once.
+    """Reads every latent below files, folders and URLs once.
 
     Damaged latents, and those that hold NaN or infinity, are listed and left out.
 
@@ -185,22 +186,28 @@ def _read(entry: Entry, reserve: Reserve) -> _File:
 
 
 def _moments_in(entry: Entry, reserve: Reserve) -> _File:
-    stored = stored_in(entry)
+    here = on_this_machine(entry)
+    stored = stored_in(here)
     if not stored:
         return _File(entry)
     reserve(max(latent.size for latent in stored))
     fingerprint = stored[0].info.weights_sha256
     several = next((s for s in stored if s.info.weights_sha256 != fingerprint), None)
     problems: list[Problem] = []
-    parts = list(_parts(entry, stored, problems)) if several is None else []
+    parts = list(_parts(here, stored, problems)) if several is None else []
     return _File(
         entry,
-        first=stored[0],
-        several=several,
+        first=_listed(stored[0], entry),
+        several=several and _listed(several, entry),
         moments=reduce(Moments.__add__, parts) if parts else None,
         latents=len(parts),
         problems=problems,
     )
+
+
+def _listed(stored: StoredLatent, entry: Entry) -> StoredLatent:
+    """The same, which keeps no fetched file from being let go."""
+    return replace(stored, file=entry)
 
 
 def _parts(

@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from stae_cli.errors import StaeError, UsageError
-from stae_cli.files.destination import TEMPORARY, FolderDestination
+from stae_cli.files.destination import TEMPORARY, Destination
 from stae_cli.files.entries import Entry, Problem
 from stae_cli.files.failures import read_failures
 from stae_cli.files.images import IMAGE_SUFFIXES
 from stae_cli.files.latents import SUFFIX
 from stae_cli.files.naming import folded
 from stae_cli.files.outputs import CheckedFile, MadeWith, Output, check_file
-from stae_cli.files.record import NAME, RunRecord, read_record
+from stae_cli.files.record import NAME, SHARDS, RunRecord, read_record
 from stae_cli.files.sources import Listing, list_below, list_sources
+from stae_cli.files.stores import is_url
+from stae_cli.files.uploads import destination_at
 from stae_cli.pipeline.against import Against, Match
 from stae_cli.pipeline.findings import Finding, Kind
+from stae_cli.pipeline.listed import wrong_lines
 from stae_cli.pipeline.reencoding import Reencoded, reencode
 from stae_cli.pipeline.scanning import scanning
 
@@ -37,7 +40,7 @@ class VerifyPlan:
     `sample` sound latents are drawn with `seed`, to be encoded again.
     """
 
-    destination: FolderDestination
+    destination: Destination
     files: Sequence[Entry]
     problems: Sequence[Problem]
     sources: Listing | None
@@ -76,8 +79,8 @@ class Verification:
 
 
 def plan_verify(
-    dest: Path,
-    sources: Sequence[Path],
+    dest: Path | str,
+    sources: Sequence[Path | str],
     *,
     sample: int = 0,
     seed: int = 0,
@@ -86,20 +89,20 @@ def plan_verify(
     """Lists the files of DEST, and the sources as `encode` does.
 
     Raises:
-        UsageError: DEST is no folder, a source is absent, DEST lies inside one, or a sample is
+        UsageError: DEST is not there, a source is absent, DEST lies inside one, or a sample is
             asked for without sources.
-        StaeError: sources are given and there is nothing in them.
+        StaeError: sources are given and there is nothing in them, or a store cannot be reached.
     """
     if sample and not sources:
         raise UsageError("there is nothing to encode again", "give the sources: `--against SOURCE`")
-    if not dest.is_dir():
+    if not is_url(dest) and not Path(dest).is_dir():
         raise UsageError(f"no such folder: `{dest}`", "give the DEST of `stae encode`")
     against = None
     if sources:
         against = list_sources(sources, dest, suffixes=IMAGE_SUFFIXES, with_tars=True)
     listing = list_below([dest], frozenset([SUFFIX]))
     return VerifyPlan(
-        FolderDestination(dest), listing.entries, listing.problems, against, sample, seed, workers
+        destination_at(dest), listing.entries, listing.problems, against, sample, seed, workers
     )
 
 
@@ -161,6 +164,7 @@ class _Verifying:
         self._compare_settings()
         self._find_doubles()
         self._find_temporaries()
+        self._compare_manifests()
         self._compare_sources()
         return found
 
@@ -237,6 +241,12 @@ class _Verifying:
             if TEMPORARY.fullmatch(name.rpartition("/")[2]):
                 reason = "left by a run that was killed, or of one that is under way"
                 self.found.find("temporary", name, reason)
+
+    def _compare_manifests(self) -> None:
+        record = self.found.record
+        if record is not None and record.layout == SHARDS:
+            lines = wrong_lines(self.plan.destination, self.outputs, broken=self.broken)
+            self.found.findings += lines
 
     def _compare_sources(self) -> None:
         """Sources, where given, and what the last run said of them."""

@@ -140,6 +140,37 @@ def test_a_tar_on_a_store(stae, memory, tiny, tmp_path):
     assert "truncated" in cut.err
 
 
+def test_latents_on_a_store_are_verified_and_described(stae, photos, memory, tiny, tmp_path):
+    upload(memory, photos, "/in")
+    with tarfile.open(tmp_path / "t.tar", "w") as file:
+        for name in ("p0.png", "p1.png", "p1.png"):  # the last one twice, as tars may
+            file.add(photos / name, name)
+    memory.put_file(str(tmp_path / "t.tar"), "/in/t.tar")
+    encode = ("encode", "memory://in", "memory://out", "--weights", tiny, "--shard-size", 4)
+    stae(*encode)
+    verify = ("verify", "memory://out", "--against", "memory://in", "--json")
+    ran = stae(*verify, "--reencode", 5, "--weights", tiny)
+    kinds = [row["kind"] for row in ran.json["findings"]]
+    assert kinds == ["failed"]  # the member that is there twice
+    assert (ran.json["latents"], ran.json["sources"]) == (11, 11)
+    assert len(ran.json["reencoded"]) == 5
+    stae("encode", photos, tmp_path / "local", "--weights", tiny)
+    memory.rm("/in/t.tar")
+    for name in memory.find("/out/t"):
+        memory.rm_file(name)
+    there = stae("stats", "memory://out", "--json").json
+    here = stae("stats", tmp_path / "local", "--json").json
+    assert there["mean"] == pytest.approx(here["mean"])
+    assert there["latents"] == here["latents"]
+    shard = memory.cat_file("/out/shard-00001.safetensors")
+    memory.pipe_file("/out/shard-00001.safetensors", shard[:-2])
+    memory.pipe_file("/in/p0.png", png(7))
+    found = {(row["kind"], row["key"]) for row in stae(*verify).json["findings"]}
+    assert ("damaged", "shard-00001.safetensors") in found
+    assert ("stale", "shard-00000.safetensors:p0") in found
+    stae("verify", "memory://nowhere").assert_fails(2, "memory://nowhere")
+
+
 def test_what_stores_cannot_do_is_said(stae, photos, memory, tiny):
     stae("encode", "memory://absent", "memory://out", "--weights", tiny).assert_fails(2, "absent")
     stae("encode", photos, "nosuch://out", "--weights", tiny).assert_fails(2, "nosuch://")

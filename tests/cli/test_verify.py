@@ -152,6 +152,41 @@ def test_what_a_run_left(stae, photos, tiny, tmp_path):
     assert ("failed", "failures-1-of-2.jsonl") in findings(stae("verify", out, "--json"))
 
 
+def test_a_manifest_that_is_wrong(stae, photos, tiny, tmp_path):
+    latents = tmp_path / "latents"
+    stae("encode", photos, latents, "--weights", tiny, "--shard-size", 4)
+    manifest = latents / "manifest.jsonl"
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    rows[0]["shard"] = "shard-00009.safetensors"
+    rows[1]["key"] = "not/there"
+    left_out = rows.pop(2)["key"]
+    lines = [json.dumps(row) for row in rows]
+    manifest.write_text("\n".join([*lines, lines[-1], "{"]) + "\n")
+    ran = stae("verify", latents, "--json")
+    assert {kind for kind, _ in findings(ran)} == {"manifest"}
+    reasons = [row["reason"] for row in ran.json["findings"]]
+    assert sum("shard-00009" in reason for reason in reasons) == 1
+    assert sum("`not/there`" in reason and "in none" in reason for reason in reasons) == 1
+    assert sum(f"no manifest lists `{left_out}`" in reason for reason in reasons) == 1
+    assert sum("twice" in reason for reason in reasons) == 1
+    assert sum("cannot be read" in reason for reason in reasons) == 1
+    manifest.unlink()
+    assert findings(stae("verify", latents, "--json")) == {("manifest", "manifest.jsonl")}
+    stae("encode", photos, latents, "--weights", tiny, "--shard-size", 4)
+    assert findings(stae("verify", latents, "--json")) == set()
+
+
+def test_a_key_that_is_called_like_its_shard(stae, tiny, tmp_path):
+    photo = tmp_path / "photos" / "shard-00000.png"
+    photo.parent.mkdir()
+    Image.fromarray(noise(20, 30)).save(photo)
+    stae("encode", photo.parent, tmp_path / "out", "--weights", tiny, "--shard-size", 4)
+    assert findings(stae("verify", tmp_path / "out", "--against", photo.parent, "--json")) == set()
+    (tmp_path / "out" / "stae.json").unlink()
+    again = stae("encode", photo.parent, tmp_path / "out", "--weights", tiny, "--shard-size", 4)
+    assert (again.code, again.err.count("skipped 1")) == (0, 1)
+
+
 def test_a_tar_and_extensions_that_were_kept(stae, tiny, tmp_path):
     photos = write_photos(tmp_path / "photos", 4)
     with tarfile.open(tmp_path / "set.tar", "w") as tar:

@@ -115,7 +115,7 @@ class FolderDestination(Destination):
         return str(self.path(name) if name else self.folder)
 
     def entry(self, name: str) -> FileEntry:
-        return FileEntry(name, self.path(name))
+        return FileEntry(name, str(self.path(name)))
 
     def names(self) -> Iterator[str]:
         for parent, folders, names in os.walk(self.folder):

@@ -56,16 +56,17 @@ class Entry(ABC):
 
 @dataclass(frozen=True, slots=True)
 class FileEntry(Entry):
-    """A file of this machine."""
+    """A file of this machine; its path as text, since a plan holds millions."""
 
-    path: Path
+    place: str
 
     @property
-    def place(self) -> str:
-        return str(self.path)
+    def path(self) -> Path:
+        """Where it lies."""
+        return Path(self.place)
 
     def state(self) -> SourceState:
-        found = os.stat(self.path)  # noqa: PTH116 (a third faster than Path.stat)
+        found = os.stat(self.place)  # noqa: PTH116 (a third faster than Path.stat)
         if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
             raise InputError("it is a folder or a special file")
         return SourceState(found.st_size, found.st_mtime_ns)

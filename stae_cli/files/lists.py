@@ -34,7 +34,7 @@ class SourceList:
         if ".." in path.parts or "\0" in line:
             return Problem(line, "its path leads out of the list's folder; write it absolute")
         key = path.relative_to(path.anchor) if path.anchor else path
-        return FileEntry(key.as_posix(), self.folder / path)
+        return FileEntry(key.as_posix(), str(self.folder / path))
 
 
 def read_list(file: Path) -> SourceList:

@@ -92,7 +92,7 @@ def _take(
     elif (path := Path(source)).is_dir():
         _walk(path, wanted, listing)
     else:
-        _add(FileEntry(path.name, path), wanted, listing)
+        _add(FileEntry(path.name, str(path)), wanted, listing)
 
 
 def _check_source(source: Path, dest: Path | str | None) -> None:
@@ -136,7 +136,7 @@ def _sort_items(
         if _is_folder(item):
             subfolders.append((f"{prefix}{item.name}/", Path(item.path)))
         elif _suffix(item.name) in wanted and not _is_special(item):
-            _add(FileEntry(prefix + item.name, Path(item.path)), wanted, listing)
+            _add(FileEntry(prefix + item.name, item.path), wanted, listing)
         else:
             listing.passed_over += 1
     return subfolders

@@ -37,7 +37,7 @@ def write(path, keys=KEYS, dtype="float16", **changes):
 
 
 def read(path):
-    return stored_in(FileEntry(path.name, path))
+    return stored_in(FileEntry(path.name, str(path)))
 
 
 @pytest.fixture

@@ -120,7 +120,7 @@ def test_dest_beside_a_file_source_is_fine(photos):
 
 
 def outputs(*keys_, **options):
-    planned = plan_outputs([FileEntry(key, Path(key)) for key in keys_], ".out", **options)
+    planned = plan_outputs([FileEntry(key, key) for key in keys_], ".out", **options)
     return [plan.output for plan in planned]
 
 

@@ -52,7 +52,7 @@ def test_members_in_their_order_under_the_tars_name(path):
     make(path, [("b.jpg", b"1"), ("./a/c.PNG", b"22"), ("a/c.json", b"{}"), ("a.b.jpg", b"")])
     assert found(path) == ({"t/b.jpg": b"1", "t/a/c.PNG": b"22", "t/a.b.jpg": b""}, {})
     assert list(found(path)[0]) == ["t/b.jpg", "t/a/c.PNG", "t/a.b.jpg"]
-    assert tar_of(FileEntry("sub/x.TAR", path)).prefix == "sub/x"
+    assert tar_of(FileEntry("sub/x.TAR", str(path))).prefix == "sub/x"
 
 
 @pytest.mark.parametrize("format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])

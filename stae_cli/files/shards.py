@@ -10,7 +10,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,37 @@ class Member:
     begin: int
 
 
+@dataclass(frozen=True)
+class TarNote:
+    """What each shard of a tar says of the tar: its tag, and how much of it can be encoded.
+
+    With it, a tar on a store that is done need not be fetched again to see that.
+    """
+
+    etag: str
+    pictures: int  # with a shard to be in
+    problems: int  # members that have none
+
+    def text(self) -> str:
+        """As it stands in a shard's metadata."""
+        return json.dumps(asdict(self))
+
+
+def parse_note(text: object) -> TarNote | None:
+    """The note of a shard, or None where there is none that can be understood."""
+    try:
+        values: Any = json.loads(text) if isinstance(text, str) else None
+        return TarNote(str(values["etag"]), int(values["pictures"]), int(values["problems"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
 def write_shard(
-    path: Path, members: Sequence[tuple[str, LatentInfo, Shape, str]], data: Iterable[bytes]
+    path: Path,
+    members: Sequence[tuple[str, LatentInfo, Shape, str]],
+    data: Iterable[bytes],
+    *,
+    note: TarNote | None = None,
 ) -> int:
     """Writes a shard to exactly `path` and returns its size in bytes.
 
@@ -53,6 +82,7 @@ def write_shard(
         path: the file.
         members: key, info, shape and dtype of each latent, at least one.
         data: of each latent, in the same order.
+        note: of the tar that all of them are from.
     """
     infos = {key: info.to_strings() for key, info, _, _ in members}
     common = _common(list(infos.values()))
@@ -62,6 +92,8 @@ def write_shard(
     }
     metadata = {"format": FORMAT, "format_version": FORMAT_VERSION, **common}
     metadata["pictures"] = json.dumps(pictures, separators=(",", ":"))
+    if note is not None:
+        metadata["tar"] = note.text()
     header = header_bytes(metadata, {key: (shape, dtype) for key, _, shape, dtype in members})
     with path.open("wb") as file:
         size = file.write(header)

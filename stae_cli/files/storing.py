@@ -16,7 +16,7 @@ from stae_cli.files.header import ForeignFileError, Shape
 from stae_cli.files.latents import Latent, LatentInfo, latent_bytes, write_latent
 from stae_cli.files.manifest import Manifest
 from stae_cli.files.naming import Planned
-from stae_cli.files.shards import write_shard
+from stae_cli.files.shards import TarNote, write_shard
 from stae_cli.files.stored import StoredLatent, stored_in
 from stae_cli.files.writebehind import WriteBehind
 
@@ -40,13 +40,20 @@ class Expected:
     prep: str
     dtype: Literal["float16", "float32"]
 
-    def made(self, stored: StoredLatent, planned: Planned, state: SourceState) -> bool:
-        """Whether a stored latent was made from this source with these settings."""
+    def matches(self, stored: StoredLatent) -> bool:
+        """Whether a stored latent was made with these settings."""
         info = stored.info
         return (
             info.weights_sha256 == self.weights_sha256
             and info.prep == self.prep
             and stored.dtype == self.dtype
+        )
+
+    def made(self, stored: StoredLatent, planned: Planned, state: SourceState) -> bool:
+        """Whether a stored latent was made from this source with these settings."""
+        info = stored.info
+        return (
+            self.matches(stored)
             and info.source == planned.entry.key
             and SourceState(info.source_size, info.source_mtime_ns, info.source_etag) == state
         )
@@ -69,11 +76,13 @@ class Shard:
 
     `name` is that of its file, `stored` what the file held before, by output; `settled` counts
     the pictures that need no more work. What was stored stays until something fresh replaces it,
-    also where its source can no longer be read.
+    also where its source can no longer be read. `note` is of the tar that it is from, if that can
+    be told from others.
     """
 
     name: str
     planned: Sequence[Planned]
+    note: TarNote | None = None
     stored: dict[str, StoredLatent] | None = None
     fresh: dict[str, Fresh] = field(default_factory=dict)
     settled: int = 0
@@ -229,7 +238,9 @@ class ShardStorage(Storage):
             return Written(0, 0)
         described = [(m.output, m.info, m.shape, m.dtype) for m in members]
         with self.destination.writing(shard.name) as path:
-            size = write_shard(path, described, (member.read() for member in members))
+            size = write_shard(
+                path, described, (member.read() for member in members), note=shard.note
+            )
         if shard.data is not None:
             shard.data.close()
             self._waiting.discard(shard.data)

@@ -29,6 +29,11 @@ class Tar(ABC):
 
     @property
     @abstractmethod
+    def etag(self) -> str:
+        """What tells this tar from later ones of its name, if that costs less than reading it."""
+
+    @property
+    @abstractmethod
     def place(self) -> str:
         """Where it lies, for messages."""
 
@@ -61,6 +66,10 @@ class FileTar(Tar, Archive):
     path: Path
 
     @property
+    def etag(self) -> str:
+        return ""
+
+    @property
     def place(self) -> str:
         return str(self.path)
 
@@ -79,6 +88,10 @@ class RemoteTar(Tar):
     """A tar on a store, fetched whole to a temporary file when it is needed."""
 
     entry: RemoteEntry
+
+    @property
+    def etag(self) -> str:
+        return self.entry.listed.etag
 
     @property
     def place(self) -> str:

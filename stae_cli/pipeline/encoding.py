@@ -15,10 +15,12 @@ from stae_cli.batching import pack
 from stae_cli.files.buffers import Buffers
 from stae_cli.files.destination import Destination
 from stae_cli.files.entries import Problem
+from stae_cli.files.finished import all_stored
 from stae_cli.files.latents import Latent, LatentInfo
 from stae_cli.files.manifest import Manifest
 from stae_cli.files.readahead import Reserve, read_ahead
 from stae_cli.files.record import FILES, SHARDS, RunRecord
+from stae_cli.files.stored import StoredLatent
 from stae_cli.files.storing import Expected, FileStorage, Job, ShardStorage, Storage, Written
 from stae_cli.files.writebehind import WriteBehind
 from stae_cli.pipeline.encodeplan import EncodeSettings, KnownOutputs
@@ -101,6 +103,9 @@ class _Encoding:
     ) -> None:
         self.task, self.settings = task, task.settings
         self.codec, self.report, self.manifest = codec, report, manifest
+        self.expected = Expected(
+            task.weights_sha256, task.settings.prep.describe(), task.settings.save_dtype
+        )
         self.buffers = Buffers()
         self.threads = task.settings.workers or os.cpu_count() or 1
 
@@ -133,9 +138,8 @@ class _Encoding:
                 writer.drain()
 
     def _storage(self, writer: WriteBehind[Written]) -> Storage:
-        task, settings = self.task, self.settings
-        expected = Expected(task.weights_sha256, settings.prep.describe(), settings.save_dtype)
-        if settings.shard_size:
+        task, expected = self.task, self.expected
+        if self.settings.shard_size:
             return ShardStorage(
                 task.destination,
                 expected,
@@ -147,7 +151,34 @@ class _Encoding:
 
     def _jobs(self, units: Sequence[Unit]) -> Iterator[Job | Problem]:
         for unit in units:
-            yield from unit.jobs(self.task.destination.holds)
+            if not self._is_finished(unit):
+                yield from unit.jobs(self.task.destination.holds)
+
+    def _is_finished(self, unit: Unit) -> bool:
+        """Whether this is a tar that need not be fetched; if so, its latents are counted."""
+        settings = self.settings
+        if not (unit.etag and settings.shard_size) or settings.overwrite:
+            return False
+        stored = all_stored(
+            self.task.destination,
+            unit.shard_name,
+            etag=unit.etag,
+            shard_size=settings.shard_size,
+            is_ours=lambda latent: self._made_from(unit, latent),
+        )
+        for latent in stored or ():
+            self.manifest.add(latent.key, latent.file.key, latent.info)
+            self.report.skip()
+        return stored is not None
+
+    def _made_from(self, unit: Unit, stored: StoredLatent) -> bool:
+        info, layout = stored.info, self.settings.layout
+        return (
+            self.expected.matches(stored)
+            and info.source_etag == unit.etag
+            and info.source.startswith(unit.folder)
+            and layout.output(info.source) == stored.key
+        )
 
     def _read(
         self, job: Job | Problem, storage: Storage, reserve: Reserve

@@ -12,6 +12,7 @@ from stae_cli.files.images import IMAGE_SUFFIXES
 from stae_cli.files.keys import is_too_long, problem_of
 from stae_cli.files.latents import SUFFIX
 from stae_cli.files.naming import Planned, folded, output_name, plan_outputs
+from stae_cli.files.shards import TarNote
 from stae_cli.files.sources import Listing
 from stae_cli.files.storing import Job, Shard
 from stae_cli.files.tars import Tar, members
@@ -49,6 +50,7 @@ class Unit:
     Args:
         first_shard: the number of the first shard.
         folder: of the shards, with a `/` behind it, or empty.
+        etag: of the tar, if it has one.
         find: gives the pictures, in order; what cannot be used among them as problems. Raises
             InputError where none can be found.
     """
@@ -60,9 +62,14 @@ class Unit:
         *,
         first_shard: int = 0,
         folder: str = "",
+        etag: str = "",
     ) -> None:
         self.layout, self.find = layout, find
-        self.first_shard, self.folder = first_shard, folder
+        self.first_shard, self.folder, self.etag = first_shard, folder, etag
+
+    def shard_name(self, number: int) -> str:
+        """The name of one of its shards, counted from 0."""
+        return shard_name(self.folder, self.first_shard + number)
 
     def jobs(self, exists: Callable[[str], bool] | None = None) -> Iterator[Job | Problem]:
         """What is to be done, in order.
@@ -84,21 +91,25 @@ class Unit:
 
     def _sharded(self, exists: Callable[[str], bool] | None) -> Iterator[Job | Problem]:
         """Finds all pictures before the first job: a tar that cannot be read changes nothing."""
-        pictures = []
+        pictures, problems = [], 0
         for found in self.find():
             reason = None if isinstance(found, Problem) else problem_of(found.output)
-            if isinstance(found, Problem):
-                yield found
-            elif reason is not None:
-                yield Problem(found.entry.key, f"{reason}, which a shard cannot hold; rename it")
-            else:
+            if isinstance(found, Planned) and reason is None:
                 pictures.append(found)
-        size, number = self.layout.shard_size, self.first_shard
+                continue
+            problems += 1
+            yield (
+                found
+                if isinstance(found, Problem)
+                else Problem(found.entry.key, f"{reason}, which a shard cannot hold; rename it")
+            )
+        note = TarNote(self.etag, len(pictures), problems) if self.etag else None
+        size, number = self.layout.shard_size, 0
         for begin in range(0, len(pictures), size):
-            shard = Shard(shard_name(self.folder, number), pictures[begin : begin + size])
+            shard = Shard(self.shard_name(number), pictures[begin : begin + size], note)
             yield from (Job(planned, shard) for planned in shard.planned)
             number += 1
-        surplus = shard_name(self.folder, number)
+        surplus = self.shard_name(number)
         if self.folder and exists and exists(surplus):
             yield Problem(surplus, "more than its tar needs now; remove it if the tar is sound")
 
@@ -119,7 +130,8 @@ def cut_units(listing: Listing, layout: Layout) -> tuple[list[Planned], list[Uni
     )
     _refuse_shared_folders(planned, listing.tars)
     within = [
-        Unit(layout, partial(_within, tar, layout), folder=f"{tar.prefix}/") for tar in listing.tars
+        Unit(layout, partial(_within, tar, layout), folder=f"{tar.prefix}/", etag=tar.etag)
+        for tar in listing.tars
     ]
     return planned, listed_units(planned, layout) + within
 

@@ -9,6 +9,7 @@ import tarfile
 import pytest
 from PIL import Image
 
+from stae_cli.files.remote import RemoteEntry
 from tests.pictures import noise, write_photos
 
 fsspec = pytest.importorskip("fsspec", reason="needs pip install 'stae[remote]'")
@@ -138,6 +139,66 @@ def test_a_tar_on_a_store(stae, memory, tiny, tmp_path):
     cut = stae(*command)
     assert cut.code == 3
     assert "truncated" in cut.err
+
+
+def tar_with(memory, path, members):
+    """Puts a tar of these names and bytes on the store."""
+    with io.BytesIO() as data:
+        with tarfile.open(fileobj=data, mode="w") as file:
+            for name, content in members.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                file.addfile(info, io.BytesIO(content))
+        memory.pipe_file(path, data.getvalue())
+
+
+def test_a_tar_that_is_done_is_not_fetched_again(stae, memory, tiny, tmp_path, monkeypatch):
+    fetched = []
+    fetch = RemoteEntry.fetch
+
+    def watched(entry):
+        fetched.append(entry.name)
+        return fetch(entry)
+
+    monkeypatch.setattr(RemoteEntry, "fetch", watched)
+
+    def encode(*options):
+        fetched.clear()
+        command = ("encode", "memory://in", "memory://out", "--weights", tiny, "--shard-size", 2)
+        return stae(*command, *options, "--json")
+
+    five = {f"{number}.png": png(number) for number in range(5)}
+    tar_with(memory, "/in/good.tar", five)
+    tar_with(memory, "/in/bad.tar", {**five, "broken.png": b"none"})
+    tar_with(memory, "/in/odd.tar", {**five, "../out.png": png(0)})
+    first = encode()
+    assert sorted(fetched) == ["bad.tar", "good.tar", "odd.tar"]
+    assert (first.json["done"], first.json["failed"]) == (15, 2)
+    before = objects(memory, "/out")
+    again = encode()
+    assert sorted(fetched) == ["bad.tar", "odd.tar"]  # whose failures are to be listed again
+    assert (again.json["skipped"], again.json["failures"]) == (15, first.json["failures"])
+    after = objects(memory, "/out")
+    assert sorted(before["/manifest.jsonl"].splitlines()) == sorted(
+        after["/manifest.jsonl"].splitlines()
+    )
+    assert {n: d for n, d in after.items() if "shard" in n} == {
+        n: d for n, d in before.items() if "shard" in n
+    }
+    memory.rm_file("/out/good/shard-00001.safetensors")
+    assert encode().json["done"] == 2
+    assert "good.tar" in fetched
+    memory.pipe_file(
+        "/out/good/shard-00002.safetensors", after["/good/shard-00002.safetensors"][:-1]
+    )
+    assert encode().json["done"] == 1
+    tar_with(memory, "/in/good.tar", {**five, "1.png": png(9)})  # changed, as its tag tells
+    assert encode().json["done"] == 5
+    assert encode().json["skipped"] == 15
+    assert "good.tar" not in fetched
+    assert encode("--overwrite").json["done"] == 15
+    checked = stae("verify", "memory://out", "--against", "memory://in", "--json").json
+    assert {row["kind"] for row in checked["findings"]} == {"missing", "unreadable"}
 
 
 def test_latents_on_a_store_are_verified_and_described(stae, photos, memory, tiny, tmp_path):

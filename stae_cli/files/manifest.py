@@ -5,11 +5,14 @@ The lines are in no particular order.
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 from stae_cli.errors import StaeError
 from stae_cli.files.destination import Destination
@@ -18,6 +21,7 @@ from stae_cli.files.latents import LatentInfo
 from stae_cli.files.shares import Share, is_shared_file
 
 NAME = "manifest"
+PIECE = 1 << 20  # bytes of a manifest that are asked for at once
 MEMORY_BYTES = 16 << 20  # beyond, the lines wait on disk
 
 
@@ -42,7 +46,10 @@ def read_manifests(destination: Destination) -> Iterator[Line | Problem]:
         if is_shared_file(name, NAME):
             try:
                 with destination.entry(name).open() as file:
-                    yield from (_parsed(name, line) for line in file)
+                    # Objects are read in requests: not one for each line, nor for each byte.
+                    raw = isinstance(file, io.RawIOBase)
+                    lines = io.BufferedReader(cast(io.RawIOBase, file), PIECE) if raw else file
+                    yield from (_parsed(name, line) for line in lines)
             except OSError as error:
                 place = destination.place(name)
                 raise StaeError(f"cannot read `{place}`: {error.strerror or error}") from error
@@ -66,6 +73,7 @@ class Manifest:
     def __init__(self, destination: Destination, share: Share) -> None:
         self.destination, self.share = destination, share
         self._lines = tempfile.SpooledTemporaryFile(MEMORY_BYTES)  # noqa: SIM115
+        weakref.finalize(self, self._lines.close)
         self._outdated = False
 
     def add(self, key: str, shard: str, info: LatentInfo) -> None:
@@ -80,10 +88,16 @@ class Manifest:
         except OSError as error:
             raise self.destination.failure(error, self.name) from error
 
-    def lines(self) -> bytes:
-        """What was added so far, for another process's `extend`."""
-        self._lines.seek(0)
-        return self._lines.read()
+    def take(self) -> bytes:
+        """What was added so far, for another process's `extend`; it is kept no longer."""
+        try:
+            self._lines.seek(0)
+            lines = self._lines.read()
+            self._lines.seek(0)
+            self._lines.truncate()
+        except OSError as error:
+            raise self.destination.failure(error, self.name) from error
+        return lines
 
     def outdate(self) -> None:
         """Takes away what the last run wrote; called before a shard changes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -67,12 +67,13 @@ def read_ahead(
     *,
     threads: int,
     max_bytes: int,
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Yields `read(item, reserve)` for every item, in order, running ahead in threads.
 
     `read` calls `reserve(size)` at most once, before it makes something large. What is read and
     not yet yielded never exceeds `max_bytes`, except for one item that is larger by itself.
-    An exception of `read` is raised here, in its item's place.
+    An exception of `read` is raised here, in its item's place. Close it when it is left early:
+    threads wait for that.
     """
     gate = _ByteGate(max_bytes)
 

@@ -9,7 +9,7 @@ import threading
 import weakref
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import IO, BinaryIO, cast
+from typing import IO, Any, BinaryIO, cast
 
 from stae_cli.errors import InputError
 from stae_cli.files.entries import Entry, SourceState
@@ -123,6 +123,11 @@ class _Parts(io.RawIOBase):
             data = self._head[begin:end]
         self._at += len(data)
         return data
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
     def _part(self, begin: int, end: int) -> bytes:
         entry = self._entry

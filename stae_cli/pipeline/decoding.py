@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -104,10 +105,8 @@ class _Decoding:
         writer = WriteBehind(
             threads=self.threads, max_bytes=WRITE_BEHIND_BYTES, on_written=report.written
         )
-        with writer:
-            results = read_ahead(
-                items, self._read, threads=self.threads, max_bytes=READ_AHEAD_BYTES
-            )
+        ahead = read_ahead(items, self._read, threads=self.threads, max_bytes=READ_AHEAD_BYTES)
+        with writer, closing(ahead) as results:
             units = self.codec.architecture.units
             packs = pack(
                 report.sift(results),

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,9 +69,13 @@ class EncodeTask:
 
     def do(self, part: Unit, codec: PixelCodec, report: Report) -> bytes:
         """Encodes one unit; returns lines for the manifest. Raises what `encode_units` raises."""
-        with closing(Manifest(self.destination, self.settings.share)) as manifest:
-            encode_units(self, [part], codec, report, manifest)
-            return manifest.lines()
+        encode_units(self, [part], codec, report, self._manifest)
+        return self._manifest.take()
+
+    @cached_property
+    def _manifest(self) -> Manifest:
+        """One for all the units of a process, which outdates that of DEST once."""
+        return Manifest(self.destination, self.settings.share)
 
 
 def encode_units(
@@ -116,13 +121,18 @@ class _Encoding:
             max_bytes=WRITE_BEHIND_BYTES,
             on_written=lambda written: report.written(written.size, written.outputs),
         )
-        with closing(self._storage(writer)) as storage, writer:
-            results = read_ahead(
-                self._jobs(units),
-                lambda job, reserve: self._read(job, storage, reserve),
-                threads=self.threads,
-                max_bytes=READ_AHEAD_BYTES,
-            )
+        with (
+            closing(self._storage(writer)) as storage,
+            writer,
+            closing(
+                read_ahead(
+                    self._jobs(units),
+                    lambda job, reserve: self._read(job, storage, reserve),
+                    threads=self.threads,
+                    max_bytes=READ_AHEAD_BYTES,
+                )
+            ) as results,
+        ):
             packs = pack(
                 self._pictures(results, storage),
                 patches=lambda item: item[1].patches,

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -21,6 +21,7 @@ from stae_cli.pipeline.report import Tally
 from stae_cli.pipeline.workers import Worker, Workers
 
 PATIENCE = 0.2  # seconds between looks at whether to stop
+RETRIES = 3  # of a part whose actor dies: it may be the part that kills it
 CPU_THREADS = 2  # one reads while the other waits for the network, on the one core of an actor
 
 
@@ -46,7 +47,9 @@ class RayActors(Workers):
     @property
     def threads(self) -> int:
         gpus = self._devices("GPU")
-        return max(1, self._devices("CPU") // gpus) if self._on_gpus else CPU_THREADS
+        if not self._on_gpus or not gpus:  # those of a cluster that grows on demand are to come
+            return CPU_THREADS
+        return max(1, self._devices("CPU") // gpus)
 
     def tallies(
         self, worker: Worker, parts: Iterable[Any], *, interrupted: Callable[[], bool]
@@ -62,18 +65,21 @@ class RayActors(Workers):
             finally:
                 self._ray.shutdown()  # ends the actors, also in the midst of their parts
 
-    def _results(self, worker: Worker, rows: Sequence[Mapping[str, Any]]) -> Iterator[Any]:
+    def _results(self, worker: Worker, rows: list[dict[str, Any]]) -> Iterator[Any]:
         from ray.data import ActorPoolStrategy, from_items
 
         largest = self.largest or max(
             self.smallest, self._devices("GPU" if self._on_gpus else "CPU")
         )
-        results = from_items(list(rows), override_num_blocks=len(rows)).map_batches(
+        data = from_items(rows, override_num_blocks=len(rows))
+        rows.clear()  # Ray has them now
+        results = data.map_batches(
             _Actor,
             batch_size=1,
             compute=ActorPoolStrategy(min_size=self.smallest, max_size=largest),
             num_gpus=1 if self._on_gpus else 0,
             num_cpus=1,
+            max_task_retries=RETRIES,
             fn_constructor_kwargs={"worker": worker, "folder": os.getcwd()},  # noqa: PTH109
         )
         return iter(results.iter_rows())
@@ -108,7 +114,7 @@ class RayActors(Workers):
                 address=self.address, logging_level=logging.ERROR, log_to_driver=False,
                 include_dashboard=False,
             )  # fmt: skip
-        except (OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # of many kinds, some of them bare
             raise StaeError(
                 f"cannot reach Ray at `{self.address or 'its default address'}`: {error}",
                 "check `--ray-address` and RAY_ADDRESS, that the cluster runs, and whether it "
@@ -138,7 +144,7 @@ class _Actor:
 
 def _knock(address: str | None) -> None:
     """Raises OSError where nobody listens: Ray would try for minutes."""
-    host, _, port = (address or "").rpartition(":")
+    host, _, port = (address or "").replace("[", "").replace("]", "").rpartition(":")
     if host and port.isdecimal() and "/" not in host:
         socket.create_connection((host, int(port)), timeout=10).close()
 
@@ -147,14 +153,19 @@ def _until(interrupted: Callable[[], bool], results: Iterator[Any]) -> Iterator[
     """The tallies out of the rows of results, as long as nobody interrupts."""
     found: queue.Queue[Any] = queue.Queue()
     threading.Thread(target=_collect, args=(results, found), daemon=True).start()
-    while not interrupted():
-        with contextlib.suppress(queue.Empty):
-            row = found.get(timeout=PATIENCE)
-            if row is None:
+    while True:
+        stopping = interrupted()  # what has come already is counted
+        try:
+            row = found.get(timeout=0 if stopping else PATIENCE)
+        except queue.Empty:
+            if stopping:
                 return
-            if isinstance(row, Exception):
-                raise _ended(row) from row
-            yield pickle.loads(row["tally"])  # noqa: S301 (of our own actors)
+            continue
+        if row is None:
+            return
+        if isinstance(row, Exception):
+            raise _ended(row) from row
+        yield pickle.loads(row["tally"])  # noqa: S301 (of our own actors)
 
 
 def _collect(results: Iterator[Any], found: queue.Queue[Any]) -> None:

@@ -7,11 +7,9 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
-from itertools import islice
+from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
 from stae_cli.errors import StaeError
@@ -20,11 +18,10 @@ from stae_cli.pipeline.report import Tally
 from stae_cli.pipeline.workers import Worker, Workers
 
 if TYPE_CHECKING:
-    from multiprocessing import Queue
-    from multiprocessing.synchronize import Event
+    from ctypes import c_byte
 
-AHEAD = 2  # parts for each process, so that none waits for its next
 PATIENCE = 0.2  # seconds between looks at whether to stop
+LAST_PATIENCE = 60.0  # seconds that a process has to end what is in flight
 
 
 class Processes(Workers):
@@ -40,43 +37,79 @@ class Processes(Workers):
     def tallies(
         self, worker: Worker, parts: Iterable[Any], *, interrupted: Callable[[], bool]
     ) -> Iterator[Tally]:
-        count = len(self.devices)
+        stop = multiprocessing.get_context("spawn").RawValue("b", 0)
+        children: list[_Child] = []
+        try:
+            with _blocked_signals():
+                for device in self.devices:
+                    children.append(_Child(worker, device, stop, len(self.devices)))
+            yield from _results(children, iter(parts), stop, interrupted)
+        finally:
+            stop.value = 1
+            for child in children:
+                child.end()
+
+
+class _Child:
+    """One process, and the pipe on which parts go to it and tallies come back.
+
+    Nothing is shared but one byte without a lock: a process that is killed takes nothing along
+    which another one waits for.
+    """
+
+    def __init__(self, worker: Worker, device: str, stop: c_byte, count: int) -> None:
         context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-        devices, stop = context.Queue(), context.Event()
-        for device in self.devices:
-            devices.put(device)
-        with ProcessPoolExecutor(
-            count, mp_context=context, initializer=_start, initargs=(worker, devices, stop, count)
-        ) as pool:
-            try:
-                yield from _results(pool, iter(parts), AHEAD * count, interrupted, stop)
-            except BrokenProcessPool as error:
-                raise StaeError(
-                    "a process of the run died: it was killed, or memory was short",
-                    "run the same command again: it goes on where it stopped",
-                ) from error
-            finally:
-                stop.set()
+        self.pipe, theirs = context.Pipe()
+        worker = replace(worker, device=device)
+        self._process = context.Process(target=_serve, args=(theirs, worker, stop, count))
+        self._process.start()
+        theirs.close()  # so that an end of the process is the end of the pipe
+
+    def give(self, part: Any) -> None:
+        """Sends a part; if the process is dead, that shows where its tally is awaited."""
+        with suppress(OSError):
+            self.pipe.send(part)
+
+    def end(self) -> None:
+        """Waits for the process, but not for ever: what it writes is there whole or not at all."""
+        self.pipe.close()
+        self._process.join(LAST_PATIENCE)
+        self._process.kill()
+        self._process.join()
 
 
 def _results(
-    pool: ProcessPoolExecutor,
+    children: Sequence[_Child],
     parts: Iterator[Any],
-    ahead: int,
+    stop: c_byte,
     interrupted: Callable[[], bool],
-    stop: Event,
 ) -> Iterator[Tally]:
     """The tallies as they come; once interrupted, those of what was begun."""
-    with _blocked_signals():  # the first call starts the processes
-        waiting: set[Future[Tally]] = {pool.submit(_do, part) for part in islice(parts, ahead)}
-    while waiting:
-        done, waiting = wait(waiting, timeout=PATIENCE, return_when=FIRST_COMPLETED)
-        if interrupted():
-            stop.set()
-        else:
-            waiting |= {pool.submit(_do, part) for part in islice(parts, len(done))}
-        for future in done:
-            yield future.result()
+    busy: dict[Any, _Child] = {}
+    for child, part in zip(children, parts, strict=False):
+        child.give(part)
+        busy[child.pipe] = child
+    while busy:
+        ready = wait(list(busy), timeout=PATIENCE)
+        stop.value = stop.value or interrupted()
+        dead = False
+        for pipe in ready:
+            child = busy.pop(pipe)
+            try:
+                tally = child.pipe.recv()
+            except (EOFError, OSError):
+                dead = True
+                continue
+            for part in parts if not stop.value else ():
+                child.give(part)
+                busy[pipe] = child
+                break
+            yield tally
+        if dead:
+            raise StaeError(
+                "a process of the run died: it was killed, or memory was short",
+                "run the same command again: it goes on where it stopped",
+            )
 
 
 @contextmanager
@@ -92,21 +125,19 @@ def _blocked_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-_worker: Worker | None = None  # of this process, once it is one of several
-
-
-def _start(worker: Worker, devices: Queue[str], stop: Event, count: int) -> None:
-    """The beginning of a new process: its own device, and an end when the first process ends."""
-    global _worker
+def _serve(pipe: Connection, worker: Worker, stop: c_byte, count: int) -> None:
+    """The life of a process: parts come and tallies go, until nobody is at the other end."""
     for number in HELD:  # the first process gets them too, and says when to stop
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    device = devices.get()
-    if device == "cpu":
+    if worker.device == "cpu":
         import torch
 
         torch.set_num_threads(max(1, torch.get_num_threads() // count))
-    _worker = replace(worker, device=device, stopped=stop.is_set)
+    worker = replace(worker, stopped=lambda: bool(stop.value))
+    with suppress(EOFError, OSError):
+        while True:
+            pipe.send(worker(pipe.recv()))
 
 
 def _end_with_parent() -> None:
@@ -114,8 +145,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def _do(part: Any) -> Tally:
-    assert _worker is not None
-    return _worker(part)

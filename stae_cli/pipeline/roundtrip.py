@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,10 +148,10 @@ class _Roundtrip:
         writer = WriteBehind(
             threads=self.threads, max_bytes=WRITE_BEHIND_BYTES, on_written=report.written
         )
-        with writer:
-            results = read_ahead(
-                self.plan.outputs, self._read, threads=self.threads, max_bytes=READ_AHEAD_BYTES
-            )
+        ahead = read_ahead(
+            self.plan.outputs, self._read, threads=self.threads, max_bytes=READ_AHEAD_BYTES
+        )
+        with writer, closing(ahead) as results:
             packs = pack(
                 report.sift(results),
                 patches=lambda picture: picture.patches,

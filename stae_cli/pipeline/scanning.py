@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from typing import TypeVar
 
@@ -25,13 +25,14 @@ def scanning(
     It ends early at a signal, which takes its course when the block is over.
     """
     threads = workers or os.cpu_count() or 1
-    with held_interrupts() as interrupts:
-        results = read_ahead(items, look, threads=threads, max_bytes=READ_AHEAD_BYTES)
-        with closing(_until(lambda: interrupts.signal is not None, results)) as heeding:
-            yield heeding
+    with (
+        held_interrupts() as interrupts,
+        closing(read_ahead(items, look, threads=threads, max_bytes=READ_AHEAD_BYTES)) as results,
+    ):
+        yield _until(lambda: interrupts.signal is not None, results)
 
 
-def _until(stop: Callable[[], bool], results: Iterator[Result]) -> Generator[Result, None, None]:
+def _until(stop: Callable[[], bool], results: Iterator[Result]) -> Iterator[Result]:
     for result in results:
         if stop():
             return

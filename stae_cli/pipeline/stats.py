@@ -194,13 +194,15 @@ def _moments_in(entry: Entry, reserve: Reserve) -> _File:
     fingerprint = stored[0].info.weights_sha256
     several = next((s for s in stored if s.info.weights_sha256 != fingerprint), None)
     problems: list[Problem] = []
-    parts = list(_parts(here, stored, problems)) if several is None else []
+    whole, latents = None, 0
+    for moments in _parts(here, stored, problems) if several is None else ():
+        whole, latents = moments if whole is None else whole + moments, latents + 1
     return _File(
         entry,
         first=_listed(stored[0], entry),
         several=several and _listed(several, entry),
-        moments=reduce(Moments.__add__, parts) if parts else None,
-        latents=len(parts),
+        moments=whole,
+        latents=latents,
         problems=problems,
     )
 

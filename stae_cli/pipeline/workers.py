@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from stae_cli import __version__
@@ -106,12 +108,16 @@ class Worker:
         report = Report(
             lambda _: None, strict=self.task.strict, stopped=self.stopped or (lambda: False)
         )
-        manifest, ended = b"", None
+        manifest = b""
+        ended: StaeError | None = None
         try:
             if not report.interrupted:
                 manifest = self.task.do(part, self._codec, report)
         except StaeError as error:
-            ended = error
+            # Anew: the one that was raised holds frames, whose threads would wait for their end.
+            ended = type(error)(error.message, error.hint)
+        except Exception as error:  # noqa: BLE001 (it has to reach the user from here, too)
+            ended = _unexpected(error)
         return report.tally(manifest, ended)
 
     @cached_property
@@ -121,12 +127,21 @@ class Worker:
                 f"stae is {__version__} on a machine of the run, and {self.version} where it began",
                 "install one version everywhere",
             )
-        if read_record(self.task.destination) != self.task.record:
+        record = read_record(self.task.destination)
+        if record is None or self.task.record.differences(record):
             raise StaeError(
                 f"`{self.task.destination.place()}` is not the same DEST on every machine",
                 "give a folder that all of them share, or a URL",
             )
         return self.make_codec.codec(self.device)
+
+
+def _unexpected(error: Exception) -> StaeError:
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return StaeError(
+        f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})",
+        "this should not happen: please report it; what is done is kept",
+    )
 
 
 class Workers(ABC):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -81,21 +82,22 @@ def load_photos(
     def read(item: _Item, reserve: Reserve) -> Pixels | Problem | None:
         return _read(item.entry, crop, reserve)
 
-    results = read_ahead(items, read, threads=threads, max_bytes=READ_AHEAD_BYTES)
-    for number, (item, result) in enumerate(zip(items, results, strict=True)):
-        if isinstance(result, Problem):
-            found.problems.append(result)
-        elif result is None:
-            found.small += 1
-        elif held + result.nbytes > memory:
-            found.left_out = len(items) - number
-            break
-        else:
-            found.sources[item.source].append(result)
-            held += result.nbytes
-            digest.update(
-                f"{item.source}\0{item.entry.key}\0{result.shape}\n".encode(errors="replace")
-            )
+    ahead = read_ahead(items, read, threads=threads, max_bytes=READ_AHEAD_BYTES)
+    with closing(ahead) as results:
+        for number, (item, result) in enumerate(zip(items, results, strict=True)):
+            if isinstance(result, Problem):
+                found.problems.append(result)
+            elif result is None:
+                found.small += 1
+            elif held + result.nbytes > memory:
+                found.left_out = len(items) - number
+                break
+            else:
+                found.sources[item.source].append(result)
+                held += result.nbytes
+                digest.update(
+                    f"{item.source}\0{item.entry.key}\0{result.shape}\n".encode(errors="replace")
+                )
     found.digest = digest.hexdigest()
     _check(found, sources, crop)
     return found

@@ -1,12 +1,15 @@
 """Runs whose network runs in several processes: one for each device, actors of Ray, torchrun."""
 
+import gc
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from stae_cli import LatentDataset, __version__
 from stae_cli.files.destination import FolderDestination
 from stae_cli.files.prep import Prep
 from stae_cli.files.record import settle_record
+from stae_cli.files.sources import list_sources
 from stae_cli.model.checkpoint import read_checkpoint
 from stae_cli.pipeline import decodeplan, units
 from stae_cli.pipeline.encode import EncodeTask
@@ -24,7 +28,7 @@ from stae_cli.pipeline.workers import CodecMaker, Worker
 from tests.pictures import noise, write_photos
 
 LAYOUTS = pytest.mark.parametrize("options", [(), ("--shard-size", 2)], ids=["files", "shards"])
-MANY = 600
+MANY = 1500  # so that none is done before it is struck
 RAY = ("--engine", "ray", "--max-actors", "2")
 posix = pytest.mark.skipif(os.name == "nt", reason="no such signals")
 
@@ -45,8 +49,8 @@ def many(tmp_path_factory):
     folder = tmp_path_factory.mktemp("many")
     for number in range(MANY):
         pixels = noise(48 + number % 9, 40 + number % 7, seed=number)
-        Image.fromarray(pixels).save(folder / f"p{number:03}.png")
-    (folder / "p300.png").write_bytes(b"\x89PNG and nothing else")
+        Image.fromarray(pixels).save(folder / f"p{number:04}.png")
+    (folder / "p0300.png").write_bytes(b"\x89PNG and nothing else")
     return folder
 
 
@@ -200,11 +204,42 @@ def test_a_worker_elsewhere_refuses_what_is_not_the_same_there(task, other_tiny,
         lambda: read_checkpoint(other_tiny, name="x"), task.weights_sha256, None, None
     )
     assert "another checkpoint" in Worker(task, other, "cpu")(unit).error.message
+    named = replace(task, weights="another name of the same")
+    assert Worker(named, maker, "cpu")(unit).error is None
     older = Worker(task, maker, "cpu", version="0.0.1")(unit).error
     assert "0.0.1" in older.message
     assert __version__ in older.message
     (tmp_path / "out" / "stae.json").unlink()  # as of another machine's folder of that name
     assert "not the same DEST" in Worker(task, maker, "cpu")(unit).error.message
+
+
+def test_a_worker_that_stops_leaves_no_thread_waiting(task, tmp_path, monkeypatch):
+    """Threads that wait for their turn to read would keep its process from its end."""
+    task, maker = task
+    monkeypatch.setattr("stae_cli.pipeline.encoding.READ_AHEAD_BYTES", 5000)
+    photos = write_photos(tmp_path / "photos", count=40)
+    (photos / "a.png").write_bytes(b"\x89PNG and nothing else")
+    listing = list_sources([photos], None, suffixes=[".png"])
+    _, (unit,) = units.cut_units(listing, units.Layout())
+    strict = replace(task, settings=replace(task.settings, strict=True))
+    gc.disable()
+    try:
+        tally = Worker(strict, maker, "cpu")(unit)
+        assert "a.png" in tally.error.message
+        assert not [t.name for t in threading.enumerate() if t.name.startswith(("read", "write"))]
+    finally:
+        gc.enable()
+
+
+def test_an_error_nobody_thought_of_reaches_the_user(task):
+    task, maker = task
+
+    def find():
+        raise RuntimeError("the unthinkable")
+        yield
+
+    tally = Worker(task, maker, "cpu")(units.Unit(units.Layout(), find))
+    assert "RuntimeError: the unthinkable (test_engines.py" in tally.error.message
 
 
 @posix
@@ -271,7 +306,7 @@ def test_torchrun_with_a_killed_rank_is_completed_by_a_rerun(many, whole, tiny, 
     assert content(dest) == whole
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())
     failures = [json.loads(line) for p in dest.glob("failures-*") for line in lines(p)]
-    assert [failure["source"] for failure in failures] == ["p300.png"]
+    assert [failure["source"] for failure in failures] == ["p0300.png"]
 
 
 @pytest.fixture(scope="module")
@@ -299,12 +334,13 @@ def test_ray_completes_a_run_whose_actor_was_killed(many, whole, tiny, tmp_path)
     assert len(before) < MANY - 1
     report = json.loads(out)
     assert report["done"] + report["skipped"] == MANY - 1
-    assert report["failures"] == [{"source": "p300.png", "reason": "not an image"}]
+    assert report["failures"] == [{"source": "p0300.png", "reason": "not an image"}]
     assert lines(dest / "failures.jsonl") == [json.dumps(report["failures"][0])]
     assert content(dest) == whole
     assert "Traceback" not in error
 
 
+@posix
 @pytest.mark.usefixtures("ray_starts")
 def test_ray_makes_shards_and_pictures_alike(stae, source, tiny, tmp_path):
     options = ("--weights", tiny, "--shard-size", 2)
@@ -322,6 +358,7 @@ def test_ray_makes_shards_and_pictures_alike(stae, source, tiny, tmp_path):
     assert {p.name: p.read_bytes() for p in (tmp_path / "more").rglob("*.png")} == pictures
 
 
+@posix
 @pytest.mark.usefixtures("ray_starts")
 def test_a_ray_that_is_not_there_is_said(source, tiny, tmp_path):
     command = ("encode", source, tmp_path / "out", "--weights", tiny, *RAY)

@@ -9,7 +9,10 @@ import tarfile
 import pytest
 from PIL import Image
 
+from stae_cli.files.manifest import read_manifests
 from stae_cli.files.remote import RemoteEntry
+from stae_cli.files.stores import Store
+from stae_cli.files.uploads import destination_at
 from tests.pictures import noise, write_photos
 
 fsspec = pytest.importorskip("fsspec", reason="needs pip install 'stae[remote]'")
@@ -139,6 +142,18 @@ def test_a_tar_on_a_store(stae, memory, tiny, tmp_path):
     cut = stae(*command)
     assert cut.code == 3
     assert "truncated" in cut.err
+
+
+def test_a_large_manifest_on_a_store_is_read_in_few_requests(memory, monkeypatch):
+    lines = [
+        json.dumps({"key": f"{n:06}", "shard": "shard-00000.safetensors"}) for n in range(9000)
+    ]
+    memory.pipe_file("/out/manifest.jsonl", "\n".join(lines).encode())
+    requests = []
+    read = Store.read
+    monkeypatch.setattr(Store, "read", lambda *given: requests.append(given) or read(*given))
+    assert len(list(read_manifests(destination_at("memory://out")))) == 9000
+    assert len(requests) <= 3
 
 
 def tar_with(memory, path, members):

@@ -46,7 +46,30 @@ def main() -> None:
         parts += quality(json.loads(path.read_text()))
     for path in sorted(RESULTS.glob("packing-*.json")):
         parts += packing(json.loads(path.read_text()))
+    for path in sorted(RESULTS.glob("family*.json")):
+        parts += family(json.loads(path.read_text()))
     (HERE / "README.md").write_text("\n".join(parts))
+
+
+def family(result: dict) -> list[str]:
+    lines = [
+        "## The family, trained alike",
+        "",
+        f"{result['steps']} steps of {result['batch']} crops of {result['crop']} pixels each, from "
+        f"the linear start, at {result['commit']}; scored on {result['scored_on']}, timed at "
+        "1024x1024.",
+        "",
+        "| network | latent | PSNR dB | SSIM | encoder | decoder | parameters |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        latent = "x".join(map(str, row["latent"]))
+        lines.append(
+            f"| {row['network']} | {latent} | {row['psnr']:.2f} | {row['ssim']:.4f} | "
+            f"{row['encoder_ms']:.0f} ms | {row['decoder_ms']:.0f} ms | "
+            f"{row['parameters'] / 1e6:.1f} M |"
+        )
+    return [*lines, ""]
 
 
 def networks(result: dict, plot: Path) -> list[str]:

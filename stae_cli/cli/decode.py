@@ -87,16 +87,18 @@ def decode(
     codec = maker = None
     if plan.outputs:
         from stae_cli.model.checkpoint import load_that_made
+        from stae_cli.model.codec import pick_device
         from stae_cli.pipeline.workers import CodecMaker
 
         load = partial(
             load_that_made,
             plan.weights, plan.weights_sha256, architecture=plan.architecture, asked=weights,
         )  # fmt: skip
+        chosen = None if place.workers else pick_device(place.device)
         checkpoint = load()
         maker = CodecMaker(load, checkpoint.fingerprint, parse_dtype(dtype), batch_patches)
-        if place.workers is None:
-            codec = maker.codec_of(checkpoint, place.device)
+        if chosen is not None:
+            codec = maker.codec_of(checkpoint, chosen)
     with progress_bar(plan.total, what="decode", quiet=quiet) as advance:
         if place.workers and maker:
             report = running.decode_with(place.workers, plan, maker, advance=advance)

@@ -149,9 +149,11 @@ def encode(
     plan = plan_encode(sources, dest, settings, listed=_listed(sources, from_list))
 
     from stae_cli.model.checkpoint import load_checkpoint
+    from stae_cli.model.codec import pick_device
     from stae_cli.pipeline import encode as running
     from stae_cli.pipeline.workers import CodecMaker
 
+    chosen = None if place.workers else pick_device(place.device)
     checkpoint = load_checkpoint(weights)
     maker = CodecMaker(
         partial(load_checkpoint, weights),
@@ -159,7 +161,7 @@ def encode(
         parse_dtype(dtype),
         batch_patches,
     )
-    codec = None if place.workers else maker.codec_of(checkpoint, place.device)
+    codec = maker.codec_of(checkpoint, chosen) if chosen else None
     with progress_bar(plan.total, what="encode", quiet=quiet) as advance:
         if place.workers:
             report = running.encode_with(place.workers, plan, checkpoint, maker, advance=advance)

@@ -72,7 +72,7 @@ class CodecMaker:
             )
         return self.codec_of(checkpoint, device)
 
-    def codec_of(self, checkpoint: Checkpoint, device: str) -> PixelCodec:
+    def codec_of(self, checkpoint: Checkpoint, device: str | torch.device) -> PixelCodec:
         """The same, of a checkpoint that is loaded already.
 
         Raises:

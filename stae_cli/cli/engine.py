@@ -84,7 +84,6 @@ def parse_place(
     Raises:
         UsageError: options that do not go together, or no such kind of device.
         DeviceError: all CUDA devices, where there is none.
-        StaeError: Ray is not installed.
     """
     if engine is Engine.ray:
         return _on_ray(device, address, min_actors, max_actors)

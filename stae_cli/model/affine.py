@@ -66,11 +66,13 @@ class Placement:
 
     device: torch.device
     dtype: torch.dtype
+    fused: bool = False  # with the kernels of `model.kernels` between the products
 
     def affine(self, weight: Tensor, bias: Tensor) -> Affine:
         """The layer of a float64 weight (outputs, inputs) and bias (outputs,)."""
         placed = self.put(weight)
-        packed = self.device.type == "cpu" and self.dtype == torch.float32 and can_pack()
+        plain = self.device.type == "cpu" and self.dtype == torch.float32 and not self.fused
+        packed = plain and can_pack()
         if packed:
             placed = torch.ops.mkldnn._reorder_linear_weight(placed, PACKED_FOR_ROWS)
         return Affine(placed, self.put(bias), packed)

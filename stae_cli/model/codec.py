@@ -16,6 +16,7 @@ from stae_cli.model.inference import InferenceForm
 from stae_cli.model.packed import PackedLatents
 from stae_cli.model.stupid_ae import StupidAE
 from stae_cli.model.tiling import Piece, rounds
+from stae_cli.model.trial import why_unfused
 
 Result = TypeVar("Result")
 
@@ -63,6 +64,11 @@ class Codec:
         device: where to run; `auto` takes CUDA, then Metal, then the CPU.
         dtype: of weights, activations and results; by default float16 on CUDA, else float32.
         batch_patches: patches of 8x8 pixels that the decoder holds at once; bounds its memory.
+        triton: on CUDA, whether Triton kernels may run between the matrix products; they are
+            compiled on first use, tried, and left out where they do not work (see `unfused`).
+
+    Attributes:
+        unfused: why a CUDA device goes without them and is slower; None where all is well.
 
     Raises:
         DeviceError: the device is absent.
@@ -75,6 +81,7 @@ class Codec:
         device: str | torch.device = "auto",
         dtype: torch.dtype | None = None,
         batch_patches: int | None = None,
+        triton: bool = True,
     ) -> None:
         self.architecture = model.architecture
         self.device = pick_device(device)
@@ -83,7 +90,12 @@ class Codec:
         self.batch_patches = batch_patches or BATCH_PATCHES[self.device.type]
         self.ran_out_of_memory = False  # `batch_patches` is then what it went on with
         self._model = model
-        self._form = InferenceForm(model, device=self.device, dtype=self.dtype)
+        with plain_arithmetic(self.device), torch.no_grad():
+            self.unfused, fused = None, False
+            if self.device.type == "cuda" and triton:
+                self.unfused = why_unfused(self.device, self.dtype)
+                fused = self.unfused is None
+            self._form = InferenceForm(model, device=self.device, dtype=self.dtype, fused=fused)
         self._number = operators.enrol(self)
 
     def normalize(self, latents: Tensor) -> Tensor:

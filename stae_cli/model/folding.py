@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from stae_cli.model.layers import (
     FieldHead,
     Geglu,
     Head,
+    Layer,
     Mixer,
     Pair,
     PointPair,
@@ -29,7 +31,11 @@ from stae_cli.model.stupid_ae import (
     ShuffleDecoder,
     SpatialBlock,
 )
+from stae_cli.model.trial import has_tensor_cores
 from stae_cli.model.winograd import winograd
+
+if TYPE_CHECKING:
+    from stae_cli.model.fused import FusedPair, GegluStep, Stream
 
 
 def _wide(parameter: Tensor) -> Tensor:
@@ -66,8 +72,17 @@ def _conv1x1(conv: torch.nn.Module, place: Placement, norm: RMSNorm | None = Non
     return place.affine(weight, _wide(conv.bias))
 
 
-def fold_geglu(block: GegluBlock, place: Placement) -> Geglu:
-    """A GEGLU block, the norm's weight in gate and act."""
+def fold_geglus(blocks: Sequence[GegluBlock], place: Placement) -> Sequence[Layer]:
+    """GEGLU blocks one after another."""
+    if place.fused:
+        from stae_cli.model.fused import Stack
+
+        return [Stack([_geglu_step(block, place) for block in blocks])]
+    return [_geglu(block, place) for block in blocks]
+
+
+def _geglu(block: GegluBlock, place: Placement) -> Geglu:
+    """The norm's weight in gate and act."""
     up = block.mlp.conv_up
     assert up.bias is not None
     gate, act = (_wide(up.weight).flatten(1) * _wide(block.norm.weight)).chunk(2)
@@ -79,27 +94,60 @@ def fold_geglu(block: GegluBlock, place: Placement) -> Geglu:
     )
 
 
+def _geglu_step(block: GegluBlock, place: Placement) -> GegluStep:
+    from stae_cli.model.fused import GegluStep
+
+    raised = _conv1x1(block.mlp.conv_up, place, block.norm)
+    return GegluStep(raised, _conv1x1(block.mlp.conv_down, place))
+
+
 def fold_pair(spatial: SpatialBlock, geglu: GegluBlock, place: Placement) -> Pair:
     """A spatial block and the GEGLU block behind it."""
     inner = _conv1x1(spatial.mlp[0], place, spatial.norm)
-    return Pair(
-        inner, _mixer(cast(torch.nn.Conv2d, spatial.mlp[2]), place), fold_geglu(geglu, place)
-    )
+    return Pair(inner, _mixer(cast(torch.nn.Conv2d, spatial.mlp[2]), place), _geglu(geglu, place))
 
 
-def fold_point_pair(spatial: SpatialBlock, geglu: GegluBlock, place: Placement) -> PointPair:
-    """The same two blocks where the kernel is 1."""
+def fold_fused_pair(spatial: SpatialBlock, geglu: GegluBlock, place: Placement) -> FusedPair:
+    """The same two blocks with kernels between their products."""
+    from stae_cli.model.fused import FusedPair
+
+    conv = _conv3x3(cast(torch.nn.Conv2d, spatial.mlp[2]), place)
     inner = _conv1x1(spatial.mlp[0], place, spatial.norm)
-    return PointPair(inner, _conv1x1(spatial.mlp[2], place), fold_geglu(geglu, place))
+    return FusedPair(inner, conv.kernel, conv.bias, _geglu_step(geglu, place))
+
+
+def fold_point_pairs(
+    pairs: Sequence[tuple[SpatialBlock, GegluBlock]], place: Placement
+) -> Sequence[Layer]:
+    """Such blocks one after another where the kernel is 1."""
+    if place.fused:
+        from stae_cli.model.fused import PointStep, Stack
+
+        steps: list[Callable[[Stream], None]] = []
+        for spatial, geglu in pairs:
+            inner = _conv1x1(spatial.mlp[0], place, spatial.norm)
+            steps += PointStep(inner, _conv1x1(spatial.mlp[2], place)), _geglu_step(geglu, place)
+        return [Stack(steps)]
+    return [_point_pair(*pair, place) for pair in pairs]
+
+
+def _point_pair(spatial: SpatialBlock, geglu: GegluBlock, place: Placement) -> PointPair:
+    inner = _conv1x1(spatial.mlp[0], place, spatial.norm)
+    return PointPair(inner, _conv1x1(spatial.mlp[2], place), _geglu(geglu, place))
 
 
 def _mixer(conv: torch.nn.Conv2d, place: Placement) -> Mixer:
     """Winograd's transforms pay on the CPU, and cost more digits than half precision has."""
-    assert conv.bias is not None
-    kernel, bias = _wide(conv.weight), _wide(conv.bias)
     if place.device.type == "cpu" and place.dtype == torch.float32:
-        return winograd(kernel, bias, place)
-    return Conv(place.put(kernel).contiguous(memory_format=torch.channels_last), place.put(bias))
+        assert conv.bias is not None
+        return winograd(_wide(conv.weight), _wide(conv.bias), place)
+    return _conv3x3(conv, place)
+
+
+def _conv3x3(conv: torch.nn.Conv2d, place: Placement) -> Conv:
+    assert conv.bias is not None
+    kernel = place.put(_wide(conv.weight)).contiguous(memory_format=torch.channels_last)
+    return Conv(kernel, place.put(_wide(conv.bias)))
 
 
 def fold_projection(projection: Projection, place: Placement) -> Project:
@@ -139,8 +187,20 @@ def _fold_field(decoder: Decoder, place: Placement) -> FieldHead:
     first_bias = first_bias.view(size, size).T.flatten()
     short = torch.einsum("ijk,cj->cik", second.unflatten(0, (size, size)), last).flatten(0, 1)
     short_bias = (last @ second_bias.unflatten(0, (size, size)).T).flatten()
-    return FieldHead(
+    kind = _field_head(size, len(positions), place)
+    return kind(
         place.affine(torch.cat((first, short)), torch.cat((first_bias, short_bias))),
         place.put(positions * scale * _wide(field.norm.weight)),
         place.put((positions @ last.T + _wide(decoder.last.bias)).T),
     )
+
+
+def _field_head(width: int, pixels: int, place: Placement) -> type[FieldHead]:
+    """How a field of this width, with so many pixels to a patch, is painted best."""
+    if place.fused and has_tensor_cores(place.device, place.dtype):
+        from stae_cli.model.fused import FusedFieldHead
+        from stae_cli.model.kernels import can_paint
+
+        if can_paint(width, pixels):
+            return FusedFieldHead
+    return FieldHead

@@ -8,7 +8,8 @@ chunks that stay in the cache from one layer to the next.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from math import gcd
 from typing import cast
 
@@ -18,15 +19,22 @@ from torch import Tensor
 from stae_cli.model.affine import Placement
 from stae_cli.model.architecture import UNIT
 from stae_cli.model.folding import fold_head, fold_pixel_layer
+from stae_cli.model.layers import centred
 from stae_cli.model.linear_encoder import fold_encoder
+from stae_cli.model.replay import Replay
 from stae_cli.model.second_form import SecondForm
 from stae_cli.model.stupid_ae import Decoder, Encoder, ShuffleDecoder, StupidAE
-from stae_cli.model.trunk import fold_trunk
+from stae_cli.model.trunk import chunks, fold_trunk
 
 # Rows that go through the layers at once, each a patch of 8x8 pixels. Rows that stand for larger
 # ones come in quarters of that: pictures have fewer of them, and chunks are filled up.
 ROWS = {"cpu": 512, "cuda": 16384, "mps": 4096}
 QUARTER = 4
+
+REPLAYED = 4096  # positions, at most, whose decoding on CUDA is recorded when it comes again
+
+
+Painting = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 
 
 class InferenceForm:
@@ -36,10 +44,13 @@ class InferenceForm:
         model: the weights; they are copied, later changes to the model do not show.
         device: where to run.
         dtype: of weights and activations; norms and accumulations stay float32.
+        fused: with Triton kernels between the matrix products; `model.trial` says where they run.
     """
 
-    def __init__(self, model: StupidAE, *, device: torch.device, dtype: torch.dtype) -> None:
-        architecture, place = model.architecture, Placement(device, dtype)
+    def __init__(
+        self, model: StupidAE, *, device: torch.device, dtype: torch.dtype, fused: bool = False
+    ) -> None:
+        architecture, place = model.architecture, Placement(device, dtype, fused)
         first, *others = architecture.stages
         encoder = cast(Encoder, model.encoder[0])
         decoder = cast(Decoder | ShuffleDecoder, model.decoder[0])
@@ -48,9 +59,11 @@ class InferenceForm:
         rows = ROWS[device.type]
         self._rows = rows if first.patch <= UNIT else rows // QUARTER
         embed = fold_pixel_layer(encoder, place)
-        self._encoder = fold_encoder(encoder, embed, place, rows=self._rows)
+        before = [partial(_centring(fused), dtype)]
+        self._encoder = fold_encoder(encoder, embed, place, rows=self._rows, before=before)
         self._trunk = fold_trunk(decoder, first, place, rows=rows)
         self._head = fold_head(decoder, place)
+        self._replay = Replay()
         self._second = SecondForm(model, place, rows=rows // QUARTER) if others else None
         # In latent positions of the whole network.
         cell = self._second.patch if self._second else 1
@@ -72,15 +85,7 @@ class InferenceForm:
 
     def _encoded(self, patches: Iterable[Tensor]) -> Tensor:
         encoder = self._encoder
-        return torch.cat(
-            [encoder(self._centred(chunk)) for chunk in _portions(patches, encoder.rows)]
-        )
-
-    def _centred(self, patches: Tensor) -> Tensor:
-        """uint8 or float in [-1, 1] -> (pixel - 128) / 128, exact for uint8 in every dtype."""
-        if patches.dtype == torch.uint8:
-            return patches.to(self.dtype).sub_(128).div_(128)
-        return patches.float().mul(127.5 / 128).sub_(0.5 / 128).to(self.dtype)
+        return torch.cat([encoder(chunk) for chunk in _portions(patches, encoder.rows)])
 
     def decode(self, latents: Sequence[Tensor]) -> list[Tensor]:
         """Latents (h, w, C) of any sizes -> (h * P, w * P, 3) each, unclamped.
@@ -88,10 +93,7 @@ class InferenceForm:
         They are about [-1, 1]. Neighbours of equal size in the list are computed fastest.
         """
         grids = self._first_latents(latents)
-        rows = self._trunk(grids)
-        pixels = rows.new_empty(len(rows), self.patch**2, 3)
-        for part in self._slices(rows):
-            pixels[part] = self._head(rows[part]).mT
+        (pixels,) = self._run(self._pixels, grids)
         return self._as_images(pixels, grids)
 
     def decode_levels(self, latents: Sequence[Tensor]) -> tuple[list[Tensor], list[bool]]:
@@ -100,24 +102,45 @@ class InferenceForm:
         Also returns whether each was finite before it was rounded.
         """
         grids = self._first_latents(latents)
-        rows = self._trunk(grids)
-        levels = rows.new_empty(len(rows), self.patch**2, 3, dtype=torch.uint8)
-        finite = rows.new_empty(len(rows), dtype=torch.bool)
-        for part in self._slices(rows):
-            pixels = self._head(rows[part])
-            finite[part] = pixels.isfinite().flatten(1).all(1)
-            levels[part] = pixels.float().add_(1).mul_(127.5).round_().clamp_(0, 255).mT
+        levels, finite = self._run(self._levels, grids)
         counts = [len(grid) * grid.shape[1] for grid in grids]
         good = torch.stack([part.all() for part in finite.split(counts)])
         return self._as_images(levels, grids), good.tolist()
 
+    def _run(self, paint: Painting, grids: Sequence[Tensor]) -> Sequence[Tensor]:
+        """`paint(grids)`; small ones of sizes that come again are recorded on CUDA."""
+        sizes = [(grid.shape[0], grid.shape[1]) for grid in grids]
+        counts = [height * width for height, width in sizes]
+        if not grids[0].is_cuda or sum(counts) > REPLAYED:
+            return paint(grids)
+
+        def work(rows: Tensor) -> Sequence[Tensor]:
+            parts = zip(rows.split(counts), sizes, strict=True)
+            return paint([part.unflatten(0, size) for part, size in parts])
+
+        rows = torch.cat([grid.flatten(0, 1) for grid in grids])
+        return self._replay(work, rows, (paint.__name__, *sizes))
+
+    def _pixels(self, grids: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Latents (h, w, C) -> (N, patch^2, 3), unclamped."""
+        rows = self._trunk(grids)
+        pixels = rows.new_empty(len(rows), self.patch**2, 3)
+        for part in chunks(rows, self._rows):
+            pixels[part] = self._head.pixels(rows[part])
+        return [pixels]
+
+    def _levels(self, grids: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Latents (h, w, C) -> uint8 (N, patch^2, 3), and (N,) whether all of each was finite."""
+        rows = self._trunk(grids)
+        levels = rows.new_empty(len(rows), self.patch**2, 3, dtype=torch.uint8)
+        finite = rows.new_empty(len(rows), dtype=torch.bool)
+        for part in chunks(rows, self._rows):
+            levels[part], finite[part] = self._head.levels(rows[part])
+        return [levels, finite]
+
     def _first_latents(self, latents: Sequence[Tensor]) -> Sequence[Tensor]:
         """The first stage's latents, (h, w, C) each."""
         return latents if self._second is None else self._second.decode(latents)
-
-    def _slices(self, rows: Tensor) -> Iterator[slice]:
-        for first in range(0, len(rows), self._rows):
-            yield slice(first, first + self._rows)
 
     def _as_images(self, pixels: Tensor, latents: Sequence[Tensor]) -> list[Tensor]:
         """Pixels (N, patch^2, 3) of all positions to images (h * patch, w * patch, 3)."""
@@ -130,6 +153,14 @@ class InferenceForm:
             .reshape(height * side, width * side, 3)
             for part, (height, width) in zip(parts, sizes, strict=True)
         ]
+
+
+def _centring(fused: bool) -> Callable[[torch.dtype, Tensor], Tensor]:
+    if fused:
+        from stae_cli.model import kernels
+
+        return kernels.centred
+    return centred
 
 
 def _portions(pieces: Iterable[Tensor], size: int) -> Iterator[Tensor]:

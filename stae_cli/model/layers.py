@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +13,8 @@ from torch.nn.functional import conv2d, linear, silu
 
 from stae_cli.model.affine import Affine
 from stae_cli.model.stupid_ae import CHANNEL_NORM_EPS, COLUMN_NORM_FLOOR
+
+Layer = Callable[[Tensor], Tensor]  # rows (N, width) to as many
 
 
 @dataclass(frozen=True)
@@ -81,26 +84,37 @@ class PointPair:
         return self.geglu(self.outer.plus(self.inner.gelu(normed(rows), "tanh"), rows))
 
 
-class Head(Protocol):
+class Head(ABC):
     """Paints a patch from its features."""
 
-    def __call__(self, rows: Tensor) -> Tensor:
-        """Rows (N, width) -> (N, 3, P)."""
+    @abstractmethod
+    def painted(self, rows: Tensor) -> Tensor:
+        """Rows (N, width) -> (N, 3, P), unclamped."""
+
+    def pixels(self, rows: Tensor) -> Tensor:
+        """Rows (N, width) -> (N, P, 3), unclamped."""
+        return self.painted(rows).mT
+
+    def levels(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows (N, width) -> uint8 (N, P, 3), and (N,) whether all was finite before rounding."""
+        pixels = self.painted(rows)
+        finite = pixels.isfinite().flatten(1).all(1)
+        return pixels.float().add_(1).mul_(127.5).round_().clamp_(0, 255).mT, finite
 
 
 @dataclass(frozen=True)
-class ShuffleHead:
+class ShuffleHead(Head):
     """One layer, its outputs ordered by channel, then by position in the patch."""
 
     layer: Affine
 
-    def __call__(self, rows: Tensor) -> Tensor:
-        """Rows (N, width) -> (N, 3, P)."""
+    def painted(self, rows: Tensor) -> Tensor:
+        """Rows (N, width) -> (N, 3, P), unclamped."""
         return self.layer(rows).unflatten(-1, (3, -1))
 
 
 @dataclass(frozen=True)
-class FieldHead:
+class FieldHead(Head):
     """The neural field with everything that does not depend on the patch computed once.
 
     The last layer is folded into the generator of the second matrix, whose 32 columns become 3.
@@ -111,8 +125,8 @@ class FieldHead:
     encoded: Tensor  # (P, head_width): norm(positions)
     constant: Tensor  # (3, P): positions through the last layer, its bias included
 
-    def __call__(self, rows: Tensor) -> Tensor:
-        """Rows (N, width) -> (N, 3, P)."""
+    def painted(self, rows: Tensor) -> Tensor:
+        """Rows (N, width) -> (N, 3, P), unclamped."""
         size = self.encoded.shape[1]
         generated = self.generator(rows)
         first, second = generated.split((size * size, 3 * size), dim=-1)
@@ -122,6 +136,13 @@ class FieldHead:
         hidden = linear(columns, self.encoded)  # (N * head_width, P)
         fields = silu(hidden, inplace=True).view(len(rows), size, -1)
         return torch.baddbmm(self.constant, second.unflatten(-1, (3, size)), fields)
+
+
+def centred(dtype: torch.dtype, patches: Tensor) -> Tensor:
+    """uint8 or float in [-1, 1] -> (pixel - 128) / 128, exact for uint8 in every dtype."""
+    if patches.dtype == torch.uint8:
+        return patches.to(dtype).sub_(128).div_(128)
+    return patches.float().mul(127.5 / 128).sub_(0.5 / 128).to(dtype)
 
 
 def normed(rows: Tensor) -> Tensor:

@@ -7,44 +7,83 @@ without padding or buckets. What the published convolutions compute is exactly t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from stae_cli.model.affine import Affine, Placement
-from stae_cli.model.folding import fold_geglu, fold_projection
-from stae_cli.model.layers import Geglu, Project
+from stae_cli.model.folding import fold_geglus, fold_projection
+from stae_cli.model.layers import Layer
+from stae_cli.model.replay import Replay
 from stae_cli.model.stupid_ae import Encoder, GegluBlock
 
+# Parts of a full number of rows that are computed alone on CUDA, where they suffice.
+PARTS = (16, 4)
 
-@dataclass(frozen=True)
+
 class LinearEncoder:
     """One stage's encoder on rows.
 
     Always exactly `rows` at once (fewer are filled up), so that a row meets the same kernels
-    whatever it is packed with: its latent then has the same bytes alone and in company.
+    whatever it is packed with: its latent then has the same bytes alone and in company. On CUDA
+    fewer are computed alone where that was seen to give the same bytes.
+
+    Args:
+        layers: from cells (n, values), ordered by (row, col, channel), to latents (n, C).
+        rows: how many at once.
     """
 
-    embed: Affine
-    blocks: Sequence[Geglu]
-    project: Project
-    rows: int
+    def __init__(self, layers: Sequence[Layer], rows: int) -> None:
+        self.rows = rows
+        self._layers = layers
+        self._sizes = [rows]
+        self._replay = Replay()
 
     def __call__(self, cells: Tensor) -> Tensor:
-        """At most `rows` cells (n, values), ordered by (row, col, channel) -> latents (n, C)."""
+        """At most `rows` cells (n, values) -> latents (n, C)."""
         count = len(cells)
-        if count < self.rows:
-            filler = cells.new_zeros(self.rows - count, cells.shape[1])
+        size = next(size for size in self._sizes if count <= size)
+        if count < size:
+            filler = cells.new_zeros(size - count, cells.shape[1])
             cells = torch.cat((cells, filler))
-        rows = self.embed(cells)
-        for block in self.blocks:
-            rows = block(rows)
-        return self.project(rows)[:count]
+        if size == self.rows:
+            return self._through(cells)[:count]
+        (latents,) = self._replay(lambda given: [self._through(given)], cells.contiguous())
+        return latents[:count]
+
+    def allow_parts(self, example: Tensor) -> None:
+        """Tries cells (rows, values), and allows for fewer rows those sizes that change no byte."""
+        whole = self._through(example)
+        sizes = [self.rows // part for part in PARTS]
+        same = [torch.equal(self._through(example[:size]), whole[:size]) for size in sizes]
+        self._sizes = [*(size for size, fits in zip(sizes, same, strict=True) if fits), self.rows]
+
+    def _through(self, rows: Tensor) -> Tensor:
+        for layer in self._layers:
+            rows = layer(rows)
+        return rows
 
 
-def fold_encoder(encoder: Encoder, embed: Affine, place: Placement, *, rows: int) -> LinearEncoder:
-    """A reference encoder behind its first layer, which is folded already."""
-    blocks = [fold_geglu(cast(GegluBlock, block), place) for block in encoder.blocks]
-    return LinearEncoder(embed, blocks, fold_projection(encoder.out, place), rows)
+def fold_encoder(
+    encoder: Encoder, embed: Affine, place: Placement, *, rows: int, before: Sequence[Layer] = ()
+) -> LinearEncoder:
+    """A reference encoder behind its first layer, which is folded already.
+
+    Args:
+        encoder: the reference.
+        embed: its first layer.
+        place: where weights go.
+        rows: how many at once.
+        before: what cells go through before the first layer.
+    """
+    blocks = fold_geglus([cast(GegluBlock, block) for block in encoder.blocks], place)
+    layers: list[Layer] = [*before, embed, *blocks, fold_projection(encoder.out, place)]
+    folded = LinearEncoder(layers, rows)
+    if place.device.type == "cuda":
+        values = embed.weight.shape[1]
+        generator = torch.Generator(place.device).manual_seed(0)
+        levels = torch.randint(0, 256, (rows, values), generator=generator, device=place.device)
+        example = levels.to(torch.uint8) if before else levels.to(place.dtype).sub_(128).div_(128)
+        folded.allow_parts(example)
+    return folded

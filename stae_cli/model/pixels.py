@@ -58,6 +58,7 @@ class PixelCodec(Codec):
             device=self.device,
             dtype=torch.float32,
             batch_patches=self.batch_patches,
+            triton=False,  # nothing but the most plain way to compute them
         )
 
     def _again(

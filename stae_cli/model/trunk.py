@@ -11,8 +11,13 @@ from torch import Tensor
 
 from stae_cli.model.affine import Affine, Placement
 from stae_cli.model.architecture import Stage
-from stae_cli.model.folding import fold_pair, fold_point_pair, fold_projection
-from stae_cli.model.layers import Conv, Pair, PointPair, Project, normed
+from stae_cli.model.folding import (
+    fold_fused_pair,
+    fold_pair,
+    fold_point_pairs,
+    fold_projection,
+)
+from stae_cli.model.layers import Conv, Layer, Pair, Project, normed
 from stae_cli.model.stupid_ae import Decoder, GegluBlock, ShuffleDecoder, SpatialBlock
 from stae_cli.model.winograd import TILE
 
@@ -39,7 +44,11 @@ def fold_trunk(
         for spatial, geglu in zip(blocks[::2], blocks[1::2], strict=True)
     ]
     if sizes.decoder_kernel == 1:
-        return PointTrunk(project, [fold_point_pair(*pair, place) for pair in pairs], rows)
+        return PointTrunk(project, fold_point_pairs(pairs, place), rows)
+    if place.fused:
+        from stae_cli.model.fused import FusedTrunk
+
+        return FusedTrunk(project, [fold_fused_pair(*pair, place) for pair in pairs], rows)
     return SpatialTrunk(project, [fold_pair(*pair, place) for pair in pairs], rows)
 
 
@@ -48,8 +57,8 @@ class PointTrunk:
 
     alignment = 1
 
-    def __init__(self, project: Project, pairs: Sequence[PointPair], rows: int) -> None:
-        self._project, self._pairs, self._rows = project, pairs, rows
+    def __init__(self, project: Project, layers: Sequence[Layer], rows: int) -> None:
+        self._project, self._layers, self._rows = project, layers, rows
 
     def __call__(self, latents: Sequence[Tensor]) -> Tensor:
         rows = torch.cat([latent.flatten(0, 1) for latent in latents])
@@ -57,8 +66,8 @@ class PointTrunk:
 
     def _chunk(self, rows: Tensor) -> Tensor:
         rows = self._project(rows)
-        for pair in self._pairs:
-            rows = pair(rows)
+        for layer in self._layers:
+            rows = layer(rows)
         return rows
 
 
@@ -72,29 +81,32 @@ class SpatialTrunk:
     def __call__(self, latents: Sequence[Tensor]) -> Tensor:
         rows = torch.cat([latent.flatten(0, 1) for latent in latents])
         outer = self._project.outer
-        grid, hidden = _empty(rows, outer), _empty(rows, outer)
-        grids, hiddens = _by_size(grid, latents), _by_size(hidden, latents)
-        for part in self._slices(rows):
+        grid, hidden = empty_rows(rows, outer), empty_rows(rows, outer)
+        grids, hiddens = by_size(grid, latents), by_size(hidden, latents)
+        for part in chunks(rows, self._rows):
             grid[part] = self._project(rows[part])
             hidden[part] = self._pairs[0].inner.gelu(normed(grid[part]), "tanh")
         for pair, following in zip(self._pairs, [*self._pairs[1:], None], strict=True):
             pair.mixer.add_to(grids, hiddens)
-            for part in self._slices(rows):
+            for part in chunks(rows, self._rows):
                 grid[part] = pair.geglu(grid[part])
                 if following is not None:
                     hidden[part] = following.inner.gelu(normed(grid[part]), "tanh")
         return grid
 
-    def _slices(self, rows: Tensor) -> Iterator[slice]:
-        for first in range(0, len(rows), self._rows):
-            yield slice(first, first + self._rows)
+
+def chunks(rows: Tensor, size: int) -> Iterator[slice]:
+    """All of the rows in order, `size` at a time, the last time fewer."""
+    for first in range(0, len(rows), size):
+        yield slice(first, first + size)
 
 
-def _empty(rows: Tensor, layer: Affine) -> Tensor:
+def empty_rows(rows: Tensor, layer: Affine) -> Tensor:
+    """Room for the layer's output for so many rows."""
     return rows.new_empty(len(rows), len(layer.bias))
 
 
-def _by_size(rows: Tensor, latents: Sequence[Tensor]) -> list[Tensor]:
+def by_size(rows: Tensor, latents: Sequence[Tensor]) -> list[Tensor]:
     """Views (B, h, w, width) of the rows, neighbours of equal size as one."""
     views: list[Tensor] = []
     first = 0

@@ -1,0 +1,224 @@
+"""Triton kernels for what stands between the matrix products on a CUDA device.
+
+Each reads and writes every activation once, where torch's own functions would take several passes
+through memory. They work on contiguous matrices, one row per position, and compute in float32
+whatever they store. Importing this module needs Triton, which torch's CUDA builds bring along.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from stae_cli.model.stupid_ae import CHANNEL_NORM_EPS, COLUMN_NORM_FLOOR
+
+COLOURS = 3
+LANES = 4  # columns of a patch in the last product: its colours, and one that stays empty
+PATCHES = 4  # painted by one program; 4 times 4 columns are as few as a tensor core takes
+PIXELS = 64  # of a patch, painted by one program
+VALUES = 2048  # of a matrix, per program
+
+SMALLEST_FIELD = 16  # widths of a head that tensor cores multiply
+LARGEST_FIELD = 64
+
+
+def can_paint(width: int, pixels: int) -> bool:
+    """Whether `painted` takes a head of this width, and patches of so many pixels."""
+    fits = SMALLEST_FIELD <= width <= LARGEST_FIELD
+    return fits and width & (width - 1) == 0 and pixels % PIXELS == 0
+
+
+def centred(dtype: torch.dtype, patches: Tensor) -> Tensor:
+    """uint8 or float in [-1, 1], of any shape -> (pixel - 128) / 128, exact for uint8."""
+    pixels = patches.contiguous()
+    result = torch.empty_like(pixels, dtype=dtype)
+    total = pixels.numel()
+    bytes_given = pixels.dtype == torch.uint8
+    scale, offset = (1 / 128, -1.0) if bytes_given else (127.5 / 128, -0.5 / 128)
+    with torch.cuda.device_of(pixels):
+        _centre[(triton.cdiv(total, VALUES),)](
+            pixels, result, total, values=VALUES, scale=scale, offset=offset
+        )
+    return result
+
+
+def normed(rows: Tensor) -> Tensor:
+    """Rows (N, width) * rsqrt(mean(rows^2) + eps)."""
+    level = torch.empty_like(rows)
+    _launch_residual(rows, rows, rows, level, adds=False, norms=True)
+    return level
+
+
+def add(rows: Tensor, product: Tensor, bias: Tensor) -> None:
+    """Adds a product (N, width) and its bias (width,) to rows (N, width), in place."""
+    _launch_residual(rows, product, bias, rows, adds=True, norms=False)
+
+
+def add_normed(rows: Tensor, product: Tensor, bias: Tensor) -> Tensor:
+    """`add`, then `normed`."""
+    level = torch.empty_like(rows)
+    _launch_residual(rows, product, bias, level, adds=True, norms=True)
+    return level
+
+
+def geglu(raised: Tensor) -> Tensor:
+    """(N, 2 * hidden), the gate before what it gates -> gate * tanh-GELU(act), (N, hidden)."""
+    count, hidden = len(raised), raised.shape[1] // 2
+    result = raised.new_empty(count, hidden)
+    span = triton.next_power_of_2(hidden)
+    rows = max(1, VALUES // span)
+    with torch.cuda.device_of(raised):
+        _geglu[(triton.cdiv(count, rows),)](
+            raised, result, count, hidden=hidden, span=span, rows=rows
+        )
+    return result
+
+
+def painted(
+    made: Tensor, encoded: Tensor, constant: Tensor, *, levels: bool
+) -> tuple[Tensor, Tensor]:
+    """The neural field of each patch.
+
+    Args:
+        made: (N, width^2 + 3 * width), the matrices of each patch as its generator writes them.
+        encoded: (P, width), the first matrix' left factor.
+        constant: (3, P), added to the result.
+        levels: whether pixels are rounded to uint8, else they are in the dtype of `made`.
+
+    Returns:
+        (N, P, 3), and (N,) whether every number of a patch was finite before it was rounded.
+    """
+    count, (pixels, width) = len(made), encoded.shape
+    blocks = pixels // PIXELS
+    result = made.new_empty(count, pixels, COLOURS, dtype=torch.uint8 if levels else made.dtype)
+    finite = made.new_empty(count, blocks, COLOURS, dtype=torch.uint8)
+    with torch.cuda.device_of(made):
+        _paint[(triton.cdiv(count, PATCHES), blocks)](
+            made, encoded, constant, result, finite, count,
+            width=width, patches=PATCHES, pixels=PIXELS, lanes=LANES, colours=COLOURS,
+            levels=levels, floor=COLUMN_NORM_FLOOR, num_warps=4,
+        )  # fmt: skip
+    return result, finite.flatten(1).all(1)
+
+
+def _launch_residual(
+    rows: Tensor, product: Tensor, bias: Tensor, level: Tensor, *, adds: bool, norms: bool
+) -> None:
+    count, width = rows.shape
+    span = triton.next_power_of_2(width)
+    at_once = max(1, VALUES // span)
+    with torch.cuda.device_of(rows):
+        _residual[(triton.cdiv(count, at_once),)](
+            rows, product, bias, level, count,
+            width=width, span=span, rows=at_once, adds=adds, norms=norms, eps=CHANNEL_NORM_EPS,
+        )  # fmt: skip
+
+
+@triton.jit
+def _centre(
+    pixels_at, result_at, total, values: tl.constexpr, scale: tl.constexpr, offset: tl.constexpr
+):
+    place = tl.program_id(0).to(tl.int64) * values + tl.arange(0, values)
+    inside = place < total
+    result = tl.load(pixels_at + place, mask=inside, other=0).to(tl.float32) * scale + offset
+    tl.store(result_at + place, result.to(result_at.dtype.element_ty), mask=inside)
+
+
+# Numbers of rows differ from call to call: specialised, they would be compiled again and again.
+
+
+@triton.jit(do_not_specialize=["count"])
+def _residual(
+    rows_at, product_at, bias_at, level_at, count,
+    width: tl.constexpr, span: tl.constexpr, rows: tl.constexpr,
+    adds: tl.constexpr, norms: tl.constexpr, eps: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)
+    column = tl.arange(0, span)
+    inside = (row < count)[:, None] & (column < width)[None, :]
+    place = row[:, None] * width + column[None, :]
+    values = tl.load(rows_at + place, mask=inside, other=0.0).to(tl.float32)
+    if adds:
+        bias = tl.load(bias_at + column, mask=column < width, other=0.0).to(tl.float32)
+        values += tl.load(product_at + place, mask=inside, other=0.0).to(tl.float32)
+        stored = (values + bias[None, :]).to(rows_at.dtype.element_ty)
+        tl.store(rows_at + place, stored, mask=inside)
+        values = stored.to(tl.float32)
+    if norms:
+        scale = tl.rsqrt(tl.sum(values * values, axis=1) / width + eps)
+        level = (values * scale[:, None]).to(level_at.dtype.element_ty)
+        tl.store(level_at + place, level, mask=inside)
+
+
+@triton.jit(do_not_specialize=["count"])
+def _geglu(
+    raised_at, result_at, count, hidden: tl.constexpr, span: tl.constexpr, rows: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)
+    column = tl.arange(0, span)
+    inside = (row < count)[:, None] & (column < hidden)[None, :]
+    place = row[:, None] * (2 * hidden) + column[None, :]
+    gate = tl.load(raised_at + place, mask=inside, other=0.0).to(tl.float32)
+    act = tl.load(raised_at + place + hidden, mask=inside, other=0.0).to(tl.float32)
+    # act * (1 + tanh(t)) / 2 is act * sigmoid(2 t), for t = sqrt(2 / pi) (act + 0.044715 act^3).
+    twice = 1.5957691216057308 * act * (1.0 + 0.044715 * act * act)
+    result = gate * act / (1.0 + tl.exp(-twice))
+    target = row[:, None] * hidden + column[None, :]
+    tl.store(result_at + target, result.to(result_at.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["count"])
+def _paint(
+    made_at, encoded_at, constant_at, result_at, finite_at, count,
+    width: tl.constexpr, patches: tl.constexpr, pixels: tl.constexpr, lanes: tl.constexpr,
+    colours: tl.constexpr, levels: tl.constexpr, floor: tl.constexpr,
+):  # fmt: skip
+    dtype: tl.constexpr = made_at.dtype.element_ty
+    first = tl.program_id(0).to(tl.int64) * patches
+    block = tl.program_id(1)
+    blocks = tl.num_programs(1)
+    # The columns of the first matrices of all patches side by side: one product for them.
+    column = tl.arange(0, patches * width)
+    inner = tl.arange(0, width)
+    patch = first + column // width
+    matrices = made_at + patch * (width * width + colours * width)
+    inside = patch < count
+    place = matrices[:, None] + (column % width)[:, None] * width + inner[None, :]
+    columns = tl.load(place, mask=inside[:, None], other=0.0)
+    wide = columns.to(tl.float32)
+    squares = tl.sum(wide * wide, axis=1)
+    finite = squares < float("inf")
+    pixel = block * pixels + tl.arange(0, pixels)
+    encoded = tl.load(encoded_at + pixel[:, None] * width + inner[None, :])
+    field = tl.dot(encoded, tl.trans(columns), input_precision="ieee")
+    field = field * (1.0 / tl.maximum(tl.sqrt(squares), floor))[None, :]
+    field = (field / (1.0 + tl.exp(-field))).to(dtype)
+    field = tl.where(finite[None, :], field, 0.0).to(dtype)
+    # The second matrices, of few columns each, as one with zeros wherever patches differ. What is
+    # not finite must not meet those zeros: it goes on in its own patch alone.
+    lane = tl.arange(0, patches * lanes)
+    colour = lane % lanes
+    same = (column // width)[:, None] == (lane // lanes)[None, :]
+    used = same & inside[:, None] & (colour < colours)[None, :]
+    place = matrices[:, None] + width * width + colour[None, :] * width + (column % width)[:, None]
+    second = tl.load(place, mask=used, other=0.0)
+    second = tl.where(used & (finite == 0)[:, None], float("nan"), second).to(dtype)
+    result = tl.dot(field, second, input_precision="ieee")
+    owner = first + lane // lanes
+    there = (owner < count) & (colour < colours)
+    place = constant_at + colour[None, :] * (blocks * pixels) + pixel[:, None]
+    result += tl.load(place, mask=there[None, :], other=0.0).to(tl.float32)
+    good = tl.min((tl.abs(result) < float("inf")).to(tl.int32), axis=0)
+    place = finite_at + (owner * blocks + block) * colours + colour
+    tl.store(place, good.to(tl.uint8), mask=there)
+    place = result_at + (owner * blocks * pixels)[None, :] * colours
+    place += pixel[:, None] * colours + colour[None, :]
+    if levels:
+        bounded = tl.minimum(tl.maximum((result + 1.0) * 127.5, 0.0), 255.0)
+        # Adding and taking 1.5 * 2^23 rounds to nearest, halves to even, as torch does.
+        rounded = (bounded + 12582912.0) - 12582912.0
+        tl.store(place, rounded.to(tl.int32).to(tl.uint8), mask=there[None, :])
+    else:
+        tl.store(place, result.to(dtype), mask=there[None, :])

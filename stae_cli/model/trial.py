@@ -1,0 +1,122 @@
+"""What a CUDA device and its software compute, tried before it is relied on.
+
+Triton compiles on the user's machine, with that machine's compiler and driver; and torch's fused
+products are no public interface. What fails here, or computes something else than torch's plain
+functions, is not used: results stay right, and only come more slowly.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import lru_cache
+from importlib import import_module
+from types import ModuleType
+
+import torch
+from torch import Tensor
+from torch.nn.functional import gelu
+
+from stae_cli.model.affine import Affine
+from stae_cli.model.layers import FieldHead, centred, normed
+
+SWITCH = "STAE_TRITON"  # in the environment; 0 leaves the kernels out
+WITH_TENSOR_CORES = (8, 0)  # compute capability from which Triton's products use them
+ROUNDINGS = 4  # of the result's dtype, relative to the result and to all results' deviation
+LEAST_GELU_DIFFERENCE = 2e-4  # the approximation is up to 4.7e-4 away from the exact function
+
+
+@lru_cache
+def why_unfused(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why a CUDA device goes without the kernels of `model.kernels`; None where it has them."""
+    if os.environ.get(SWITCH) == "0":
+        return f"{SWITCH}=0"
+    try:
+        kernels = import_module("stae_cli.model.kernels")
+        wrong = [name for name, found, meant in _trials(kernels, device, dtype)
+                 if not _agree(found, meant, dtype)]  # fmt: skip
+    except ImportError as error:
+        return f"Triton is not installed ({error})"
+    except Exception as error:  # noqa: BLE001 - a compiler, a driver and two libraries raise here
+        return f"Triton does not work here ({str(error).strip().partition(chr(10))[0]})"
+    return f"Triton computes something else for `{wrong[0]}`" if wrong else None
+
+
+@lru_cache
+def has_tensor_cores(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether Triton multiplies matrices of this dtype on the device's tensor cores."""
+    half = dtype in (torch.float16, torch.bfloat16)
+    if device.type != "cuda" or not half:
+        return False
+    return torch.version.hip is not None or (
+        torch.cuda.get_device_capability(device) >= WITH_TENSOR_CORES
+    )
+
+
+@lru_cache
+def has_gelu_epilogue(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether torch's product with a GELU at its end has the tanh approximation of it."""
+    inputs = torch.linspace(-4, 4, 512, device=device).to(dtype).view(32, 16)
+    weight = torch.eye(16, device=device, dtype=dtype)
+    try:
+        found = torch._addmm_activation(weight.new_zeros(16), inputs, weight, use_gelu=True)
+    except (AttributeError, RuntimeError, TypeError):  # another torch, another interface
+        return False
+    difference = (found.double() - gelu(inputs.double(), approximate="tanh")).abs()
+    # Where the function is small, half precision tells the two apart.
+    return bool(difference[inputs < 0].max() < LEAST_GELU_DIFFERENCE) and _agree(
+        found, gelu(inputs.float(), approximate="tanh"), dtype
+    )
+
+
+def _trials(
+    kernels: ModuleType, device: torch.device, dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Each kernel's name, what it computes, and what torch's plain functions do in float32."""
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(device, dtype)
+
+    pixels = torch.arange(256, dtype=torch.uint8, device=device).repeat(3, 3)
+    yield "centred", kernels.centred(dtype, pixels), centred(torch.float32, pixels)
+    rows, product, bias = drawn(37, 512), drawn(37, 512), drawn(512)
+    yield "normed", kernels.normed(rows), normed(rows.float())
+    total = (rows.float() + product.float() + bias.float()).to(dtype).float()
+    settled = rows.clone()
+    yield "add_normed", kernels.add_normed(settled, product, bias), normed(total)
+    yield "add_normed", settled, total
+    kernels.add(rows, product, bias)
+    yield "add", rows, total
+    raised = drawn(37, 2048) * 3
+    gate, act = raised.float().chunk(2, 1)
+    yield "geglu", kernels.geglu(raised), gate * gelu(act, approximate="tanh")
+    if has_tensor_cores(device, dtype):
+        yield from _painted(kernels, drawn(37, 32 * 32 + 3 * 32), drawn(64, 32), drawn(3, 64))
+
+
+def _painted(
+    kernels: ModuleType, made: Tensor, encoded: Tensor, constant: Tensor
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """One patch is not finite, which its neighbours must not feel."""
+    made[5, 7] = torch.inf
+    others = torch.arange(len(made), device=made.device) != 5
+    identity = torch.eye(made.shape[1], device=made.device)
+    generator = Affine(identity, identity.new_zeros(made.shape[1]))
+    plain = FieldHead(generator, encoded.float(), constant.float())
+    pixels, finite = kernels.painted(made, encoded, constant, levels=False)
+    yield "painted", pixels[others], plain.pixels(made.float())[others]
+    yield "painted", finite.float(), others.float()
+    levels, _ = kernels.painted(made, encoded, constant, levels=True)
+    exact = pixels[others].float().add(1).mul(127.5).clamp(0, 255)
+    near = (levels[others].float() - exact).abs() <= 0.5 + ROUNDINGS * _rounding(made.dtype) * 256
+    yield "painted", near.float(), torch.ones_like(exact)
+
+
+def _agree(found: Tensor, meant: Tensor, dtype: torch.dtype) -> bool:
+    bound = ROUNDINGS * _rounding(dtype) * (meant.square().mean().sqrt() + meant.abs())
+    return bool(((found.float() - meant).abs() <= bound).all())
+
+
+def _rounding(dtype: torch.dtype) -> float:
+    return max(torch.finfo(dtype).eps, 1e-6)

@@ -97,8 +97,15 @@ def wait_for(condition, seconds=90.0):
     while time.monotonic() < end:
         if found := condition():
             return found
-        time.sleep(0.02)
+        time.sleep(0.005)
     raise AssertionError("nothing happened")
+
+
+def frozen(process, dest):
+    """The outputs of a run that stands still in its middle, until it is told to go on."""
+    wait_for(lambda: outputs_of(dest, 20))
+    os.killpg(process.pid, signal.SIGSTOP)
+    return outputs_of(dest, 20)
 
 
 def outputs_of(dest, least):
@@ -248,10 +255,11 @@ def test_a_run_goes_on_after_one_of_its_processes_was_killed(many, whole, tiny, 
     dest = tmp_path / "out"
     command = ("encode", many, dest, "--weights", tiny, "--device", "cpu,cpu")
     with started(*command) as process:
-        before = wait_for(lambda: outputs_of(dest, 20))
+        before = frozen(process, dest)
         children = descendants(process.pid)
         victim = next(p for p, words in children.items() if "spawn_main" in words)
         os.kill(victim, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGCONT)
         _, error = process.communicate(timeout=60)
         assert process.returncode == 1, error
         assert "a process of the run died" in error
@@ -266,9 +274,10 @@ def test_ctrl_c_ends_all_processes_in_good_order(many, whole, tiny, tmp_path):
     dest = tmp_path / "out"
     command = ("encode", many, dest, "--weights", tiny, "--device", "cpu,cpu")
     with started(*command) as process:
-        before = wait_for(lambda: outputs_of(dest, 20))
+        before = frozen(process, dest)
         children = descendants(process.pid)
         os.killpg(process.pid, signal.SIGINT)
+        os.killpg(process.pid, signal.SIGCONT)
         _, error = process.communicate(timeout=60)
         assert process.returncode == 130, error
         assert "Traceback" not in error
@@ -282,9 +291,10 @@ def test_ctrl_c_ends_all_processes_in_good_order(many, whole, tiny, tmp_path):
 def test_processes_end_with_the_one_that_started_them(many, tiny, tmp_path):
     dest = tmp_path / "out"
     with started("encode", many, dest, "--weights", tiny, "--device", "cpu,cpu") as process:
-        wait_for(lambda: outputs_of(dest, 20))
+        frozen(process, dest)
         children = descendants(process.pid)
         process.kill()
+        os.killpg(process.pid, signal.SIGCONT)
         process.wait()
         wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
 
@@ -295,9 +305,10 @@ def test_torchrun_with_a_killed_rank_is_completed_by_a_rerun(many, whole, tiny, 
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     command = ("-m", "stae_cli", "encode", many, dest, "--weights", tiny)
     with started(*command, program=launcher) as process:
-        before = wait_for(lambda: outputs_of(dest, 20))
+        before = frozen(process, dest)
         ranks = [p for p, words in descendants(process.pid).items() if "stae_cli encode" in words]
         os.kill(ranks[0], signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGCONT)
         process.communicate(timeout=90)
         assert process.returncode != 0
     assert len(outputs_of(dest, 20)) < MANY - 1

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 Pixels = npt.NDArray[np.uint8]  # (H, W, 3) RGB
+Memory = bytearray | npt.NDArray[np.uint8]  # so many bytes
 
 KEPT_BYTES = 256 << 20
 SMALLEST = 1 << 18  # below, an allocator keeps its pages by itself
@@ -21,28 +23,35 @@ class Buffers:
     Safe to use from several threads.
 
     Args:
+        allocate: gives so many bytes of a memory that is dear, and kept for small pictures too;
+            without it, plain memory.
         max_bytes: how much may wait to be used again; what was used longest ago goes first.
     """
 
-    def __init__(self, max_bytes: int = KEPT_BYTES) -> None:
-        self._limit = max_bytes
+    def __init__(
+        self, allocate: Callable[[int], Memory] | None = None, *, max_bytes: int = KEPT_BYTES
+    ) -> None:
+        self._allocate, self._limit = allocate or bytearray, max_bytes
+        self._smallest = 0 if allocate else SMALLEST
         self._kept = 0
-        self._free: OrderedDict[int, list[bytearray]] = OrderedDict()
+        self._free: OrderedDict[int, list[Memory]] = OrderedDict()
         # Arrays may die anywhere, also inside these methods: the lock is then held already.
         self._lock = threading.RLock()
 
     def take(self, height: int, width: int) -> Pixels:
         """An array (height, width, 3) of bytes of any value."""
         values = 3 * height * width
-        if values < SMALLEST:
+        if values < self._smallest:
             return np.empty((height, width, 3), np.uint8)
         size = _class_of(values)
-        memory = self._reused(size) or bytearray(size)
+        memory = self._reused(size)
+        if memory is None:
+            memory = self._allocate(size)
         array = np.frombuffer(memory, np.uint8)
         weakref.finalize(array, self._give_back, memory).atexit = False
         return array[:values].reshape(height, width, 3)  # keeps `array` alive, as any view does
 
-    def _reused(self, size: int) -> bytearray | None:
+    def _reused(self, size: int) -> Memory | None:
         with self._lock:
             if size not in self._free:
                 return None
@@ -55,7 +64,7 @@ class Buffers:
                 del self._free[size]
             return memory
 
-    def _give_back(self, memory: bytearray) -> None:
+    def _give_back(self, memory: Memory) -> None:
         size = len(memory)
         if size > self._limit:
             return
@@ -69,5 +78,5 @@ class Buffers:
 
 def _class_of(values: int) -> int:
     """A little more, so that pictures of about the same size use each other's memory."""
-    step = 1 << (values.bit_length() - 4)
+    step = 1 << max(0, values.bit_length() - 4)
     return -(-values // step) * step

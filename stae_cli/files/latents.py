@@ -31,6 +31,7 @@ HEADER_LIMIT = 1 << 20  # bytes; ours take about 800
 LATER_FIELDS = {"source_etag": ""}  # absent where they say nothing
 
 Latent = npt.NDArray[np.floating]  # (C, h, w)
+HALF_INFINITY = 0x7C00  # float16's bits, the sign aside; what lies above is NaN
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,3 +197,11 @@ def check_shape(shape: Shape, info: LatentInfo) -> None:
         raise InputError(
             f"damaged: a latent of {shape} cannot be {info.width}x{info.height} pixels"
         )
+
+
+def is_finite(latent: Latent) -> bool:
+    """Whether a latent holds neither NaN nor infinity; of float16 many times faster than numpy."""
+    if latent.dtype != np.float16 or not latent.size:
+        return bool(np.isfinite(latent).all())
+    bits = latent.view(np.uint16) & 0x7FFF
+    return bool(bits.max() < HALF_INFINITY)

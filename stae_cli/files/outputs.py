@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
-
 from stae_cli.errors import InputError
 from stae_cli.files.entries import Entry, Problem, SourceState
+from stae_cli.files.latents import is_finite
 from stae_cli.files.naming import output_name
 from stae_cli.files.readahead import Reserve
 from stae_cli.files.record import FILES, SHARDS
@@ -76,7 +75,7 @@ def check_file(entry: Entry, reserve: Reserve) -> CheckedFile:
         reserve(max((stored.size for stored in latents), default=0))
         with here.open() as file:
             for stored in latents:
-                if not np.isfinite(stored.read_from(file)).all():
+                if not is_finite(stored.read_from(file)):
                     checked.unsound.append(Problem(stored.label, "it holds NaN or infinity"))
     except InputError as error:
         checked.problem = Problem(entry.key, error.message)

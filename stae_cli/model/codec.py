@@ -305,7 +305,7 @@ class Codec:
                 sizes, limit=self._positions, halo=form.halo, alignment=form.alignment
             ):
                 seen = [latents[p.index][:, p.rows.seen, p.columns.seen] for p in pieces]
-                yield pieces, [part.permute(1, 2, 0).to(self.device, self.dtype) for part in seen]
+                yield pieces, [part.to(self.device, self.dtype).permute(1, 2, 0) for part in seen]
 
     def _paint(self, latents: Sequence[Tensor], images: Sequence[Tensor]) -> None:
         """(C, h, w) on any device into (8h, 8w, 3), clamped."""
@@ -319,13 +319,11 @@ class Codec:
             for piece, pixels in zip(pieces, self._form.decode(seen), strict=True):
                 self._place(images[piece.index], piece, pixels)
 
-    def _canvas(
-        self, latents: Tensor, *, dtype: torch.dtype | None = None, device: str | None = None
-    ) -> Tensor:
+    def _canvas(self, latents: Tensor) -> Tensor:
         """Room for the images (..., 8h, 8w, 3) of latents (..., C, h, w)."""
         size, (height, width) = self.architecture.downsample, latents.shape[-2:]
         shape = (*latents.shape[:-3], height * size, width * size, 3)
-        return torch.empty(shape, dtype=dtype or self.dtype, device=device or self.device)
+        return torch.empty(shape, dtype=self.dtype, device=self.device)
 
     def _place(self, image: Tensor, piece: Piece, pixels: Tensor) -> None:
         size, rows, columns = self.architecture.downsample, piece.rows, piece.columns

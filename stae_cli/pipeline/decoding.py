@@ -16,7 +16,7 @@ from stae_cli.batching import pack
 from stae_cli.errors import InputError
 from stae_cli.files.destination import FolderDestination
 from stae_cli.files.entries import Problem
-from stae_cli.files.latents import SUFFIX, Latent, LatentInfo
+from stae_cli.files.latents import SUFFIX, Latent, LatentInfo, is_finite
 from stae_cli.files.pictures import LONGEST_SIDE, read_picture_record, write_picture
 from stae_cli.files.readahead import Reserve, read_ahead
 from stae_cli.files.record import NO_PREP, RunRecord
@@ -146,7 +146,7 @@ class _Decoding:
                 f"damaged: it says {info.architecture}, {info.latent_channels} channels at "
                 f"1/{info.downsample}, but its weights are a {sizes.describe()}"
             )
-        if not np.isfinite(latent).all():
+        if not is_finite(latent):
             raise InputError("it holds NaN or infinity")
         longest = LONGEST_SIDE[self.settings.format]
         if max(info.width, info.height) > longest:

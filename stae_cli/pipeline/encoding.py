@@ -17,7 +17,7 @@ from stae_cli.files.buffers import Buffers
 from stae_cli.files.destination import Destination
 from stae_cli.files.entries import Problem
 from stae_cli.files.finished import all_stored
-from stae_cli.files.latents import Latent, LatentInfo
+from stae_cli.files.latents import Latent, LatentInfo, is_finite
 from stae_cli.files.manifest import Manifest
 from stae_cli.files.readahead import Reserve, read_ahead
 from stae_cli.files.record import FILES, SHARDS, RunRecord
@@ -111,7 +111,7 @@ class _Encoding:
         self.expected = Expected(
             task.weights_sha256, task.settings.prep.describe(), task.settings.save_dtype
         )
-        self.buffers = Buffers()
+        self.buffers = Buffers(codec.host_memory)
         self.threads = task.settings.workers or os.cpu_count() or 1
 
     def run(self, units: Sequence[Unit]) -> None:
@@ -245,7 +245,7 @@ class _Encoding:
             return Problem(key, "the network gave NaN or infinity, in float32 too")
         with np.errstate(over="ignore"):  # what overflows is refused on the next line
             kept = latent.astype(self.settings.save_dtype)
-        if not np.isfinite(kept).all():
+        if not is_finite(kept):
             return Problem(key, "latents exceed float16; use --save-dtype float32")
         return kept
 

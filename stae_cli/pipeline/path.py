@@ -115,7 +115,7 @@ class _Stages:
 
     def encoding(self, sample: Sequence[Planned], example: Path) -> dict[str, float]:
         """Seconds of reading images, encoding them, and writing their latents like `example`."""
-        buffers, info = Buffers(), read_header(example).info
+        buffers, info = Buffers(self.codec.host_memory), read_header(example).info
 
         def read(planned: Planned, reserve: Reserve) -> Pixels:
             prep = Prep()

@@ -78,7 +78,7 @@ def reencode(
         workers: reading threads.
         advance: called with the number of latents that were compared.
     """
-    reader = _Reader(codec.architecture.downsample)
+    reader = _Reader(codec)
     in_files = sorted(sample, key=lambda match: match.output.file.key)  # headers are read once
     with scanning(in_files, reader.read, workers=workers) as results:
         for found in pack(results, patches=_patches, limit=codec.batch_patches):
@@ -94,8 +94,8 @@ def reencode(
 class _Reader:
     """Reads stored latents and their sources, in threads."""
 
-    def __init__(self, patch: int) -> None:
-        self.patch, self.buffers = patch, Buffers()
+    def __init__(self, codec: PixelCodec) -> None:
+        self.patch, self.buffers = codec.architecture.downsample, Buffers(codec.host_memory)
         self.stored_in = lru_cache(maxsize=8)(stored_in)
 
     def read(self, match: Match, reserve: Reserve) -> _Pair | Problem:

@@ -19,6 +19,7 @@ from stae_cli.files.destination import Destination
 from stae_cli.files.entries import Problem
 from stae_cli.files.failures import write_failures
 from stae_cli.files.images import IMAGE_SUFFIXES
+from stae_cli.files.latents import is_finite
 from stae_cli.files.naming import Planned, plan_outputs
 from stae_cli.files.pictures import write_picture
 from stae_cli.files.prep import Prep
@@ -141,7 +142,7 @@ class _Roundtrip:
         self.plan, self.codec, self.report = plan, codec, report
         self.threads = plan.settings.workers or os.cpu_count() or 1
         self.patch = codec.architecture.downsample
-        self.buffers = Buffers()
+        self.buffers = Buffers(codec.host_memory)
 
     def run(self) -> None:
         report = self.report
@@ -183,7 +184,7 @@ class _Roundtrip:
         results: list[Pixels | None] = [None] * len(pictures)
         with np.errstate(over="ignore"):
             halves = [None if z is None else z.astype(np.float16) for z in latents]
-        good = [i for i, half in enumerate(halves) if half is not None and np.isfinite(half).all()]
+        good = [i for i, half in enumerate(halves) if half is not None and is_finite(half)]
         decoded = self.codec.decode_pixels([half for i in good if (half := halves[i]) is not None])
         for index, pixels in zip(good, decoded, strict=True):
             results[index] = pixels

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from stae_cli.errors import InputError, StaeError
 from stae_cli.files.entries import Entry, Problem
-from stae_cli.files.latents import SUFFIX, Latent
+from stae_cli.files.latents import SUFFIX, Latent, is_finite
 from stae_cli.files.readahead import Reserve
 from stae_cli.files.remote import on_this_machine
 from stae_cli.files.sources import list_sources
@@ -219,7 +219,7 @@ def _parts(
     with entry.open() as file:
         for latent in stored:
             values = latent.read_from(file)
-            if np.isfinite(values).all():
+            if is_finite(values):
                 yield moments_of(values)
             else:
                 problems.append(Problem(latent.label, "it holds NaN or infinity"))

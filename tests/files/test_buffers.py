@@ -41,6 +41,23 @@ def test_a_tensor_keeps_the_memory_too():
     assert (tensor == 7).all()
 
 
+def test_dear_memory_is_kept_for_small_pictures_too():
+    given = []
+
+    def allocate(size):
+        given.append(np.zeros(size, np.uint8))
+        return given[-1]
+
+    buffers = Buffers(allocate)
+    for side in (1, 2, 8, 300):
+        first = buffers.take(side, side)
+        assert np.shares_memory(first, given[-1])
+        where, count = address(first), len(given)
+        del first
+        assert address(buffers.take(side, side)) == where
+        assert len(given) == count
+
+
 def test_what_waits_stays_within_the_bound():
     size = 3 * SIDE * SIDE
     buffers = Buffers(max_bytes=3 * size)

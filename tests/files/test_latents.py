@@ -16,6 +16,7 @@ from stae_cli.files.header import ForeignFileError
 from stae_cli.files.latents import (
     HEADER_LIMIT,
     LatentInfo,
+    is_finite,
     read_header,
     read_latent,
     write_latent,
@@ -179,3 +180,19 @@ def test_mutated_files_are_read_or_refused(data, tmp_path_factory):
     except InputError:
         return
     assert read.shape == header.shape
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, ">f2"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -np.nan])
+def test_what_is_not_finite_is_found(dtype, value):
+    latent = np.array([[[0, -0.0, 65504, -65504, 6e-8]]], dtype)
+    assert is_finite(latent)
+    assert is_finite(latent[:, :, ::2])
+    latent[0, 0, 3] = value
+    assert not is_finite(latent)
+    assert is_finite(latent[:, :, ::2])
+
+
+def test_every_half_is_told_apart():
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    assert [is_finite(halves[i : i + 1]) for i in range(1 << 16)] == np.isfinite(halves).tolist()

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stae_cli.files.buffers import Buffers
 from stae_cli.model.pixels import PixelCodec
 from tests.pictures import noise
 from tests.seeded import TINY, seeded_model
@@ -94,3 +95,27 @@ def test_what_overflows_half_precision_is_redone_in_float32(model):
     assert np.array_equal(large, PixelCodec(model, device="cpu").decode_pixels([latents[1]])[0])
     latents[1, 0, 0, 0] = np.nan
     assert half.decode_pixels(list(latents))[1] is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_pictures_on_their_way_to_cuda_are_not_mixed(model, codec):
+    """Locked memory is used again while copies are under way, if anybody forgot to wait."""
+    fast = PixelCodec(model, device="cuda")
+    buffers = Buffers(fast.host_memory)
+    sizes = [(8 * (1 + i % 7), 8 * (2 + i % 5)) for i in range(40)]
+    for attempt in range(10):
+        pictures = []
+        for index, (height, width) in enumerate(sizes):
+            picture = buffers.take(height, width)
+            assert torch.from_numpy(picture).is_pinned()
+            picture[:] = noise(width, height, seed=100 * attempt + index)
+            pictures.append(picture)
+        latents = fast.encode_pixels(pictures)
+        exact = codec.encode_pixels(pictures)
+        for latent, expected in zip(latents, exact, strict=True):
+            assert np.abs(latent - expected).max() < 0.02
+        painted = fast.decode_pixels(latents)
+        for pixels, expected in zip(painted, codec.decode_pixels(exact), strict=True):
+            assert np.abs(pixels.astype(int) - expected).max() <= 16
+        assert [p.shape for p in painted] == [p.shape for p in pictures]

@@ -1,4 +1,4 @@
-"""Times the network beside others with `stae bench`, and records what it said.
+"""Times the network beside others, as `stae bench` does, and records every case as it ends.
 
 python benchmarks/networks.py [--device cuda] [--sizes 256,512,1024] [--against reference]
 """
@@ -7,9 +7,17 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+from stae_cli.benchmark.contenders import seeded_model
+from stae_cli.benchmark.report import Case, Report
+from stae_cli.benchmark.run import run
+from stae_cli.errors import StaeError
+
 RESULTS = Path(__file__).parent / "results"
+AGAINST = ("reference", "taesd", "sdxl")
 
 
 def main() -> None:
@@ -17,18 +25,40 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--sizes", default="256,512,1024")
     parser.add_argument("--batches", default="1")
-    parser.add_argument("--against", default="reference,taesd,sdxl")
-    parser.add_argument("--seconds", default="20")
+    parser.add_argument("--against", default=",".join(AGAINST))
+    parser.add_argument("--seconds", default=20.0, type=float)
     given = parser.parse_args()
-    name = f"networks-{given.device.partition(':')[0]}"
-    command = [sys.executable, "-m", "stae_cli", "bench", "--device", given.device, "--json"]
-    command += ["--against", given.against, "--seconds", given.seconds]
-    command += [part for size in given.sizes.split(",") for part in ("--size", size)]
-    command += [part for batch in given.batches.split(",") for part in ("--batch", batch)]
-    command += ["--plot", str(RESULTS / f"{name}.png")]
-    print(" ".join(command[1:]), file=sys.stderr)
-    ran = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-    record(name, json.loads(ran.stdout))
+    sizes = [int(size) for size in given.sizes.split(",")]
+    batches = [int(batch) for batch in given.batches.split(",")]
+    cases = [Case(size, size, batch) for size in sizes for batch in batches]
+    measure(cases, given.device, given.against.split(","), lambda _left: given.seconds)
+
+
+def measure(
+    cases: list[Case], device: str, against: list[str], seconds: Callable[[int], float]
+) -> Report | None:
+    """Records the report so far after each case.
+
+    `seconds` says how long a case may take when so many are left; 0 or less ends it.
+    """
+    name = f"networks-{device.partition(':')[0]}"
+    so_far: Report | None = None
+    for index, case in enumerate(cases):
+        allowed = seconds(len(cases) - index)
+        if allowed <= 0:
+            print(f"no time is left for {', '.join(map(str, cases[index:]))}", file=sys.stderr)
+            break
+        print(f"timing {case}", file=sys.stderr, flush=True)
+        try:
+            report = run(seeded_model(), [case], weights="seeded", against=against,
+                         device=device, seconds=allowed)  # fmt: skip
+        except StaeError as error:  # the next one may fit
+            print(f"{case}: {error.message}", file=sys.stderr)
+            continue
+        earlier = so_far.results if so_far else ()
+        so_far = replace(report, results=(*earlier, *report.results))
+        record(name, so_far.as_json())
+    return so_far
 
 
 def record(name: str, result: dict) -> None:

@@ -17,6 +17,8 @@ one script, and medians are shown: quote the ratios, a shared machine's millisec
 | script | measures |
 |---|---|
 | `python benchmarks/networks.py` | the network beside the plain module and other autoencoders |
+| `python benchmarks/card.py` | all that only an NVIDIA card can show |
+| `python benchmarks/path.py` | from files to latents and back, by threads |
 | `python benchmarks/files.py` | reading, PNG writing, mixed sizes, memory |
 | `python benchmarks/train_loop.py PHOTOS` | the training loop beside a bare one on one batch |
 | `python benchmarks/quality.py PHOTOS` | PSNR, SSIM and MSE of checkpoints beside the linear PCA |
@@ -25,13 +27,15 @@ one script, and medians are shown: quote the ratios, a shared machine's millisec
 | `python benchmarks/family.py TRAIN --score PHOTOS --out FOLDER` | the family, trained alike |
 | `PYTHONPATH=. python benchmarks/crashes.py` | what reruns leave after kills at random moments |
 | `PYTHONPATH=. python benchmarks/scale.py` | planning, memory and reruns of 100,000 tiny images |
+| `python benchmarks/plots.py` | nothing: draws the charts (`pip install matplotlib`) |
 | `python benchmarks/report.py` | nothing: writes this page from `results` |
 
-On a machine with an NVIDIA card, this fills the CUDA table in under nine minutes:
+No figure on this page is from an NVIDIA card unless a section below says so: none was at hand. On a
+machine with one, this fills the CUDA tables in under nine minutes, the most telling cases first:
 
 ```console
-$ python benchmarks/networks.py --device cuda --sizes 256,512,1024,2048 --batches 1,8 --seconds 5
-$ python benchmarks/report.py
+$ python benchmarks/card.py
+$ python benchmarks/plots.py && python benchmarks/report.py
 ```
 """
 
@@ -40,6 +44,10 @@ def main() -> None:
     parts = [HEAD]
     for path in sorted(RESULTS.glob("networks-*.json")):
         parts += networks(json.loads(path.read_text()), path.with_suffix(".png"))
+    for path in sorted(RESULTS.glob("numbers-*.json")):
+        parts += numbers(json.loads(path.read_text()))
+    for path in sorted(RESULTS.glob("path-*.json")):
+        parts += whole_path(json.loads(path.read_text()), path.with_suffix(".png"))
     for path in sorted(RESULTS.glob("files-*.json")):
         parts += files(json.loads(path.read_text()))
     for path in sorted(RESULTS.glob("quality*.json")):
@@ -83,8 +91,7 @@ def networks(result: dict, plot: Path) -> list[str]:
         "published network has them, whatever the form computes) over that of torch's own matrix "
         "product in the same rounds; `x` is the time over that of stae in the same round.",
         "",
-        "| pixels, batch | stage | network | ms | p10 to p90 | share | x |",
-        "|---|---|---|---|---|---|---|",
+        *table_head(result),
     ]
     for one in result["results"]:
         case = one["case"]
@@ -92,13 +99,79 @@ def networks(result: dict, plot: Path) -> list[str]:
         for timing in sorted(one["timings"], key=lambda timing: timing["stage"] == "decoder"):
             time, share = timing["milliseconds"], timing["share"]["median"]
             slower = timing["slowdown"]["median"]
+            memory = timing["memory_bytes"]
             lines.append(
                 f"| {size} | {timing['stage']} | {timing['network']} | {figure(time['median'])} | "
                 f"{figure(time['p10'])} to {figure(time['p90'])} | {share:.0%} | {slower:.2f} |"
+                + (f" {memory / 1e9:.2f} |" if memory is not None else "")
             )
+        for name in one.get("left_out", ()):
+            lines.append(f"| {size} | both | {name} | out of memory | | | |")
     if plot.exists():
-        lines += ["", f"![images per second](results/{plot.name})"]
+        lines += ["", f"![milliseconds for a picture against its size](results/{plot.name})"]
     return [*lines, ""]
+
+
+def table_head(result: dict) -> list[str]:
+    """With memory where the device tells it."""
+    columns = ["pixels, batch", "stage", "network", "ms", "p10 to p90", "share", "x"]
+    timings = [timing for one in result["results"] for timing in one["timings"]]
+    if any(timing["memory_bytes"] is not None for timing in timings):
+        columns.append("GB")
+    return [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+
+
+def numbers(result: dict) -> list[str]:
+    machine = result["machine"]
+    lines = [
+        f"## Numbers on {machine['accelerator'] or machine['cpu']}",
+        "",
+        f"torch {machine['torch']}, at {result['commit']}. Differences are from float32 on the "
+        "CPU, for the example photos and the built-in weights; `company` says whether each photo "
+        "alone gave the bytes that it gave among others, and how many rows are computed at once.",
+        "",
+        "| form | latents, rms | largest | pictures, rms | largest | company |",
+        "|---|---|---|---|---|---|",
+    ]
+    for form, found in result["numbers"].items():
+        same = "same bytes" if found["same bytes alone"] else "other bytes"
+        rows = ", ".join(map(str, found["rows that are computed alone"]))
+        why = found["unfused because"]
+        lines.append(
+            f"| {form}{f' ({why})' if why else ''} | {found['latents']['rms']:.1e} | "
+            f"{found['latents']['largest']:.1e} | {found['pictures']['rms']:.1e} | "
+            f"{found['pictures']['largest']:.1e} | {same} ({rows}) |"
+        )
+    return [*lines, ""]
+
+
+def whole_path(result: dict, plot: Path) -> list[str]:
+    machine, dtype = result["runs"][0]["machine"], result["runs"][0]["dtype"]
+    lines = [
+        f"## The path on {machine['accelerator'] or machine['cpu']}",
+        "",
+        f"`stae bench --path` on JPEGs of 1024x1024, {dtype}, torch {machine['torch']}, at "
+        f"{result['commit']}; megapixels per second of each stage alone, with all the machine to "
+        "itself, and of all together.",
+        "",
+        "| command | threads | reading | network | writing | whole | bound by |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for one in sorted((one for run in result["runs"] for one in run["paths"]), key=by_command):
+        speeds = [
+            figure(one["pixels"] / one["seconds"][stage] / 1e6)
+            for stage in ("reading", "network", "writing", "whole")
+        ]
+        lines.append(
+            f"| {one['command']} | {one['threads']} | {' | '.join(speeds)} | {one['bound_by']} |"
+        )
+    if plot.exists():
+        lines += ["", f"![megapixels per second against threads](results/{plot.name})"]
+    return [*lines, ""]
+
+
+def by_command(one: dict) -> tuple[bool, int]:
+    return one["command"] == "decode", one["threads"]
 
 
 def files(result: dict) -> list[str]:

@@ -19,6 +19,7 @@ from stae_cli.model.seeding import seeded
 from stae_cli.model.stupid_ae import StupidAE
 
 REFERENCE = "reference"
+UNFUSED = "unfused"  # the codec without Triton kernels, which only CUDA devices run
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,14 @@ class Contender:
 
 
 def check_against(names: Sequence[str]) -> None:
-    """Checks that every name is `reference` or a known peer.
+    """Checks that every name is `reference`, `unfused` or a known peer.
 
     Raises:
         UsageError: one is not.
     """
     for name in names:
-        if name != REFERENCE and name not in PEERS:
-            known = ", ".join((REFERENCE, *PEERS))
+        if name not in (REFERENCE, UNFUSED, *PEERS):
+            known = ", ".join((REFERENCE, UNFUSED, *PEERS))
             raise UsageError(f"unknown network `{name}`", f"known are: {known}")
 
 
@@ -61,16 +62,22 @@ def seeded_checkpoint(architecture: Architecture = F8C16) -> Checkpoint:
 
 def contenders(codec: Codec, model: StupidAE, against: Sequence[str]) -> list[Contender]:
     """The codec, then each of `against` on the codec's device in its dtype."""
-    found = [_ours(codec, model)]
+    found = [_codec(OURS, codec, model)]
     for name in dict.fromkeys(against):
-        found.append(_reference(codec, model) if name == REFERENCE else _peer(codec, name))
+        if name == REFERENCE:
+            found.append(_reference(codec, model))
+        elif name == UNFUSED:
+            plain = Codec(model, device=codec.device, dtype=codec.dtype, triton=False)
+            found.append(_codec(UNFUSED, plain, model))
+        else:
+            found.append(_peer(codec, name))
     return found
 
 
-def _ours(codec: Codec, model: StupidAE) -> Contender:
+def _codec(name: str, codec: Codec, model: StupidAE) -> Contender:
     sizes = model.architecture
     return Contender(
-        OURS,
+        name,
         codec.encode,
         codec.decode,
         lambda width, height: count(sizes, width, height),

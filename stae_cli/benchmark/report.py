@@ -64,7 +64,8 @@ class Timing:
 class CaseResult:
     """All networks in one case, timed in turn in the same `rounds`.
 
-    `matmul` (rows, inner, columns) is the product that the machine did fastest in them.
+    `matmul` (rows, inner, columns) is the product that the machine did fastest in them. Networks
+    are `left_out` for which memory did not suffice.
     """
 
     case: Case
@@ -72,6 +73,7 @@ class CaseResult:
     matmul: tuple[int, int, int]
     matmul_tflops: Spread
     timings: Sequence[Timing]
+    left_out: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Report:
     architecture: str
     weights: str
     dtype: str
+    unfused: str | None  # why a CUDA device did without Triton kernels
     host_peak_bytes: int | None
     results: Sequence[CaseResult]
 

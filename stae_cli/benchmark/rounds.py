@@ -38,9 +38,14 @@ def memory_errors(case: object) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:  # on the CPU there is no kind of its own for it
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+    except RuntimeError as error:
+        if not is_memory_error(error):
             raise
         raise StaeError(
             f"out of memory at {case}", "give a smaller `--batch` or `--size`"
         ) from error
+
+
+def is_memory_error(error: RuntimeError) -> bool:
+    """Whether memory ran out; on the CPU there is no kind of its own for that."""
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)

@@ -19,7 +19,7 @@ from stae_cli.benchmark.inputs import Inputs
 from stae_cli.benchmark.machine import describe_machine, host_peak_bytes
 from stae_cli.benchmark.matmul import Matmul, large_matmuls
 from stae_cli.benchmark.report import OURS, Case, CaseResult, Report, Spread, Timing
-from stae_cli.benchmark.rounds import Key, Round, memory_errors, rounds_of
+from stae_cli.benchmark.rounds import Key, Round, is_memory_error, memory_errors, rounds_of
 from stae_cli.benchmark.stopwatch import Stopwatch, WarmUp
 from stae_cli.model.codec import Codec
 from stae_cli.model.flops import check_size
@@ -61,7 +61,8 @@ def run(
         model: the reference model; `contenders.seeded_model()` is as good as any.
         cases: sizes and batches.
         weights: what the model's weights are called, for the report.
-        against: `reference` (the plain module) and names from `model.peers.PEERS`.
+        against: `reference` (the plain module), `unfused` (the codec without Triton kernels) and
+            names from `model.peers.PEERS`.
         device: where all networks run, as in `Codec`.
         dtype: what they compute in, as in `Codec`.
         seconds: how long the rounds of one case may take; there are at least three.
@@ -69,7 +70,7 @@ def run(
 
     Raises:
         UsageError: a size that the network cannot take, or an unknown network.
-        StaeError: a network is not installed, or memory runs out.
+        StaeError: a network is not installed, or memory runs out for the codec itself.
         DeviceError: the device is absent.
     """
     check_against(against)
@@ -89,6 +90,7 @@ def run(
         model.architecture.describe(),
         weights,
         str(codec.dtype).removeprefix("torch."),
+        codec.unfused,
         host_peak_bytes(),
         tuple(results),
     )
@@ -102,15 +104,23 @@ def _run_case(
     seconds: float,
 ) -> CaseResult:
     inputs = Inputs(case, device=codec.device, dtype=codec.dtype)
-    entrants = [
-        entrant for each in entered for entrant in _entrants(each, case, inputs, codec.device)
-    ]
+    entrants: list[Entrant] = []
+    left_out: list[str] = []
+    for each in entered:
+        try:
+            entrants += _entrants(each, case, inputs, codec.device)
+        except RuntimeError as error:
+            if each.name == OURS or not is_memory_error(error):
+                raise
+            left_out.append(each.name)
+        if codec.device.type == "cuda":
+            torch.cuda.empty_cache()  # what one network held in reserve, the next may need
     tasks: dict[Key, Callable[[], float]] = {each.key: each.sample for each in entrants}
     tasks |= {each.key: each.sample for each in matmuls}
     rounds = rounds_of(tasks, seconds)
     fastest, rates = _fastest(matmuls, rounds)
     timings = tuple(_timing(entrant, case, rounds, rates) for entrant in entrants)
-    return CaseResult(case, len(rounds), fastest.shape, Spread.of(rates), timings)
+    return CaseResult(case, len(rounds), fastest.shape, Spread.of(rates), timings, tuple(left_out))
 
 
 def _entrants(

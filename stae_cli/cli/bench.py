@@ -46,7 +46,8 @@ Against = Annotated[
     str,
     typer.Option(
         metavar="NAME,...",
-        help="Time these too: `reference` (the plain module), `sdxl`, `taesd`.",
+        help="Time these too: `reference` (the plain module), `sdxl`, `taesd`; on CUDA `unfused` "
+        "(stae without its Triton kernels).",
         show_default=False,
     ),
 ]
@@ -179,6 +180,8 @@ def _print_report(report: Report) -> None:
         f"{machine.cpu}, {machine.threads} threads, python {machine.python}, "
         f"torch {machine.torch}, stae {machine.stae}"
     )
+    if report.unfused:
+        print_warning(f"stae ran without its fast kernels: {report.unfused}")
     for result in report.results:
         _print_case(result)
     print_note("share: of the matmul's FLOP/s in the same round")
@@ -195,6 +198,8 @@ def _print_case(result: CaseResult) -> None:
     matmul = "x".join(map(str, result.matmul))
     rate = f"a {matmul} matmul does {_rate(result.matmul_tflops.median)}FLOP/s"
     print_note(f"{result.case}: {result.rounds} rounds; {rate}")
+    if result.left_out:
+        print_warning(f"memory did not suffice for {', '.join(result.left_out)}")
     if not _compares(result):
         _print_timings("stae", {timing.stage: timing for timing in result.timings})
         return

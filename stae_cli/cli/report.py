@@ -45,6 +45,8 @@ def finish(
                 f"`{codec.device}` ran out of memory; it went on with {codec.batch_patches} "
                 f"patches at once (`--batch-patches {codec.batch_patches}` starts with that)"
             )
+        if codec is not None and codec.unfused:
+            print_note(f"the network ran without its fast kernels: {codec.unfused}")
     if as_json:
         print_json(_summary(report, plan, codec) | dict(extra or {}))
     return SOME_FAILED if report.problems else ALL_GOOD

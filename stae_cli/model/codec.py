@@ -55,9 +55,10 @@ class Codec:
     Latents are the raw encoder output. A picture's latent does not depend on what it is encoded
     with: alone or among others it has the same bytes on the same device and versions.
 
-    Made for training loops: tensors on its device stay there and nothing waits for it; functions
-    that call it compile without a graph break; the caller's autocast, gradient mode and precision
-    settings are neither used nor changed. Results are computed without gradients.
+    Made for training loops: tensors on its device stay there and nothing waits for it (but once,
+    when small pictures of a size come for the second time and CUDA records how they are computed);
+    functions that call it compile without a graph break; the caller's autocast, gradient mode and
+    precision settings are neither used nor changed. Results are computed without gradients.
 
     Args:
         model: the reference model, its weights are copied.

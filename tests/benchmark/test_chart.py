@@ -32,7 +32,7 @@ def report(networks: dict[str, float], cases: int = 1) -> Report:
     timings = tuple(timing(n, s, v) for n, v in networks.items() for s in ("encoder", "decoder"))
     result = CaseResult(Case(64, 64), 3, (64, 64, 64), Spread.of([0.1]), timings)
     machine = describe_machine(torch.device("cpu"))
-    return Report(machine, "f8c16", "seeded", "float32", None, (result,) * cases)
+    return Report(machine, "f8c16", "seeded", "float32", None, None, (result,) * cases)
 
 
 def columns_of(path: Path, colour: str) -> np.ndarray:

@@ -6,15 +6,16 @@ Nothing here depends on how fast the machine is.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import pytest
 import torch
 
 from stae_cli.benchmark import run as running
-from stae_cli.benchmark.contenders import seeded_model
+from stae_cli.benchmark.contenders import Contender, seeded_model
 from stae_cli.benchmark.report import Case, CaseResult, Report, Spread
 from stae_cli.benchmark.rounds import FEWEST_ROUNDS, rounds_of
-from stae_cli.benchmark.run import run
+from stae_cli.benchmark.run import Entrant, run
 from stae_cli.errors import StaeError, UsageError
 from stae_cli.model.flops import count
 from tests.seeded import TINY
@@ -159,3 +160,25 @@ def test_a_case_that_does_not_fit_into_memory_is_named(monkeypatch: pytest.Monke
     with pytest.raises(StaeError, match="out of memory at 16x16, batch 2") as raised:
         run(seeded_tiny(TINY), [Case(16, 16, 2)], weights="tiny", device="cpu")
     assert "--batch" in raised.value.hint
+
+
+def test_a_network_that_does_not_fit_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = running._entrants
+
+    def exhausted(contender: Contender, *given: object) -> Iterator[Entrant]:
+        if contender.name == "reference":
+            raise torch.OutOfMemoryError
+        return real(contender, *given)
+
+    monkeypatch.setattr(running, "_entrants", exhausted)
+    report = run(
+        seeded_tiny(TINY),
+        CASES,
+        weights="tiny",
+        against=["reference", "unfused"],
+        device="cpu",
+        seconds=0,
+    )
+    for result in report.results:
+        assert result.left_out == ("reference",)
+        assert {timing.network for timing in result.timings} == {"stae", "unfused"}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from dataclasses import dataclass
 
 import pytest
 import torch
 
 from tests.seeded import tiny_checkpoint
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs come without one
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is first imported

@@ -47,7 +47,7 @@ class LinearEncoder:
         if count < size:
             filler = cells.new_zeros(size - count, cells.shape[1])
             cells = torch.cat((cells, filler))
-        if size == self.rows:
+        if not cells.is_cuda:
             return self._through(cells)[:count]
         (latents,) = self._replay(lambda given: [self._through(given)], cells.contiguous())
         return latents[:count]

@@ -1,4 +1,4 @@
-"""Replay: CUDA graphs of work on few rows, where starting kernels takes longer than they do."""
+"""Replay: CUDA graphs of work that comes again, since starting kernels one by one takes time."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def test_what_is_there_twice_is_refused(tmp_path):
     assert read_all(write_file(tmp_path / "t.safetensors", twice, latent_bytes(LATENT))) == []
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     field=st.sampled_from(["dtype", "shape", "data_offsets", "pictures", "tensor", "metadata"]),
     value=json_values,
@@ -116,14 +116,14 @@ def test_any_value_in_a_header_is_read_or_refused(field, value, in_shard, tmp_pa
     read_all(write_file(path, json.dumps(header).encode(), latent_bytes(LATENT)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(header=st.binary(max_size=60) | json_values.map(lambda v: json.dumps(v).encode()))
 def test_any_header_is_read_or_refused(header, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "header.safetensors"
     assert read_all(write_file(path, header, bytes(192))) == []
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data(), shard=st.booleans())
 def test_mutated_files_are_read_or_refused(data, shard, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "mutated.safetensors"
@@ -149,7 +149,7 @@ def leads_inside(folder: Path, key: str) -> bool:
     return Path(str(place)).resolve().is_relative_to(folder) and place.resolve() != folder
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(parts=st.lists(key_parts, min_size=1, max_size=4), tail=st.sampled_from(["", ".jpg"]))
 def test_every_key_that_passes_leads_into_dest(parts, tail):
     key = "/".join(parts) + tail
@@ -162,7 +162,7 @@ def test_every_key_that_passes_leads_into_dest(parts, tail):
     assert ":" not in key
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     parts=st.lists(key_parts, min_size=1, max_size=4),
     kind=st.sampled_from([tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE]),
@@ -184,7 +184,7 @@ def test_any_member_of_a_tar_leads_into_dest_or_is_refused(parts, kind, tar_name
         assert leads_inside(Path("/nowhere/dest"), found.key)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_mutated_tars_are_read_or_refused(data, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "mutated.tar"

@@ -165,7 +165,7 @@ def test_tensors_of_another_kind_are_refused(tmp_path, tensor):
         read_header(path)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_mutated_files_are_read_or_refused(data, tmp_path_factory):
     path = tmp_path_factory.mktemp("fuzz") / "a.safetensors"

@@ -173,7 +173,7 @@ def test_shards_and_files_are_listed_together(path, tmp_path):
     assert listing.passed_over == 0
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_mutated_shards_are_read_or_refused(data, tmp_path_factory):
     path = tmp_path_factory.mktemp("fuzz") / "shard-00000.safetensors"

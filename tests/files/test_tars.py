@@ -144,7 +144,7 @@ def test_a_tar_that_shrinks_after_it_was_listed(path):
         entry.open()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_mutated_tars_are_read_or_listed(data, tmp_path_factory):
     path = tmp_path_factory.mktemp("fuzz") / "t.tar"

@@ -148,7 +148,7 @@ def tiny():
     return {name: (model, PixelCodec(model, device="cpu")) for name, model in models.items()}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     name=st.sampled_from(NAMES),
     sizes=st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=1, max_size=5),
@@ -220,7 +220,7 @@ def test_a_compiled_function_packs_and_decodes_them_too(tiny, name):
         assert torch.equal(one, other)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     name=st.sampled_from(NAMES),
     height=st.integers(1, 20),

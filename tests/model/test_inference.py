@@ -66,7 +66,7 @@ def test_bfloat16_stays_within_rounding(golden):
     assert error < 3 * torch.finfo(torch.bfloat16).eps
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(batch=st.integers(1, 3), height=st.integers(1, 14), width=st.integers(1, 14))
 def test_decodes_any_size_like_the_reference(tiny, batch, height, width):
     model, form = tiny
@@ -83,7 +83,7 @@ def test_decodes_any_size_like_the_reference(tiny, batch, height, width):
         assert torch.equal(pixels, image.add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     sizes=st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=6),
 )
@@ -98,7 +98,7 @@ def test_decodes_several_sizes_together_in_order(tiny, sizes):
         torch.testing.assert_close(image, expected, rtol=0, atol=1e-4)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(counts=st.lists(st.integers(0, 700), min_size=1, max_size=6), floats=st.booleans())
 def test_rows_do_not_depend_on_their_portions(tiny, counts, floats):
     _, form = tiny

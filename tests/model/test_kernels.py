@@ -181,7 +181,7 @@ def test_every_network_is_its_reference(architecture):
     torch.testing.assert_close(decoded.permute(2, 0, 1), painted, rtol=0, atol=1e-4)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(sizes=st.lists(st.tuples(st.integers(1, 7), st.integers(1, 7)), min_size=1, max_size=4))
 def test_sizes_mix(sizes):
     model = reference(SMALL)

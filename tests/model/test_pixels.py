@@ -22,7 +22,7 @@ def codec(model):
     return PixelCodec(model, device="cpu")
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     sizes=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=9),
     limit=st.integers(1, 60),
@@ -36,7 +36,7 @@ def test_a_latent_has_the_same_bytes_in_any_company(model, codec, sizes, limit):
         assert np.array_equal(other.encode_pixels([picture])[0], latent)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     height=st.integers(1, 40),
     width=st.integers(1, 40),

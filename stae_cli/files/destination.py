@@ -143,16 +143,18 @@ class FolderDestination(Destination):
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
         target = self.path(name)
-        temporary = self._temporary(target.parent)
+        temporary, moved = self._temporary(target.parent), False
         try:
             self._make(target.parent)
             yield temporary
             temporary.replace(target)
+            moved = True
         except OSError as error:
             raise self._translated(error, target) from error
         finally:
-            with contextlib.suppress(OSError):  # gone after the rename
-                temporary.unlink()
+            if not moved:
+                with contextlib.suppress(OSError):  # it may not even be there
+                    temporary.unlink()
 
     def _make(self, folder: Path) -> None:
         """Makes a folder within DEST, but not DEST: if that was removed, so was its record."""

@@ -72,7 +72,7 @@ class FileEntry(Entry):
         return SourceState(found.st_size, found.st_mtime_ns)
 
     def open(self) -> BinaryIO:
-        return self.path.open("rb")
+        return open(self.place, "rb")  # noqa: PTH123 (a third faster than Path.open)
 
 
 @dataclass(frozen=True)

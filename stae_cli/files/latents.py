@@ -31,6 +31,7 @@ HEADER_LIMIT = 1 << 20  # bytes; ours take about 800
 LATER_FIELDS = {"source_etag": ""}  # absent where they say nothing
 
 Latent = npt.NDArray[np.floating]  # (C, h, w)
+Data = bytes | memoryview  # of one latent
 HALF_INFINITY = 0x7C00  # float16's bits, the sign aside; what lies above is NaN
 
 
@@ -87,17 +88,20 @@ def write_latent(path: Path, latent: Latent, info: LatentInfo) -> int:
     """
     channels, rows, columns = latent.shape
     tensors = {TENSOR: ((channels, rows, columns), latent.dtype.name)}
-    whole = header_bytes(info.to_metadata(), tensors) + latent_bytes(latent)
-    path.write_bytes(whole)
-    return len(whole)
+    header, data = header_bytes(info.to_metadata(), tensors), latent_bytes(latent)
+    with path.open("wb") as file:
+        file.write(header)
+        file.write(data)
+    return len(header) + len(data)
 
 
-def latent_bytes(latent: Latent) -> bytes:
-    """The data of a latent as files hold it: contiguous and little-endian."""
-    return latent.astype(latent.dtype.newbyteorder("<"), order="C", copy=False).tobytes()
+def latent_bytes(latent: Latent) -> memoryview:
+    """The data of a latent as files hold it: contiguous and little-endian; no copy if it is."""
+    stored = latent.astype(latent.dtype.newbyteorder("<"), order="C", copy=False)
+    return stored.reshape(-1).view(np.uint8).data
 
 
-def latent_of(data: bytes, shape: Shape, dtype: str) -> Latent:
+def latent_of(data: Data, shape: Shape, dtype: str) -> Latent:
     """The inverse of `latent_bytes`, in an array of its own."""
     return np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).reshape(shape).astype(dtype)
 

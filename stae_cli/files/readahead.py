@@ -12,53 +12,84 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Reserve = Callable[[int], None]
 
+FREE_PART = 4  # of the bytes, one in so many is granted in any order
 ITEMS_AHEAD = 64  # per thread; keeps a plan of a million entries out of the pool
 
 
 class _ByteGate:
-    """Grants bytes strictly in the items' order, so that the next one needed is never starved."""
+    """Grants bytes in the items' order, so that the next one needed is never starved.
+
+    A part of them is granted in any order: threads that do not need to wait for each other are
+    not woken for nothing.
+    """
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self._limit, self._freely = limit, limit // FREE_PART
         self._held = 0
-        self._turn = 0
+        self._turn = self._delivered = 0
         self._passed: set[int] = set()
+        self._waiting: dict[int, tuple[int, threading.Lock]] = {}
         self._closed = False
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
 
     def acquire(self, turn: int, size: int) -> None:
-        """Waits until all earlier items have theirs and `size` fits (or nothing is held)."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._may_go(turn, size))
-            self._held += size
-            self._advance(turn)
+        """Waits until `size` fits."""
+        with self._lock:
+            if self._closed or self._fits(turn, size):
+                self._grant(turn, size)
+                self._wake()
+                return
+            signal = threading.Lock()
+            signal.acquire()
+            self._waiting[turn] = size, signal
+        signal.acquire()
 
     def finish(self, turn: int) -> None:
         """Lets later items go on where this one asked for nothing."""
-        with self._changed:
-            if turn >= self._turn:
-                self._advance(turn)
+        with self._lock:
+            self._pass(turn)
+            self._wake()
 
-    def release(self, size: int) -> None:
-        with self._changed:
+    def deliver(self, size: int) -> None:
+        """Takes back what the next item in order held."""
+        with self._lock:
             self._held -= size
-            self._changed.notify_all()
+            self._delivered += 1
+            self._wake()
 
     def close(self) -> None:
         """Lets every waiting thread go; the run is over."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            self._changed.notify_all()
+            while self._waiting:
+                _, (_, signal) = self._waiting.popitem()
+                signal.release()
 
-    def _may_go(self, turn: int, size: int) -> bool:
-        return self._turn == turn and (not self._held or self._held + size <= self._limit)
+    def _fits(self, turn: int, size: int) -> bool:
+        """What is next to be delivered need not wait: only later items hold anything then."""
+        if turn == self._turn:
+            fits = not self._held or self._held + size <= self._limit
+            return fits or turn == self._delivered
+        return self._held + size <= self._freely
 
-    def _advance(self, turn: int) -> None:
+    def _grant(self, turn: int, size: int) -> None:
+        self._held += size
+        self._pass(turn)
+
+    def _pass(self, turn: int) -> None:
+        if turn < self._turn:
+            return
         self._passed.add(turn)
         while self._turn in self._passed:
             self._passed.remove(self._turn)
             self._turn += 1
-        self._changed.notify_all()
+
+    def _wake(self) -> None:
+        """Grants what those whose turn it is wait for, as far as that fits now."""
+        while (waiting := self._waiting.get(self._turn)) and self._fits(self._turn, waiting[0]):
+            size, signal = self._waiting.pop(self._turn)
+            self._grant(self._turn, size)
+            signal.release()
 
 
 def read_ahead(
@@ -71,7 +102,8 @@ def read_ahead(
     """Yields `read(item, reserve)` for every item, in order, running ahead in threads.
 
     `read` calls `reserve(size)` at most once, before it makes something large. What is read and
-    not yet yielded never exceeds `max_bytes`, except for one item that is larger by itself.
+    not yet yielded never exceeds `max_bytes`, except for an item that is larger by itself, with
+    at most a part of that beside it.
     An exception of `read` is raised here, in its item's place. Close it when it is left early:
     threads wait for that.
     """
@@ -106,5 +138,5 @@ def read_ahead(
 
 def _delivered(pending: deque[Future[tuple[Result, int]]], gate: _ByteGate) -> Result:
     result, reserved = pending.popleft().result()
-    gate.release(reserved)
+    gate.deliver(reserved)
     return result

@@ -19,6 +19,7 @@ from stae_cli.files.header import Shape, checked_tensor, header_bytes, json_obje
 from stae_cli.files.keys import check_key
 from stae_cli.files.latents import (
     FORMAT_VERSION,
+    Data,
     LatentInfo,
     check_format,
     check_shape,
@@ -72,7 +73,7 @@ def parse_note(text: object) -> TarNote | None:
 def write_shard(
     path: Path,
     members: Sequence[tuple[str, LatentInfo, Shape, str]],
-    data: Iterable[bytes],
+    data: Iterable[Data],
     *,
     note: TarNote | None = None,
 ) -> int:

@@ -13,7 +13,7 @@ from stae_cli.errors import InputError, StaeError
 from stae_cli.files.destination import Destination
 from stae_cli.files.entries import SourceState
 from stae_cli.files.header import ForeignFileError, Shape
-from stae_cli.files.latents import Latent, LatentInfo, latent_bytes, write_latent
+from stae_cli.files.latents import Data, Latent, LatentInfo, latent_bytes, write_latent
 from stae_cli.files.manifest import Manifest
 from stae_cli.files.naming import Planned
 from stae_cli.files.shards import TarNote, write_shard
@@ -253,7 +253,7 @@ class _Member:
     info: LatentInfo
     shape: Shape
     dtype: str
-    read: Callable[[], bytes]
+    read: Callable[[], Data]
 
 
 def _members(shard: Shard) -> Iterator[_Member]:
@@ -271,7 +271,7 @@ def _waiting(shard: Shard, new: Fresh) -> bytes:
     return shard.data.read(new.size)
 
 
-def _kept(stored: StoredLatent) -> bytes:
+def _kept(stored: StoredLatent) -> Data:
     for _ in range(REREADS):
         try:
             return latent_bytes(stored.read())

@@ -244,7 +244,7 @@ class _Encoding:
         if latent is None:
             return Problem(key, "the network gave NaN or infinity, in float32 too")
         with np.errstate(over="ignore"):  # what overflows is refused on the next line
-            kept = latent.astype(self.settings.save_dtype)
+            kept = latent.astype(self.settings.save_dtype, copy=False)
         if not is_finite(kept):
             return Problem(key, "latents exceed float16; use --save-dtype float32")
         return kept

@@ -48,6 +48,37 @@ def test_an_item_larger_than_the_bound_goes_alone():
     assert list(read_ahead(sizes, read, threads=3, max_bytes=10)) == sizes
 
 
+@pytest.mark.timeout(30)
+def test_a_slow_large_item_passes_what_later_ones_hold():
+    """Nothing of theirs is given back before it is delivered."""
+    later = threading.Event()
+
+    def read(item, reserve):
+        if item == 0:
+            assert later.wait(10)
+        reserve(100 if item == 0 else 20)
+        if item == 1:
+            later.set()
+        return item
+
+    assert list(read_ahead(range(50), read, threads=4, max_bytes=100)) == list(range(50))
+
+
+@pytest.mark.timeout(60)
+def test_many_threads_that_wait_for_each_other():
+    start = threading.Event()
+
+    def read(item, reserve):
+        if item == 0:
+            assert start.wait(10)
+        reserve(10)
+        return item
+
+    timer = threading.Timer(0.5, start.set)
+    timer.start()
+    assert list(read_ahead(range(2000), read, threads=400, max_bytes=6000)) == list(range(2000))
+
+
 def test_an_error_is_raised_in_its_place_and_the_threads_end():
     def read(item, reserve):
         reserve(10)

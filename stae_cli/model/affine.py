@@ -81,6 +81,10 @@ class Placement:
         """A copy in the right place and dtype."""
         return tensor.to(self.device, self.dtype, copy=True).contiguous()
 
+    def put_wide(self, tensor: Tensor) -> Tensor:
+        """A copy in the right place, in float32."""
+        return tensor.to(self.device, torch.float32, copy=True).contiguous()
+
 
 @lru_cache(maxsize=1)
 def can_pack() -> bool:

@@ -254,7 +254,7 @@ class Codec:
 
     def _encoded(self, layouts: Sequence[Tensor]) -> Tensor:
         """Images (H, W, 3) of one dtype -> (N, C)."""
-        return self._form.encode(patches for rows in layouts for patches in self._cut(rows))
+        return self._form.encode(band for rows in layouts for band in self._bands(rows))
 
     def _grid_of(self, rows: Tensor) -> tuple[int, int]:
         """The height and width of the latent of an image (H, W, 3)."""
@@ -281,16 +281,12 @@ class Codec:
             )
         return rows
 
-    def _cut(self, rows: Tensor) -> Iterator[Tensor]:
-        """The patches (n, patch * patch * 3) of an image (H, W, 3), on the device, in order.
-
-        They come in bands, so that a large image is never there twice.
-        """
+    def _bands(self, rows: Tensor) -> Iterator[Tensor]:
+        """An image (H, W, 3) on the device; a large one in bands, so as not to be there twice."""
         size = self.architecture.downsample
         band = size * max(1, self._positions * size // rows.shape[1])
         for part in rows.split(band):
-            grid = part.to(self.device).unflatten(1, (-1, size)).unflatten(0, (-1, size))
-            yield grid.transpose(1, 2).flatten(2).flatten(0, 1)
+            yield part.to(self.device)
 
     @property
     def _positions(self) -> int:
@@ -311,14 +307,12 @@ class Codec:
     def _paint(self, latents: Sequence[Tensor], images: Sequence[Tensor]) -> None:
         """(C, h, w) on any device into (8h, 8w, 3), clamped."""
         self._within_memory(lambda: self._decode(latents, images))
-        for image in images:
-            image.clamp_(-1, 1)
 
     def _decode(self, latents: Sequence[Tensor], images: Sequence[Tensor]) -> None:
-        """(C, h, w) on any device into (8h, 8w, 3), unclamped."""
         for pieces, seen in self._pieces(latents):
             for piece, pixels in zip(pieces, self._form.decode(seen), strict=True):
-                self._place(images[piece.index], piece, pixels)
+                inner, target = self._inner(images[piece.index], piece, pixels)
+                torch.clamp(inner, -1, 1, out=target)
 
     def _canvas(self, latents: Tensor) -> Tensor:
         """Room for the images (..., 8h, 8w, 3) of latents (..., C, h, w)."""
@@ -326,10 +320,11 @@ class Codec:
         shape = (*latents.shape[:-3], height * size, width * size, 3)
         return torch.empty(shape, dtype=self.dtype, device=self.device)
 
-    def _place(self, image: Tensor, piece: Piece, pixels: Tensor) -> None:
+    def _inner(self, image: Tensor, piece: Piece, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Of a piece's pixels those that are the image's, and where it has them."""
         size, rows, columns = self.architecture.downsample, piece.rows, piece.columns
         inner = pixels[rows.inner(size), columns.inner(size)]
-        image[rows.target(size), columns.target(size)] = inner
+        return inner, image[rows.target(size), columns.target(size)]
 
     def _check_channels(self, latents: Tensor, *, dimensions: int) -> None:
         channels = self.architecture.channels

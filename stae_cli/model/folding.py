@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -10,11 +10,11 @@ from torch import Tensor
 
 from stae_cli.model.affine import Affine, Placement
 from stae_cli.model.layers import (
+    Chain,
     Conv,
     FieldHead,
     Geglu,
     Head,
-    Layer,
     Mixer,
     Pair,
     PointPair,
@@ -35,7 +35,7 @@ from stae_cli.model.trial import has_tensor_cores
 from stae_cli.model.winograd import winograd
 
 if TYPE_CHECKING:
-    from stae_cli.model.fused import FusedPair, GegluStep, Stream
+    from stae_cli.model.fused import FusedPair, GegluStep
 
 
 def _wide(parameter: Tensor) -> Tensor:
@@ -63,22 +63,46 @@ def _cell_weights(encoder: Encoder) -> tuple[Tensor, Tensor]:
     return _wide(conv.weight).permute(0, 2, 3, 1).flatten(1), _wide(conv.bias)
 
 
-def _conv1x1(conv: torch.nn.Module, place: Placement, norm: RMSNorm | None = None) -> Affine:
+def _conv1x1(
+    conv: torch.nn.Module,
+    place: Placement,
+    norm: RMSNorm | None = None,
+    lacking: Tensor | None = None,
+) -> Affine:
+    """A 1x1 conv, behind a norm whose weight it takes over, or on rows that lack something."""
     conv = cast(torch.nn.Conv2d, conv)
-    assert conv.bias is not None
-    weight = _wide(conv.weight).flatten(1)
+    weight, bias = _wide(conv.weight).flatten(1), _bias_of(conv)
     if norm is not None:
         weight = weight * _wide(norm.weight)
-    return place.affine(weight, _wide(conv.bias))
+    return place.affine(weight, _completed(weight, bias, lacking))
 
 
-def fold_geglus(blocks: Sequence[GegluBlock], place: Placement) -> Sequence[Layer]:
+def _bias_of(conv: torch.nn.Module) -> Tensor:
+    bias = cast(torch.nn.Conv2d, conv).bias
+    assert bias is not None
+    return _wide(bias)
+
+
+def _completed(weight: Tensor, bias: Tensor, lacking: Tensor | None) -> Tensor:
+    """The bias of a layer whose inputs lack a constant."""
+    return bias if lacking is None else bias + weight @ lacking
+
+
+def fold_geglus(blocks: Sequence[GegluBlock], place: Placement) -> Chain:
     """GEGLU blocks one after another."""
-    if place.fused:
-        from stae_cli.model.fused import Stack
+    if not place.fused:
+        return Chain([_geglu(block, place) for block in blocks])
+    steps: list[GegluStep] = []
+    lacking = _nothing(blocks)
+    for block in blocks:
+        steps.append(_geglu_step(block, place, lacking))
+        lacking = lacking + _bias_of(block.mlp.conv_down)
+    return Chain(steps, lacking)
 
-        return [Stack([_geglu_step(block, place) for block in blocks])]
-    return [_geglu(block, place) for block in blocks]
+
+def _nothing(blocks: Sequence[GegluBlock]) -> Tensor:
+    """What rows lack at first."""
+    return torch.zeros(len(blocks[0].norm.weight), dtype=torch.float64)
 
 
 def _geglu(block: GegluBlock, place: Placement) -> Geglu:
@@ -94,11 +118,12 @@ def _geglu(block: GegluBlock, place: Placement) -> Geglu:
     )
 
 
-def _geglu_step(block: GegluBlock, place: Placement) -> GegluStep:
+def _geglu_step(block: GegluBlock, place: Placement, lacking: Tensor) -> GegluStep:
     from stae_cli.model.fused import GegluStep
 
     raised = _conv1x1(block.mlp.conv_up, place, block.norm)
-    return GegluStep(raised, _conv1x1(block.mlp.conv_down, place))
+    down = place.put(_wide(block.mlp.conv_down.weight).flatten(1))
+    return GegluStep(raised, down, place.put_wide(lacking))
 
 
 def fold_pair(spatial: SpatialBlock, geglu: GegluBlock, place: Placement) -> Pair:
@@ -107,28 +132,40 @@ def fold_pair(spatial: SpatialBlock, geglu: GegluBlock, place: Placement) -> Pai
     return Pair(inner, _mixer(cast(torch.nn.Conv2d, spatial.mlp[2]), place), _geglu(geglu, place))
 
 
-def fold_fused_pair(spatial: SpatialBlock, geglu: GegluBlock, place: Placement) -> FusedPair:
-    """The same two blocks with kernels between their products."""
+def fold_fused_pairs(
+    pairs: Sequence[tuple[SpatialBlock, GegluBlock]], place: Placement
+) -> tuple[list[FusedPair], Tensor]:
+    """Such pairs with kernels between their products, and what their rows lack at the end."""
     from stae_cli.model.fused import FusedPair
 
-    conv = _conv3x3(cast(torch.nn.Conv2d, spatial.mlp[2]), place)
-    inner = _conv1x1(spatial.mlp[0], place, spatial.norm)
-    return FusedPair(inner, conv.kernel, conv.bias, _geglu_step(geglu, place))
+    folded: list[FusedPair] = []
+    lacking = _nothing([geglu for _, geglu in pairs])
+    for spatial, geglu in pairs:
+        inner = _conv1x1(spatial.mlp[0], place, spatial.norm)
+        before, lacking = place.put_wide(lacking), lacking + _bias_of(spatial.mlp[2])
+        kernel = _kernel(cast(torch.nn.Conv2d, spatial.mlp[2]), place)
+        folded.append(FusedPair(inner, before, kernel, _geglu_step(geglu, place, lacking)))
+        lacking = lacking + _bias_of(geglu.mlp.conv_down)
+    return folded, lacking
 
 
-def fold_point_pairs(
-    pairs: Sequence[tuple[SpatialBlock, GegluBlock]], place: Placement
-) -> Sequence[Layer]:
+def fold_point_pairs(pairs: Sequence[tuple[SpatialBlock, GegluBlock]], place: Placement) -> Chain:
     """Such blocks one after another where the kernel is 1."""
-    if place.fused:
-        from stae_cli.model.fused import PointStep, Stack
+    if not place.fused:
+        return Chain([_point_pair(*pair, place) for pair in pairs])
+    from stae_cli.model.fused import PointStep
 
-        steps: list[Callable[[Stream], None]] = []
-        for spatial, geglu in pairs:
-            inner = _conv1x1(spatial.mlp[0], place, spatial.norm)
-            steps += PointStep(inner, _conv1x1(spatial.mlp[2], place)), _geglu_step(geglu, place)
-        return [Stack(steps)]
-    return [_point_pair(*pair, place) for pair in pairs]
+    steps: list[PointStep | GegluStep] = []
+    lacking = _nothing([geglu for _, geglu in pairs])
+    for spatial, geglu in pairs:
+        inner = _conv1x1(spatial.mlp[0], place, spatial.norm)
+        outer = cast(torch.nn.Conv2d, spatial.mlp[2])
+        weight = place.put(_wide(outer.weight).flatten(1))
+        steps.append(PointStep(inner, weight, place.put_wide(lacking)))
+        lacking = lacking + _bias_of(outer)
+        steps.append(_geglu_step(geglu, place, lacking))
+        lacking = lacking + _bias_of(geglu.mlp.conv_down)
+    return Chain(steps, lacking)
 
 
 def _point_pair(spatial: SpatialBlock, geglu: GegluBlock, place: Placement) -> PointPair:
@@ -139,41 +176,42 @@ def _point_pair(spatial: SpatialBlock, geglu: GegluBlock, place: Placement) -> P
 def _mixer(conv: torch.nn.Conv2d, place: Placement) -> Mixer:
     """Winograd's transforms pay on the CPU, and cost more digits than half precision has."""
     if place.device.type == "cpu" and place.dtype == torch.float32:
-        assert conv.bias is not None
-        return winograd(_wide(conv.weight), _wide(conv.bias), place)
-    return _conv3x3(conv, place)
+        return winograd(_wide(conv.weight), _bias_of(conv), place)
+    return Conv(_kernel(conv, place), place.put(_bias_of(conv)))
 
 
-def _conv3x3(conv: torch.nn.Conv2d, place: Placement) -> Conv:
-    assert conv.bias is not None
-    kernel = place.put(_wide(conv.weight)).contiguous(memory_format=torch.channels_last)
-    return Conv(kernel, place.put(_wide(conv.bias)))
+def _kernel(conv: torch.nn.Conv2d, place: Placement) -> Tensor:
+    return place.put(_wide(conv.weight)).contiguous(memory_format=torch.channels_last)
 
 
-def fold_projection(projection: Projection, place: Placement) -> Project:
-    """The 1x1 convs before and behind the activation."""
-    return Project(_conv1x1(projection.model[0], place), _conv1x1(projection.model[2], place))
+def fold_projection(
+    projection: Projection, place: Placement, lacking: Tensor | None = None
+) -> Project:
+    """The 1x1 convs before and behind the activation, on rows that lack something."""
+    inner = _conv1x1(projection.model[0], place, lacking=lacking)
+    return Project(inner, _conv1x1(projection.model[2], place))
 
 
-def fold_cell_painter(decoder: ShuffleDecoder, patch: int, place: Placement) -> Affine:
+def fold_cell_painter(
+    decoder: ShuffleDecoder, patch: int, place: Placement, lacking: Tensor | None
+) -> Affine:
     """The layer before a shuffle, its outputs ordered by (row, col, channel) in the cell."""
     conv = cast(torch.nn.Conv2d, decoder.shuffle[0])
-    assert conv.bias is not None
     weight, bias = (
-        _wide(each).flatten(1).unflatten(0, (-1, patch**2)).transpose(0, 1).flatten(0, 1)
-        for each in (conv.weight, conv.bias[:, None])
+        each.flatten(1).unflatten(0, (-1, patch**2)).transpose(0, 1).flatten(0, 1)
+        for each in (_wide(conv.weight), _bias_of(conv)[:, None])
     )
-    return place.affine(weight, bias[:, 0])
+    return place.affine(weight, _completed(weight, bias[:, 0], lacking))
 
 
-def fold_head(decoder: Decoder | ShuffleDecoder, place: Placement) -> Head:
-    """Whichever head the decoder has."""
+def fold_head(decoder: Decoder | ShuffleDecoder, place: Placement, lacking: Tensor | None) -> Head:
+    """Whichever head the decoder has, on rows that lack something."""
     if isinstance(decoder, ShuffleDecoder):
-        return ShuffleHead(_conv1x1(decoder.shuffle[0], place))
-    return _fold_field(decoder, place)
+        return ShuffleHead(_conv1x1(decoder.shuffle[0], place, lacking=lacking))
+    return _fold_field(decoder, place, lacking)
 
 
-def _fold_field(decoder: Decoder, place: Placement) -> FieldHead:
+def _fold_field(decoder: Decoder, place: Placement, lacking: Tensor | None) -> FieldHead:
     """The neural field with its constants computed, the last layer in its generator."""
     field = cast(NeuralField, decoder.nerf[0])
     size = field.head_width
@@ -188,8 +226,9 @@ def _fold_field(decoder: Decoder, place: Placement) -> FieldHead:
     short = torch.einsum("ijk,cj->cik", second.unflatten(0, (size, size)), last).flatten(0, 1)
     short_bias = (last @ second_bias.unflatten(0, (size, size)).T).flatten()
     kind = _field_head(size, len(positions), place)
+    generator, generator_bias = torch.cat((first, short)), torch.cat((first_bias, short_bias))
     return kind(
-        place.affine(torch.cat((first, short)), torch.cat((first_bias, short_bias))),
+        place.affine(generator, _completed(generator, generator_bias, lacking)),
         place.put(positions * scale * _wide(field.norm.weight)),
         place.put((positions @ last.T + _wide(decoder.last.bias)).T),
     )

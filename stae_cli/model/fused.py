@@ -1,13 +1,15 @@
 """The inference form's layers for CUDA devices: matrix products with Triton kernels in between.
 
-What a block adds to its rows waits for the kernel that normalises them for the next one, so that
-both are done while the rows are at hand.
+Blocks add to their rows in place, inside the products. The biases of those products are never
+added: they are constants, which the next norm takes into account, and the last ones the next layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -15,44 +17,9 @@ from torch.nn.functional import conv2d, gelu, linear
 
 from stae_cli.model import kernels
 from stae_cli.model.affine import Affine
-from stae_cli.model.layers import FieldHead, Project
+from stae_cli.model.layers import COLOURS, FieldHead, Project, Size, chunks
 from stae_cli.model.trial import has_gelu_epilogue
-from stae_cli.model.trunk import by_size, chunks, empty_rows
-
-
-class Stream:
-    """Rows (N, width) that blocks add to, in place; the last addition waits to be made.
-
-    Args:
-        rows: they are overwritten.
-        product: the first addition (N, width), if there is one already.
-        bias: its bias (width,).
-    """
-
-    def __init__(
-        self, rows: Tensor, product: Tensor | None = None, bias: Tensor | None = None
-    ) -> None:
-        self._rows = rows
-        self._waiting = None if product is None or bias is None else (product, bias)
-
-    def add(self, layer: Affine, hidden: Tensor) -> None:
-        """Adds the layer's output for `hidden` (N, inputs)."""
-        self.settled()
-        self._waiting = hidden @ layer.weight.T, layer.bias
-
-    def level(self) -> Tensor:
-        """The rows, normalised."""
-        waiting, self._waiting = self._waiting, None
-        if waiting is None:
-            return kernels.normed(self._rows)
-        return kernels.add_normed(self._rows, *waiting)
-
-    def settled(self) -> Tensor:
-        """The rows with everything added."""
-        waiting, self._waiting = self._waiting, None
-        if waiting is not None:
-            kernels.add(self._rows, *waiting)
-        return self._rows
+from stae_cli.model.trunk import by_size, empty_rows
 
 
 @dataclass(frozen=True)
@@ -60,10 +27,16 @@ class GegluStep:
     """A GEGLU block; `raised` makes the gate and what it gates at once."""
 
     raised: Affine
-    down: Affine
+    down: Tensor  # (width, hidden)
+    lacking: Tensor  # (width,) float32, what the block's rows lack
 
-    def __call__(self, stream: Stream) -> None:
-        stream.add(self.down, kernels.geglu(self.raised(stream.level())))
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Rows (N, width), which are added to in place."""
+        return self.add_to(rows, kernels.normed(rows, self.lacking))
+
+    def add_to(self, rows: Tensor, level: Tensor) -> Tensor:
+        """The same, given the normalised rows."""
+        return rows.addmm_(kernels.geglu(self.raised(level)), self.down.T)
 
 
 @dataclass(frozen=True)
@@ -71,24 +44,14 @@ class PointStep:
     """A spatial block whose last convolution is 1x1."""
 
     inner: Affine
-    outer: Affine
-
-    def __call__(self, stream: Stream) -> None:
-        stream.add(self.outer, tanh_gelu(self.inner, stream.level()))
-
-
-@dataclass(frozen=True)
-class Stack:
-    """Blocks that never mix rows."""
-
-    steps: Sequence[Callable[[Stream], None]]
+    outer: Tensor  # (width, width)
+    lacking: Tensor  # (width,) float32
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """Rows (N, width), which are overwritten -> (N, width)."""
-        stream = Stream(rows)
-        for step in self.steps:
-            step(stream)
-        return stream.settled()
+        """Rows (N, width), which are added to in place."""
+        hidden = torch.empty_like(rows)
+        write_tanh_gelu(self.inner, kernels.normed(rows, self.lacking), hidden)
+        return rows.addmm_(hidden, self.outer.T)
 
 
 @dataclass(frozen=True)
@@ -96,9 +59,13 @@ class FusedPair:
     """A spatial block and the GEGLU block behind it."""
 
     inner: Affine
+    lacking: Tensor  # (width,) float32
     kernel: Tensor  # (C, C, 3, 3), channels last
-    bias: Tensor  # (C,)
     geglu: GegluStep
+
+    def enter(self, grid: Tensor, hidden: Tensor) -> None:
+        """What the convolution is given, of some rows of the grid, into the same of `hidden`."""
+        write_tanh_gelu(self.inner, kernels.normed(grid, self.lacking), hidden)
 
     def mixed(self, hiddens: Sequence[Tensor]) -> Tensor:
         """The convolution of each (B, h, w, C), its bias left out -> (N, C) of all of them."""
@@ -107,7 +74,12 @@ class FusedPair:
             for hidden in hiddens
         ]
         rows = [part.reshape(-1, part.shape[-1]) for part in parts]
-        return rows[0] if len(rows) == 1 else torch.cat(rows)
+        # A backend that gives another layout than it was given makes views of another order.
+        return rows[0].contiguous() if len(rows) == 1 else torch.cat(rows)
+
+    def leave(self, grid: Tensor, mixed: Tensor) -> None:
+        """Adds some rows of what was mixed to the grid, and what the GEGLU block makes of them."""
+        self.geglu.add_to(grid, kernels.add_normed(grid, mixed, self.geglu.lacking))
 
 
 class FusedTrunk:
@@ -115,48 +87,81 @@ class FusedTrunk:
 
     alignment = 1
 
-    def __init__(self, project: Project, pairs: Sequence[FusedPair], rows: int) -> None:
+    def __init__(
+        self, project: Project, pairs: Sequence[FusedPair], lacking: Tensor, rows: int
+    ) -> None:
         self._project, self._pairs, self._rows = project, pairs, rows
+        self.lacking = lacking
 
     def __call__(self, latents: Sequence[Tensor]) -> Tensor:
         """Latents (h, w, C) of any sizes -> (N, width) for all their positions in order."""
         rows = torch.cat([latent.flatten(0, 1) for latent in latents])
-        grid, hidden = (empty_rows(rows, self._project.outer) for _ in range(2))
-        hiddens = by_size(hidden, latents)
+        grid = empty_rows(rows, self._project.outer)
+        hidden = torch.empty_like(grid)
         first, *others = self._pairs
         for part in chunks(rows, self._rows):
-            grid[part] = self._project(rows[part])
-            hidden[part] = tanh_gelu(first.inner, kernels.normed(grid[part]))
+            write(self._project.outer, self._project.inner.gelu(rows[part], "none"), grid[part])
+            first.enter(grid[part], hidden[part])
         for pair, following in zip(self._pairs, [*others, None], strict=True):
-            mixed = pair.mixed(hiddens)
+            mixed = pair.mixed(by_size(hidden, latents))
             for part in chunks(rows, self._rows):
-                stream = Stream(grid[part], mixed[part], pair.bias)
-                pair.geglu(stream)
-                if following is None:
-                    stream.settled()
-                else:
-                    hidden[part] = tanh_gelu(following.inner, stream.level())
+                pair.leave(grid[part], mixed[part])
+                if following is not None:
+                    following.enter(grid[part], hidden[part])
+            del mixed  # before the next one is made: they are what memory is full of
         return grid
 
 
 @dataclass(frozen=True)
 class FusedFieldHead(FieldHead):
-    """The neural field, painted by one kernel behind its generator."""
+    """The neural field, painted by one kernel behind its generator, where the image has it."""
 
-    def pixels(self, rows: Tensor) -> Tensor:
-        """Rows (N, width) -> (N, P, 3), unclamped."""
-        return self._run(rows, levels=False)[0]
+    def paint(
+        self, rows: Tensor, sizes: Sequence[Size], *, levels: bool, at_once: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """See `Head`; the pixels lie one image after another."""
+        pixels = len(self.encoded) * COLOURS
+        canvas = rows.new_empty(len(rows) * pixels, dtype=torch.uint8 if levels else rows.dtype)
+        finite = kernels.room_for_finite(rows, self.encoded)
+        groups = _groups(sizes)
+        for part in chunks(rows, at_once):
+            made = self.generator(rows[part])
+            for start, stop, across in groups:
+                begin, end = max(part.start, start), min(part.stop, stop)
+                if begin < end:
+                    kernels.paint(
+                        made[begin - part.start : end - part.start], self.encoded, self.constant,
+                        canvas[start * pixels : stop * pixels], finite[begin:end],
+                        across=across, first=begin - start,
+                    )  # fmt: skip
+        return canvas, finite.all(1) if levels else None
 
-    def levels(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows (N, width) -> uint8 (N, P, 3), and (N,) whether all was finite before rounding."""
-        return self._run(rows, levels=True)
+    def images(self, pixels: Tensor, sizes: Sequence[Size]) -> list[Tensor]:
+        """See `Head`."""
+        shapes = [(height * self.side, width * self.side, COLOURS) for height, width in sizes]
+        parts = pixels.split([math.prod(shape) for shape in shapes])
+        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
-    def _run(self, rows: Tensor, *, levels: bool) -> tuple[Tensor, Tensor]:
-        return kernels.painted(self.generator(rows), self.encoded, self.constant, levels=levels)
+
+def _groups(sizes: Sequence[Size]) -> list[tuple[int, int, int]]:
+    """Neighbours of equal width as one: where their rows start and stop, and the width."""
+    groups = []
+    start = 0
+    for across, equal in groupby(sizes, key=lambda size: size[1]):
+        stop = start + sum(height * width for height, width in equal)
+        groups.append((start, stop, across))
+        start = stop
+    return groups
 
 
-def tanh_gelu(layer: Affine, rows: Tensor) -> Tensor:
-    """tanh-GELU of the layer's output, in the product's own epilogue where torch has that."""
+def write(layer: Affine, rows: Tensor, result: Tensor) -> None:
+    """The layer's output into `result` (N, outputs)."""
+    torch.addmm(layer.bias, rows, layer.weight.T, out=result)
+
+
+def write_tanh_gelu(layer: Affine, rows: Tensor, result: Tensor) -> None:
+    """The same with tanh-GELU, in the product's own epilogue where torch has that."""
     if has_gelu_epilogue(rows.device, rows.dtype):
-        return torch._addmm_activation(layer.bias, rows, layer.weight.T, use_gelu=True)
-    return gelu(linear(rows, layer.weight, layer.bias), approximate="tanh")
+        torch._addmm_activation(layer.bias, rows, layer.weight.T, use_gelu=True, out=result)
+    else:
+        result.copy_(gelu(linear(rows, layer.weight, layer.bias), approximate="tanh"))

@@ -19,12 +19,12 @@ from torch import Tensor
 from stae_cli.model.affine import Placement
 from stae_cli.model.architecture import UNIT
 from stae_cli.model.folding import fold_head, fold_pixel_layer
-from stae_cli.model.layers import centred
+from stae_cli.model.layers import Size, centred, patches_of
 from stae_cli.model.linear_encoder import fold_encoder
 from stae_cli.model.replay import Replay
 from stae_cli.model.second_form import SecondForm
 from stae_cli.model.stupid_ae import Decoder, Encoder, ShuffleDecoder, StupidAE
-from stae_cli.model.trunk import chunks, fold_trunk
+from stae_cli.model.trunk import fold_trunk
 
 # Rows that go through the layers at once, each a patch of 8x8 pixels. Rows that stand for larger
 # ones come in quarters of that: pictures have fewer of them, and chunks are filled up.
@@ -59,10 +59,11 @@ class InferenceForm:
         rows = ROWS[device.type]
         self._rows = rows if first.patch <= UNIT else rows // QUARTER
         embed = fold_pixel_layer(encoder, place)
-        before = [partial(_centring(fused), dtype)]
+        self._cuts_in_one = fused and not others
+        before = [] if self._cuts_in_one else [partial(_centring(fused), dtype)]
         self._encoder = fold_encoder(encoder, embed, place, rows=self._rows, before=before)
         self._trunk = fold_trunk(decoder, first, place, rows=rows)
-        self._head = fold_head(decoder, place)
+        self._head = fold_head(decoder, place, self._trunk.lacking)
         self._replay = Replay()
         self._second = SecondForm(model, place, rows=rows // QUARTER) if others else None
         # In latent positions of the whole network.
@@ -70,22 +71,28 @@ class InferenceForm:
         self.alignment = self._trunk.alignment // gcd(self._trunk.alignment, cell)
         self.halo = -(-architecture.halo // self.alignment) * self.alignment
 
-    def encode(self, patches: Iterable[Tensor]) -> Tensor:
-        """Patches (n, P^2 * 3), uint8 or float in [-1, 1], in any portions, row, column, channel.
+    def encode(self, images: Iterable[Tensor]) -> Tensor:
+        """Images (H, W, 3), uint8 or float in [-1, 1], with sides that P divides.
 
         P pixels on a side are one latent position of the whole network.
 
         Returns:
-            Latents (N, C) of all of them in order.
+            Latents (N, C) of all positions in order.
         """
-        if self._second is None:
-            return self._encoded(patches)
-        finer = (self._second.cut(portion, self.patch) for portion in patches)
-        return self._second.encode(self._encoded(finer))
-
-    def _encoded(self, patches: Iterable[Tensor]) -> Tensor:
         encoder = self._encoder
-        return torch.cat([encoder(chunk) for chunk in _portions(patches, encoder.rows)])
+        rows = _portions(map(self._cut, images), encoder.rows)
+        latents = torch.cat([encoder(portion) for portion in rows])
+        return latents if self._second is None else self._second.encode(latents)
+
+    def _cut(self, image: Tensor) -> Tensor:
+        """The first stage's patches (n, patch^2 * 3) of an image, in the encoder's order."""
+        if self._cuts_in_one:
+            from stae_cli.model import kernels
+
+            return kernels.cut(image, self.patch, self.dtype)
+        if self._second is None:
+            return patches_of(image, self.patch)
+        return self._second.cut(patches_of(image, self.patch * self._second.patch), self.patch)
 
     def decode(self, latents: Sequence[Tensor]) -> list[Tensor]:
         """Latents (h, w, C) of any sizes -> (h * P, w * P, 3) each, unclamped.
@@ -94,7 +101,7 @@ class InferenceForm:
         """
         grids = self._first_latents(latents)
         (pixels,) = self._run(self._pixels, grids)
-        return self._as_images(pixels, grids)
+        return self._head.images(pixels, _sizes(grids))
 
     def decode_levels(self, latents: Sequence[Tensor]) -> tuple[list[Tensor], list[bool]]:
         """Latents (h, w, C) of any sizes -> uint8 pixels of each, rounded to nearest.
@@ -103,13 +110,13 @@ class InferenceForm:
         """
         grids = self._first_latents(latents)
         levels, finite = self._run(self._levels, grids)
-        counts = [len(grid) * grid.shape[1] for grid in grids]
-        good = torch.stack([part.all() for part in finite.split(counts)])
-        return self._as_images(levels, grids), good.tolist()
+        sizes = _sizes(grids)
+        good = [part.all() for part in finite.split([height * width for height, width in sizes])]
+        return self._head.images(levels, sizes), torch.stack(good).tolist()
 
     def _run(self, paint: Painting, grids: Sequence[Tensor]) -> Sequence[Tensor]:
         """`paint(grids)`; small ones of sizes that come again are recorded on CUDA."""
-        sizes = [(grid.shape[0], grid.shape[1]) for grid in grids]
+        sizes = _sizes(grids)
         counts = [height * width for height, width in sizes]
         if not grids[0].is_cuda or sum(counts) > REPLAYED:
             return paint(grids)
@@ -122,37 +129,25 @@ class InferenceForm:
         return self._replay(work, rows, (paint.__name__, *sizes))
 
     def _pixels(self, grids: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Latents (h, w, C) -> (N, patch^2, 3), unclamped."""
-        rows = self._trunk(grids)
-        pixels = rows.new_empty(len(rows), self.patch**2, 3)
-        for part in chunks(rows, self._rows):
-            pixels[part] = self._head.pixels(rows[part])
-        return [pixels]
+        """Latents (h, w, C) -> pixels as the head gives them, unclamped."""
+        return self._painted(grids, levels=False)[:1]
 
     def _levels(self, grids: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Latents (h, w, C) -> uint8 (N, patch^2, 3), and (N,) whether all of each was finite."""
+        """Latents (h, w, C) -> uint8 pixels, and (N,) whether all of each patch was finite."""
+        return self._painted(grids, levels=True)
+
+    def _painted(self, grids: Sequence[Tensor], *, levels: bool) -> Sequence[Tensor]:
         rows = self._trunk(grids)
-        levels = rows.new_empty(len(rows), self.patch**2, 3, dtype=torch.uint8)
-        finite = rows.new_empty(len(rows), dtype=torch.bool)
-        for part in chunks(rows, self._rows):
-            levels[part], finite[part] = self._head.levels(rows[part])
-        return [levels, finite]
+        found = self._head.paint(rows, _sizes(grids), levels=levels, at_once=self._rows)
+        return [each for each in found if each is not None]
 
     def _first_latents(self, latents: Sequence[Tensor]) -> Sequence[Tensor]:
         """The first stage's latents, (h, w, C) each."""
         return latents if self._second is None else self._second.decode(latents)
 
-    def _as_images(self, pixels: Tensor, latents: Sequence[Tensor]) -> list[Tensor]:
-        """Pixels (N, patch^2, 3) of all positions to images (h * patch, w * patch, 3)."""
-        side = self.patch
-        sizes = [(latent.shape[0], latent.shape[1]) for latent in latents]
-        parts = pixels.split([height * width for height, width in sizes])
-        return [
-            part.view(height, width, side, side, 3)
-            .transpose(1, 2)
-            .reshape(height * side, width * side, 3)
-            for part, (height, width) in zip(parts, sizes, strict=True)
-        ]
+
+def _sizes(grids: Sequence[Tensor]) -> list[Size]:
+    return [(grid.shape[0], grid.shape[1]) for grid in grids]
 
 
 def _centring(fused: bool) -> Callable[[torch.dtype, Tensor], Tensor]:

@@ -7,14 +7,16 @@ whatever they store. Importing this module needs Triton, which torch's CUDA buil
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from stae_cli.model.layers import COLOURS
 from stae_cli.model.stupid_ae import CHANNEL_NORM_EPS, COLUMN_NORM_FLOOR
 
-COLOURS = 3
 LANES = 4  # columns of a patch in the last product: its colours, and one that stays empty
 PATCHES = 4  # painted by one program; 4 times 4 columns are as few as a tensor core takes
 PIXELS = 64  # of a patch, painted by one program
@@ -30,13 +32,30 @@ def can_paint(width: int, pixels: int) -> bool:
     return fits and width & (width - 1) == 0 and pixels % PIXELS == 0
 
 
+def cut(image: Tensor, patch: int, dtype: torch.dtype) -> Tensor:
+    """The patches of an image (H, W, 3), uint8 or float in [-1, 1], with any strides, `centred`.
+
+    Returns:
+        (n, patch * patch * 3), each row ordered by (row, column, channel).
+    """
+    down, across = image.shape[0] // patch, image.shape[1] // patch
+    values = patch * patch * COLOURS
+    result = torch.empty(down * across, values, dtype=dtype, device=image.device)
+    scale, offset = _to_centre(image.dtype)
+    with torch.cuda.device_of(image):
+        _cut[(down, triton.cdiv(across * values, VALUES))](
+            image, result, across, *image.stride(),
+            patch=patch, colours=COLOURS, values=VALUES, scale=scale, offset=offset,
+        )  # fmt: skip
+    return result
+
+
 def centred(dtype: torch.dtype, patches: Tensor) -> Tensor:
     """uint8 or float in [-1, 1], of any shape -> (pixel - 128) / 128, exact for uint8."""
     pixels = patches.contiguous()
     result = torch.empty_like(pixels, dtype=dtype)
     total = pixels.numel()
-    bytes_given = pixels.dtype == torch.uint8
-    scale, offset = (1 / 128, -1.0) if bytes_given else (127.5 / 128, -0.5 / 128)
+    scale, offset = _to_centre(pixels.dtype)
     with torch.cuda.device_of(pixels):
         _centre[(triton.cdiv(total, VALUES),)](
             pixels, result, total, values=VALUES, scale=scale, offset=offset
@@ -44,22 +63,20 @@ def centred(dtype: torch.dtype, patches: Tensor) -> Tensor:
     return result
 
 
-def normed(rows: Tensor) -> Tensor:
-    """Rows (N, width) * rsqrt(mean(rows^2) + eps)."""
+def normed(rows: Tensor, lacking: Tensor) -> Tensor:
+    """(rows + lacking) * rsqrt(mean((rows + lacking)^2) + eps), for rows (N, width).
+
+    `lacking` (width,), float32, is what belongs to every row and was not added to any.
+    """
     level = torch.empty_like(rows)
-    _launch_residual(rows, rows, rows, level, adds=False, norms=True)
+    _launch_norm(rows, rows, lacking, level, adds=False)
     return level
 
 
-def add(rows: Tensor, product: Tensor, bias: Tensor) -> None:
-    """Adds a product (N, width) and its bias (width,) to rows (N, width), in place."""
-    _launch_residual(rows, product, bias, rows, adds=True, norms=False)
-
-
-def add_normed(rows: Tensor, product: Tensor, bias: Tensor) -> Tensor:
-    """`add`, then `normed`."""
+def add_normed(rows: Tensor, product: Tensor, lacking: Tensor) -> Tensor:
+    """Adds a product (N, width) to the rows in place; then `normed`."""
     level = torch.empty_like(rows)
-    _launch_residual(rows, product, bias, level, adds=True, norms=True)
+    _launch_norm(rows, product, lacking, level, adds=True)
     return level
 
 
@@ -76,44 +93,60 @@ def geglu(raised: Tensor) -> Tensor:
     return result
 
 
-def painted(
-    made: Tensor, encoded: Tensor, constant: Tensor, *, levels: bool
-) -> tuple[Tensor, Tensor]:
-    """The neural field of each patch.
+def paint(
+    made: Tensor,
+    encoded: Tensor,
+    constant: Tensor,
+    canvas: Tensor,
+    finite: Tensor,
+    *,
+    across: int,
+    first: int,
+) -> None:
+    """The neural field of each patch, where an image has that patch.
 
     Args:
         made: (N, width^2 + 3 * width), the matrices of each patch as its generator writes them.
         encoded: (P, width), the first matrix' left factor.
         constant: (3, P), added to the result.
-        levels: whether pixels are rounded to uint8, else they are in the dtype of `made`.
-
-    Returns:
-        (N, P, 3), and (N,) whether every number of a patch was finite before it was rounded.
+        canvas: images of one width, one below another; uint8, to which pixels are rounded then, or
+            in the dtype of `made`.
+        finite: from `room_for_finite`; zero where a number was not finite before it was rounded.
+        across: how many patches an image is wide.
+        first: which of the images' patches is the first of `made`.
     """
     count, (pixels, width) = len(made), encoded.shape
-    blocks = pixels // PIXELS
-    result = made.new_empty(count, pixels, COLOURS, dtype=torch.uint8 if levels else made.dtype)
-    finite = made.new_empty(count, blocks, COLOURS, dtype=torch.uint8)
     with torch.cuda.device_of(made):
-        _paint[(triton.cdiv(count, PATCHES), blocks)](
-            made, encoded, constant, result, finite, count,
-            width=width, patches=PATCHES, pixels=PIXELS, lanes=LANES, colours=COLOURS,
-            levels=levels, floor=COLUMN_NORM_FLOOR, num_warps=4,
+        _paint[(triton.cdiv(count, PATCHES), pixels // PIXELS)](
+            made, encoded, constant, canvas, finite, count, first, across,
+            width=width, patches=PATCHES, pixels=PIXELS, side=math.isqrt(pixels), lanes=LANES,
+            colours=COLOURS, levels=canvas.dtype == torch.uint8, floor=COLUMN_NORM_FLOOR,
+            num_warps=4,
         )  # fmt: skip
-    return result, finite.flatten(1).all(1)
 
 
-def _launch_residual(
-    rows: Tensor, product: Tensor, bias: Tensor, level: Tensor, *, adds: bool, norms: bool
+def room_for_finite(rows: Tensor, encoded: Tensor) -> Tensor:
+    """Memory for what `paint` finds of each of the rows: (N, values)."""
+    blocks = len(encoded) // PIXELS
+    return rows.new_empty(len(rows), blocks * COLOURS, dtype=torch.uint8)
+
+
+def _launch_norm(
+    rows: Tensor, product: Tensor, lacking: Tensor, level: Tensor, *, adds: bool
 ) -> None:
     count, width = rows.shape
     span = triton.next_power_of_2(width)
     at_once = max(1, VALUES // span)
     with torch.cuda.device_of(rows):
-        _residual[(triton.cdiv(count, at_once),)](
-            rows, product, bias, level, count,
-            width=width, span=span, rows=at_once, adds=adds, norms=norms, eps=CHANNEL_NORM_EPS,
+        _norm[(triton.cdiv(count, at_once),)](
+            rows, product, lacking, level, count,
+            width=width, span=span, rows=at_once, adds=adds, eps=CHANNEL_NORM_EPS,
         )  # fmt: skip
+
+
+def _to_centre(dtype: torch.dtype) -> tuple[float, float]:
+    """Factor and offset from pixels to (pixel - 128) / 128."""
+    return (1 / 128, -1.0) if dtype == torch.uint8 else (127.5 / 128, -0.5 / 128)
 
 
 @triton.jit
@@ -126,14 +159,35 @@ def _centre(
     tl.store(result_at + place, result.to(result_at.dtype.element_ty), mask=inside)
 
 
+@triton.jit(do_not_specialize=["across", "row_step"])
+def _cut(
+    image_at, result_at, across, row_step, column_step, colour_step,
+    patch: tl.constexpr, colours: tl.constexpr, values: tl.constexpr,
+    scale: tl.constexpr, offset: tl.constexpr,
+):  # fmt: skip
+    line: tl.constexpr = patch * colours
+    top = tl.program_id(0).to(tl.int64)  # a row of patches
+    place = tl.program_id(1) * values + tl.arange(0, values)
+    length = across * patch * line
+    inside = place < length
+    within = place % (patch * line)
+    row = within // line
+    column = place // (patch * line) * patch + within % line // colours
+    source = image_at + top * patch * row_step + row * row_step
+    source += column.to(tl.int64) * column_step + (place % colours).to(tl.int64) * colour_step
+    result = tl.load(source, mask=inside, other=0).to(tl.float32) * scale + offset
+    target = result_at + top * length + place
+    tl.store(target, result.to(result_at.dtype.element_ty), mask=inside)
+
+
 # Numbers of rows differ from call to call: specialised, they would be compiled again and again.
 
 
 @triton.jit(do_not_specialize=["count"])
-def _residual(
-    rows_at, product_at, bias_at, level_at, count,
+def _norm(
+    rows_at, product_at, lacking_at, level_at, count,
     width: tl.constexpr, span: tl.constexpr, rows: tl.constexpr,
-    adds: tl.constexpr, norms: tl.constexpr, eps: tl.constexpr,
+    adds: tl.constexpr, eps: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)
     column = tl.arange(0, span)
@@ -141,15 +195,14 @@ def _residual(
     place = row[:, None] * width + column[None, :]
     values = tl.load(rows_at + place, mask=inside, other=0.0).to(tl.float32)
     if adds:
-        bias = tl.load(bias_at + column, mask=column < width, other=0.0).to(tl.float32)
         values += tl.load(product_at + place, mask=inside, other=0.0).to(tl.float32)
-        stored = (values + bias[None, :]).to(rows_at.dtype.element_ty)
+        stored = values.to(rows_at.dtype.element_ty)
         tl.store(rows_at + place, stored, mask=inside)
         values = stored.to(tl.float32)
-    if norms:
-        scale = tl.rsqrt(tl.sum(values * values, axis=1) / width + eps)
-        level = (values * scale[:, None]).to(level_at.dtype.element_ty)
-        tl.store(level_at + place, level, mask=inside)
+    values += tl.load(lacking_at + column, mask=column < width, other=0.0)[None, :]
+    scale = tl.rsqrt(tl.sum(values * values, axis=1) / width + eps)
+    level = (values * scale[:, None]).to(level_at.dtype.element_ty)
+    tl.store(level_at + place, level, mask=inside)
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -169,11 +222,11 @@ def _geglu(
     tl.store(result_at + target, result.to(result_at.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["count"])
+@triton.jit(do_not_specialize=["count", "start", "across"])
 def _paint(
-    made_at, encoded_at, constant_at, result_at, finite_at, count,
-    width: tl.constexpr, patches: tl.constexpr, pixels: tl.constexpr, lanes: tl.constexpr,
-    colours: tl.constexpr, levels: tl.constexpr, floor: tl.constexpr,
+    made_at, encoded_at, constant_at, result_at, finite_at, count, start, across,
+    width: tl.constexpr, patches: tl.constexpr, pixels: tl.constexpr, side: tl.constexpr,
+    lanes: tl.constexpr, colours: tl.constexpr, levels: tl.constexpr, floor: tl.constexpr,
 ):  # fmt: skip
     dtype: tl.constexpr = made_at.dtype.element_ty
     first = tl.program_id(0).to(tl.int64) * patches
@@ -213,8 +266,11 @@ def _paint(
     good = tl.min((tl.abs(result) < float("inf")).to(tl.int32), axis=0)
     place = finite_at + (owner * blocks + block) * colours + colour
     tl.store(place, good.to(tl.uint8), mask=there)
-    place = result_at + (owner * blocks * pixels)[None, :] * colours
-    place += pixel[:, None] * colours + colour[None, :]
+    index = owner + start
+    patch_row = index // across  # of all images, which lie one below another
+    corner = (patch_row * side * across + index % across) * side
+    inner = pixel // side * (side * across) + pixel % side
+    place = result_at + (corner[None, :] + inner[:, None]) * colours + colour[None, :]
     if levels:
         bounded = tl.minimum(tl.maximum((result + 1.0) * 127.5, 0.0), 255.0)
         # Adding and taking 1.5 * 2^23 rounds to nearest, halves to even, as torch does.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +16,21 @@ from stae_cli.model.affine import Affine
 from stae_cli.model.stupid_ae import CHANNEL_NORM_EPS, COLUMN_NORM_FLOOR
 
 Layer = Callable[[Tensor], Tensor]  # rows (N, width) to as many
+Size = tuple[int, int]  # height and width
+
+COLOURS = 3
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Layers one after another, and what their rows lack in the end.
+
+    `lacking` (width,), float64 on the CPU, belongs to every row and was added to none: the next
+    layer's bias makes up for it.
+    """
+
+    layers: Sequence[Layer]
+    lacking: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -85,21 +101,56 @@ class PointPair:
 
 
 class Head(ABC):
-    """Paints a patch from its features."""
+    """Paints patches from their features."""
+
+    @property
+    @abstractmethod
+    def side(self) -> int:
+        """Pixels on a side of a patch."""
 
     @abstractmethod
     def painted(self, rows: Tensor) -> Tensor:
         """Rows (N, width) -> (N, 3, P), unclamped."""
 
-    def pixels(self, rows: Tensor) -> Tensor:
-        """Rows (N, width) -> (N, P, 3), unclamped."""
-        return self.painted(rows).mT
+    def paint(
+        self, rows: Tensor, sizes: Sequence[Size], *, levels: bool, at_once: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """The pixels of images, as `images` takes them, all in one tensor.
 
-    def levels(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows (N, width) -> uint8 (N, P, 3), and (N,) whether all was finite before rounding."""
-        pixels = self.painted(rows)
-        finite = pixels.isfinite().flatten(1).all(1)
-        return pixels.float().add_(1).mul_(127.5).round_().clamp_(0, 255).mT, finite
+        Args:
+            rows: (N, width), features of all positions in order.
+            sizes: how many positions each image is high and wide.
+            levels: whether pixels are rounded to uint8; else they are unclamped, of the rows'
+                dtype.
+            at_once: rows to paint together.
+
+        Returns:
+            Pixels, and with `levels` (N,) whether all was finite before it was rounded.
+        """
+        shape = (len(rows), self.side**2, COLOURS)
+        if not levels:
+            pixels = rows.new_empty(shape)
+            for part in chunks(rows, at_once):
+                pixels[part] = self.painted(rows[part]).mT
+            return pixels, None
+        pixels = rows.new_empty(shape, dtype=torch.uint8)
+        finite = rows.new_empty(len(rows), dtype=torch.bool)
+        for part in chunks(rows, at_once):
+            wide = self.painted(rows[part])
+            finite[part] = wide.isfinite().flatten(1).all(1)
+            pixels[part] = wide.float().add_(1).mul_(127.5).round_().clamp_(0, 255).mT
+        return pixels, finite
+
+    def images(self, pixels: Tensor, sizes: Sequence[Size]) -> list[Tensor]:
+        """What `paint` gives, as images (h * side, w * side, 3)."""
+        side = self.side
+        parts = pixels.split([height * width for height, width in sizes])
+        return [
+            part.view(height, width, side, side, COLOURS)
+            .transpose(1, 2)
+            .reshape(height * side, width * side, COLOURS)
+            for part, (height, width) in zip(parts, sizes, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -108,9 +159,14 @@ class ShuffleHead(Head):
 
     layer: Affine
 
+    @property
+    def side(self) -> int:
+        """Pixels on a side of a patch."""
+        return math.isqrt(len(self.layer.bias) // COLOURS)
+
     def painted(self, rows: Tensor) -> Tensor:
         """Rows (N, width) -> (N, 3, P), unclamped."""
-        return self.layer(rows).unflatten(-1, (3, -1))
+        return self.layer(rows).unflatten(-1, (COLOURS, -1))
 
 
 @dataclass(frozen=True)
@@ -125,6 +181,11 @@ class FieldHead(Head):
     encoded: Tensor  # (P, head_width): norm(positions)
     constant: Tensor  # (3, P): positions through the last layer, its bias included
 
+    @property
+    def side(self) -> int:
+        """Pixels on a side of a patch."""
+        return math.isqrt(len(self.encoded))
+
     def painted(self, rows: Tensor) -> Tensor:
         """Rows (N, width) -> (N, 3, P), unclamped."""
         size = self.encoded.shape[1]
@@ -136,6 +197,12 @@ class FieldHead(Head):
         hidden = linear(columns, self.encoded)  # (N * head_width, P)
         fields = silu(hidden, inplace=True).view(len(rows), size, -1)
         return torch.baddbmm(self.constant, second.unflatten(-1, (3, size)), fields)
+
+
+def patches_of(image: Tensor, size: int) -> Tensor:
+    """The patches (n, size * size * 3) of an image (H, W, 3), each by row, column and channel."""
+    grid = image.unflatten(1, (-1, size)).unflatten(0, (-1, size))
+    return grid.transpose(1, 2).flatten(2).flatten(0, 1)
 
 
 def centred(dtype: torch.dtype, patches: Tensor) -> Tensor:
@@ -150,3 +217,9 @@ def normed(rows: Tensor) -> Tensor:
     norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True, dtype=torch.float32)
     scale = torch.rsqrt(norm.square_().div_(rows.shape[-1]).add_(CHANNEL_NORM_EPS))
     return (rows * scale).to(rows.dtype)
+
+
+def chunks(rows: Tensor, size: int) -> Iterator[slice]:
+    """All of the rows in order, `size` at a time, the last time fewer."""
+    for first in range(0, len(rows), size):
+        yield slice(first, first + size)

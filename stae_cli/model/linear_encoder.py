@@ -78,7 +78,8 @@ def fold_encoder(
         before: what cells go through before the first layer.
     """
     blocks = fold_geglus([cast(GegluBlock, block) for block in encoder.blocks], place)
-    layers: list[Layer] = [*before, embed, *blocks, fold_projection(encoder.out, place)]
+    out = fold_projection(encoder.out, place, blocks.lacking)
+    layers: list[Layer] = [*before, embed, *blocks.layers, out]
     folded = LinearEncoder(layers, rows)
     if place.device.type == "cuda":
         values = embed.weight.shape[1]

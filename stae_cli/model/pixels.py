@@ -114,7 +114,8 @@ class PixelCodec(Codec):
                 if image.shape == pixels.shape:
                     image.copy_(pixels, non_blocking=True)
                 else:
-                    self._place(image, piece, pixels)
+                    inner, target = self._inner(image, piece, pixels)
+                    target.copy_(inner)
         self._wait()
         return images, finite
 

@@ -31,7 +31,7 @@ class SecondForm:
         self.patch, self._values = sizes.patch, sizes.inputs * sizes.patch**2
         self._encoder = fold_encoder(encoder, fold_cell_layer(encoder, place), place, rows=rows)
         self._trunk = fold_trunk(decoder, sizes, place, rows=rows)
-        self._painter = fold_cell_painter(decoder, sizes.patch, place)
+        self._painter = fold_cell_painter(decoder, sizes.patch, place, self._trunk.lacking)
 
     def cut(self, patches: Tensor, size: int) -> Tensor:
         """Patches (n, (cell * size)^2 * 3) to those of the first stage, (n * cell^2, size^2 * 3).

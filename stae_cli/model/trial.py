@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import gelu
 
 from stae_cli.model.affine import Affine
-from stae_cli.model.layers import FieldHead, centred, normed
+from stae_cli.model.layers import FieldHead, centred, normed, patches_of
 
 SWITCH = "STAE_TRITON"  # in the environment; 0 leaves the kernels out
 WITH_TENSOR_CORES = (8, 0)  # compute capability from which Triton's products use them
@@ -80,19 +80,21 @@ def _trials(
 
     pixels = torch.arange(256, dtype=torch.uint8, device=device).repeat(3, 3)
     yield "centred", kernels.centred(dtype, pixels), centred(torch.float32, pixels)
-    rows, product, bias = drawn(37, 512), drawn(37, 512), drawn(512)
-    yield "normed", kernels.normed(rows), normed(rows.float())
-    total = (rows.float() + product.float() + bias.float()).to(dtype).float()
-    settled = rows.clone()
-    yield "add_normed", kernels.add_normed(settled, product, bias), normed(total)
-    yield "add_normed", settled, total
-    kernels.add(rows, product, bias)
-    yield "add", rows, total
+    image = drawn(32, 24, 3).clamp_(-1, 1)
+    for given in (image, pixels.view(3, 768)[:, :192].reshape(24, 8, 3), image.permute(1, 0, 2)):
+        meant = centred(torch.float32, patches_of(given, 8))
+        yield "cut", kernels.cut(given, 8, dtype), meant
+    rows, product = drawn(37, 512), drawn(37, 512)
+    lacking = drawn(512).float()
+    yield "normed", kernels.normed(rows, lacking), normed(rows.float() + lacking)
+    total = (rows.float() + product.float()).to(dtype).float()
+    yield "add_normed", kernels.add_normed(rows, product, lacking), normed(total + lacking)
+    yield "add_normed", rows, total
     raised = drawn(37, 2048) * 3
     gate, act = raised.float().chunk(2, 1)
     yield "geglu", kernels.geglu(raised), gate * gelu(act, approximate="tanh")
     if has_tensor_cores(device, dtype):
-        yield from _painted(kernels, drawn(37, 32 * 32 + 3 * 32), drawn(64, 32), drawn(3, 64))
+        yield from _painted(kernels, drawn(36, 32 * 32 + 3 * 32), drawn(64, 32), drawn(3, 64))
 
 
 def _painted(
@@ -103,14 +105,29 @@ def _painted(
     others = torch.arange(len(made), device=made.device) != 5
     identity = torch.eye(made.shape[1], device=made.device)
     generator = Affine(identity, identity.new_zeros(made.shape[1]))
-    plain = FieldHead(generator, encoded.float(), constant.float())
-    pixels, finite = kernels.painted(made, encoded, constant, levels=False)
-    yield "painted", pixels[others], plain.pixels(made.float())[others]
-    yield "painted", finite.float(), others.float()
-    levels, _ = kernels.painted(made, encoded, constant, levels=True)
+    plain = FieldHead(generator, encoded.float(), constant.float()).painted(made.float()).mT
+    pixels, finite = _images(kernels, made, encoded, constant, made.dtype)
+    yield "paint", pixels[others], plain[others]
+    yield "paint", finite.float(), others.float()
+    levels, _ = _images(kernels, made, encoded, constant, torch.uint8)
     exact = pixels[others].float().add(1).mul(127.5).clamp(0, 255)
     near = (levels[others].float() - exact).abs() <= 0.5 + ROUNDINGS * _rounding(made.dtype) * 256
-    yield "painted", near.float(), torch.ones_like(exact)
+    yield "paint", near.float(), torch.ones_like(exact)
+
+
+def _images(
+    kernels: ModuleType, made: Tensor, encoded: Tensor, constant: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Two images, painted in two parts -> their patches (N, P, 3), and whether each is finite."""
+    count, across = len(made), len(made) // 6
+    canvas = made.new_empty(6 * 8, across * 8, 3, dtype=dtype)
+    finite = kernels.room_for_finite(made, encoded)
+    for part in (slice(0, 7), slice(7, count)):
+        kernels.paint(
+            made[part], encoded, constant, canvas.view(-1), finite[part],
+            across=across, first=part.start,
+        )  # fmt: skip
+    return patches_of(canvas, 8).unflatten(1, (-1, 3)), finite.all(1)
 
 
 def _agree(found: Tensor, meant: Tensor, dtype: torch.dtype) -> bool:

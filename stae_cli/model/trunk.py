@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Protocol, cast
 
@@ -12,12 +12,12 @@ from torch import Tensor
 from stae_cli.model.affine import Affine, Placement
 from stae_cli.model.architecture import Stage
 from stae_cli.model.folding import (
-    fold_fused_pair,
+    fold_fused_pairs,
     fold_pair,
     fold_point_pairs,
     fold_projection,
 )
-from stae_cli.model.layers import Conv, Layer, Pair, Project, normed
+from stae_cli.model.layers import Chain, Conv, Pair, Project, chunks, normed
 from stae_cli.model.stupid_ae import Decoder, GegluBlock, ShuffleDecoder, SpatialBlock
 from stae_cli.model.winograd import TILE
 
@@ -28,6 +28,10 @@ class Trunk(Protocol):
     @property
     def alignment(self) -> int:
         """Tiles that are cut at multiples of this compute the same numbers as the whole."""
+
+    @property
+    def lacking(self) -> Tensor | None:
+        """What every row of the result lacks, see `Chain`."""
 
     def __call__(self, latents: Sequence[Tensor]) -> Tensor:
         """Latents (h, w, C) of any sizes -> (N, width) for all their positions in order."""
@@ -48,7 +52,7 @@ def fold_trunk(
     if place.fused:
         from stae_cli.model.fused import FusedTrunk
 
-        return FusedTrunk(project, [fold_fused_pair(*pair, place) for pair in pairs], rows)
+        return FusedTrunk(project, *fold_fused_pairs(pairs, place), rows)
     return SpatialTrunk(project, [fold_pair(*pair, place) for pair in pairs], rows)
 
 
@@ -57,8 +61,9 @@ class PointTrunk:
 
     alignment = 1
 
-    def __init__(self, project: Project, layers: Sequence[Layer], rows: int) -> None:
-        self._project, self._layers, self._rows = project, layers, rows
+    def __init__(self, project: Project, chain: Chain, rows: int) -> None:
+        self._project, self._layers, self._rows = project, chain.layers, rows
+        self.lacking = chain.lacking
 
     def __call__(self, latents: Sequence[Tensor]) -> Tensor:
         rows = torch.cat([latent.flatten(0, 1) for latent in latents])
@@ -73,6 +78,8 @@ class PointTrunk:
 
 class SpatialTrunk:
     """A trunk with 3x3 convolutions, between which rows pass in chunks that stay in the cache."""
+
+    lacking = None
 
     def __init__(self, project: Project, pairs: Sequence[Pair], rows: int) -> None:
         self._project, self._pairs, self._rows = project, pairs, rows
@@ -93,12 +100,6 @@ class SpatialTrunk:
                 if following is not None:
                     hidden[part] = following.inner.gelu(normed(grid[part]), "tanh")
         return grid
-
-
-def chunks(rows: Tensor, size: int) -> Iterator[slice]:
-    """All of the rows in order, `size` at a time, the last time fewer."""
-    for first in range(0, len(rows), size):
-        yield slice(first, first + size)
 
 
 def empty_rows(rows: Tensor, layer: Affine) -> Tensor:

@@ -13,26 +13,32 @@ from triton.compiler import ASTSource
 from stae_cli.model import kernels
 
 ASSEMBLER = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-RESIDUAL = {"width": 512, "span": 512, "rows": 4, "eps": 1e-8}
+NORM = {"width": 512, "span": 512, "rows": 4, "eps": 1e-8}
+CUT = {"patch": 8, "colours": 3, "values": kernels.VALUES, "scale": 1 / 128, "offset": -1.0}
 PAINT = {
-    "width": 32, "patches": kernels.PATCHES, "pixels": kernels.PIXELS, "lanes": kernels.LANES,
-    "colours": kernels.COLOURS, "floor": 1e-12,
+    "width": 32, "patches": kernels.PATCHES, "pixels": kernels.PIXELS, "side": 8,
+    "lanes": kernels.LANES, "colours": 3, "floor": 1e-12,
 }  # fmt: skip
 CASES = [
     ("_centre", {"values": kernels.VALUES, "scale": 1 / 128, "offset": -1.0}),
-    ("_residual", RESIDUAL | {"adds": False, "norms": True}),
-    ("_residual", RESIDUAL | {"adds": True, "norms": True}),
+    ("_cut", CUT | {"column_step": 3, "colour_step": 1}),
+    ("_cut", CUT | {"column_step": 1}),
+    ("_norm", NORM | {"adds": False}),
+    ("_norm", NORM | {"adds": True}),
     ("_geglu", {"hidden": 1024, "span": 1024, "rows": 2}),
     ("_paint", PAINT | {"levels": True}),
     ("_paint", PAINT | {"levels": False}),
 ]
-BYTES = {"pixels_at", "finite_at"}
+BYTES = {"pixels_at", "image_at", "finite_at"}
+FLOATS = {"lacking_at"}
 
 
 def type_of(name, constants):
     if name in constants:
         return "constexpr"
     if name.endswith("_at"):
+        if name in FLOATS:
+            return "*fp32"
         is_levels = name == "result_at" and constants.get("levels")
         return "*u8" if name in BYTES or is_levels else "*fp16"
     return "i32"

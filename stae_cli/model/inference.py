@@ -103,16 +103,16 @@ class InferenceForm:
         (pixels,) = self._run(self._pixels, grids)
         return self._head.images(pixels, _sizes(grids))
 
-    def decode_levels(self, latents: Sequence[Tensor]) -> tuple[list[Tensor], list[bool]]:
+    def decode_levels(self, latents: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Latents (h, w, C) of any sizes -> uint8 pixels of each, rounded to nearest.
 
-        Also returns whether each was finite before it was rounded.
+        Also returns, for each, whether it was finite before it was rounded.
         """
         grids = self._first_latents(latents)
         levels, finite = self._run(self._levels, grids)
         sizes = _sizes(grids)
         good = [part.all() for part in finite.split([height * width for height, width in sizes])]
-        return self._head.images(levels, sizes), torch.stack(good).tolist()
+        return self._head.images(levels, sizes), torch.stack(good)
 
     def _run(self, paint: Painting, grids: Sequence[Tensor]) -> Sequence[Tensor]:
         """`paint(grids)`; small ones of sizes that come again are recorded on CUDA."""

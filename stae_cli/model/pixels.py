@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TypeVar, cast
 
 import numpy as np
@@ -15,11 +15,13 @@ from torch import Tensor
 
 from stae_cli.model.architecture import UNIT
 from stae_cli.model.codec import Codec
+from stae_cli.model.tiling import Piece
 
 Pixels = npt.NDArray[np.uint8]  # (H, W, 3) RGB
 Memory = npt.NDArray[np.uint8]  # (bytes,)
 Latent = npt.NDArray[np.floating]  # (C, h, w)
 Result = TypeVar("Result")
+Given = TypeVar("Given")
 
 PATCH_BYTES = 3 * UNIT**2
 LARGEST_LOCKED = 64 << 20  # of one picture, in bytes: what is locked is rounded up to a power of 2
@@ -28,35 +30,92 @@ LARGEST_LOCKED = 64 << 20  # of one picture, in bytes: what is locked is rounded
 class PixelCodec(Codec):
     """A codec that also takes and gives numpy arrays, as files hold them."""
 
+    @property
+    def runs_beside(self) -> bool:
+        """Whether the host can do other things between the beginning of work and its end."""
+        return self.device.type == "cuda"
+
     def encode_pixels(self, pictures: Sequence[Pixels]) -> list[Latent | None]:
         """(H, W, 3) uint8 arrays of any sizes to (16, h, w) arrays.
 
         They come in the codec's dtype, or in float32 where it is bfloat16, which numpy lacks, or
         where it overflowed. None stands for a picture whose latent is not finite in float32 either.
         """
-        with torch.no_grad():
-            latents, finite = self._within_memory(lambda: self._encoded_pixels(pictures))
-        broken = [index for index, good in enumerate(finite) if not good]
-        results: list[Latent | None] = [*latents]
-        again = self._again(broken, lambda wide: wide.encode_pixels([pictures[i] for i in broken]))
-        for index, latent in zip(broken, again, strict=True):
-            results[index] = latent
-        return results
+        return self._begun_encoding(pictures)()
 
     def decode_pixels(self, latents: Sequence[Latent]) -> list[Pixels | None]:
         """(16, h, w) arrays of any sizes to (8h, 8w, 3) uint8 arrays, rounded to nearest.
 
         What is not finite is redone in float32; None stands for a picture that is not even then.
         """
+        return self._begun_decoding(latents)()
+
+    def begin_encoding(self, pictures: Sequence[Pixels]) -> Callable[[], list[Latent | None]]:
+        """`encode_pixels`, begun on a device that runs beside the host; the result ends it.
+
+        Nobody may change the pictures until then.
+        """
+        if not self.runs_beside:
+            return partial(self.encode_pixels, pictures)
+        return self._begun_encoding(pictures)
+
+    def begin_decoding(self, latents: Sequence[Latent]) -> Callable[[], list[Pixels | None]]:
+        """`decode_pixels`, begun in the same way."""
+        if not self.runs_beside:
+            return partial(self.decode_pixels, latents)
+        return self._begun_decoding(latents)
+
+    @torch.no_grad()
+    def _begun_encoding(self, pictures: Sequence[Pixels]) -> Callable[[], list[Latent | None]]:
+        turned, good, sizes = self._within_memory(lambda: self._encoded_pixels(pictures))
+        wait = self._mark()
+
+        def finish() -> list[Latent | None]:
+            wait()
+            channels, counts = (
+                self.architecture.channels,
+                [height * width for height, width in sizes],
+            )
+            parts = zip(turned.split([channels * count for count in counts]), sizes, strict=True)
+            latents = [_to_numpy(part.view(channels, *size)) for part, size in parts]
+            finite = [bool(each.all()) for each in good.split(counts)]
+            return self._completed(latents, finite, pictures, PixelCodec.encode_pixels)
+
+        return finish
+
+    @torch.no_grad()
+    def _begun_decoding(self, latents: Sequence[Latent]) -> Callable[[], list[Pixels | None]]:
         tensors = [torch.from_numpy(latent) for latent in latents]
-        with torch.no_grad():
-            levels, finite = self._within_memory(lambda: self._decoded_levels(tensors))
-        results: list[Pixels | None] = [image.numpy() for image in levels]
+        levels, found = self._within_memory(lambda: self._decoded_levels(tensors))
+        wait = self._mark()
+
+        def finish() -> list[Pixels | None]:
+            wait()
+            finite = [True] * len(latents)
+            for pieces, good in found:
+                for piece, is_good in zip(pieces, good.tolist(), strict=True):
+                    finite[piece.index] &= is_good
+            images = [image.numpy() for image in levels]
+            return self._completed(images, finite, latents, PixelCodec.decode_pixels)
+
+        return finish
+
+    def _completed(
+        self,
+        results: Sequence[Result],
+        finite: Sequence[bool],
+        given: Sequence[Given],
+        run: Callable[[PixelCodec, list[Given]], list[Result | None]],
+    ) -> list[Result | None]:
+        """The results, those that are not finite made once more in float32, where that can help."""
         broken = [index for index, good in enumerate(finite) if not good]
-        again = self._again(broken, lambda wide: wide.decode_pixels([latents[i] for i in broken]))
-        for index, picture in zip(broken, again, strict=True):
-            results[index] = picture
-        return results
+        completed: list[Result | None] = [*results]
+        again: list[Result | None] = [None] * len(broken)
+        if broken and self.dtype != torch.float32:
+            again = run(self._in_float32, [given[index] for index in broken])
+        for index, result in zip(broken, again, strict=True):
+            completed[index] = result
+        return completed
 
     @cached_property
     def _in_float32(self) -> PixelCodec:
@@ -69,14 +128,6 @@ class PixelCodec(Codec):
             triton=False,  # nothing but the most plain way to compute them
         )
 
-    def _again(
-        self, broken: Sequence[int], run: Callable[[PixelCodec], list[Result | None]]
-    ) -> list[Result | None]:
-        """What was not finite, once more in float32; None where that cannot help."""
-        if not broken or self.dtype == torch.float32:
-            return [None] * len(broken)
-        return run(self._in_float32)
-
     @property
     def host_memory(self) -> Callable[[int], Memory] | None:
         """Gives so many bytes that are copied from fast; None where plain memory is no slower."""
@@ -84,43 +135,38 @@ class PixelCodec(Codec):
             return None
         return lambda size: cast(Memory, self._room((size,), torch.uint8).numpy())
 
-    def _encoded_pixels(self, pictures: Sequence[Pixels]) -> tuple[list[Latent], list[bool]]:
-        """(H, W, 3) -> (C, h, w), and which of them are finite, all on the host."""
+    def _encoded_pixels(
+        self, pictures: Sequence[Pixels]
+    ) -> tuple[Tensor, Tensor, tuple[tuple[int, int], ...]]:
+        """(H, W, 3) -> latents (C, h, w) behind each other, (N,) which positions are finite, sizes.
+
+        All on the host.
+        """
         packed = self.encode_packed([self._sent(_to_tensor(picture)) for picture in pictures])
-        tokens, counts = packed.tokens, packed.counts
+        tokens = packed.tokens
         good = tokens.isfinite().all(1)
         turned = tokens.new_empty(tokens.numel())
-        parts = turned.split([tokens.shape[1] * count for count in counts])
+        parts = turned.split([tokens.shape[1] * count for count in packed.counts])
         for part, latent in zip(parts, packed.unpack(), strict=True):
             part.view(latent.shape).copy_(latent)
-        turned, good = self._fetched(turned), self._fetched(good)
-        self._wait()
-        parts = turned.split([tokens.shape[1] * count for count in counts])
-        latents = [
-            _to_numpy(part.view(tokens.shape[1], *size))
-            for part, size in zip(parts, packed.sizes, strict=True)
-        ]
-        return latents, [bool(each.all()) for each in good.split(counts)]
+        return self._fetched(turned), self._fetched(good), packed.sizes
 
-    def _decoded_levels(self, latents: Sequence[Tensor]) -> tuple[list[Tensor], list[bool]]:
-        """(C, h, w) -> uint8 (8h, 8w, 3), and which of them were finite, all on the host."""
+    def _decoded_levels(
+        self, latents: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[tuple[list[Piece], Tensor]]]:
+        """(C, h, w) -> uint8 (8h, 8w, 3), and which pieces of them were finite, on the host."""
         images = [self._picture_of(latent) for latent in latents]
-        finite = [True] * len(latents)
+        found = []
         for pieces, seen in self._pieces(latents):
             levels, good = self._form.decode_levels(seen)
-            for piece, pixels, is_good in zip(pieces, levels, good, strict=True):
-                finite[piece.index] &= is_good
-                image = images[piece.index]
-                if image.shape == pixels.shape:
-                    image.copy_(pixels, non_blocking=True)
-                else:
-                    inner, target = self._inner(image, piece, pixels)
-                    target.copy_(inner)
-        self._wait()
-        return images, finite
+            found.append((pieces, self._fetched(good)))
+            for piece, pixels in zip(pieces, levels, strict=True):
+                inner, target = self._inner(images[piece.index], piece, pixels)
+                target.copy_(inner, non_blocking=inner.is_contiguous() and target.is_contiguous())
+        return images, found
 
     # Copies to and from page-locked memory go on while the host does other things: whoever starts
-    # one on its own way back calls `_wait` before anybody looks at it, or changes its source.
+    # one waits for a `_mark` behind it before anybody looks at it, or changes its source.
 
     def _sent(self, picture: Tensor) -> Tensor:
         """A picture on the device; a large one stays, and is sent in bands."""
@@ -129,7 +175,7 @@ class PixelCodec(Codec):
         return picture.to(self.device, non_blocking=True)
 
     def _fetched(self, result: Tensor) -> Tensor:
-        """A copy on the host, to be looked at after `_wait`."""
+        """A copy on the host, to be looked at behind a `_mark`."""
         if self.device.type != "cuda":
             return result.cpu()
         return self._room(result.shape, result.dtype).copy_(result, non_blocking=True)
@@ -147,9 +193,14 @@ class PixelCodec(Codec):
                 return torch.empty(tuple(shape), dtype=dtype, pin_memory=True)
         return torch.empty(tuple(shape), dtype=dtype)
 
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.current_stream(self.device).synchronize()
+    def _mark(self) -> Callable[[], None]:
+        """Waits, when called, for all that is under way now."""
+        if self.device.type != "cuda":
+            return lambda: None
+        with torch.cuda.device(self.device):
+            event = torch.cuda.Event(blocking=True)  # leaves its core to those who read files
+            event.record()
+        return event.synchronize
 
 
 def _to_numpy(latent: Tensor) -> Latent:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
 from stae_cli.batching import pack
 from stae_cli.errors import InputError
+from stae_cli.files.buffers import Pixels
 from stae_cli.files.destination import FolderDestination
 from stae_cli.files.entries import Problem
 from stae_cli.files.latents import SUFFIX, Latent, LatentInfo, is_finite
@@ -22,6 +20,7 @@ from stae_cli.files.readahead import Reserve, read_ahead
 from stae_cli.files.record import NO_PREP, RunRecord
 from stae_cli.files.stored import StoredLatent
 from stae_cli.files.writebehind import WriteBehind
+from stae_cli.pipeline.ahead import computed
 from stae_cli.pipeline.decodeplan import Decodable, DecodeSettings
 from stae_cli.pipeline.report import Report, problem_or
 
@@ -113,14 +112,17 @@ class _Decoding:
                 patches=lambda loaded: units * loaded.latent[0].size,
                 limit=self.codec.batch_patches,
             )
-            for members in report.drawing(packs, "reading"):
-                with report.spending("network"):
-                    pictures = self.codec.decode_pixels([loaded.latent for loaded in members])
+            for members, pictures in computed(
+                packs, self._begun, report, ahead=self.codec.runs_beside
+            ):
                 with report.spending("writing"):
                     for loaded, pixels in zip(members, pictures, strict=True):
                         self._save(loaded, pixels, writer)
             with report.spending("writing"):
                 writer.drain()
+
+    def _begun(self, members: Sequence[_Loaded]) -> Callable[[], list[Pixels | None]]:
+        return self.codec.begin_decoding([loaded.latent for loaded in members])
 
     def _read(self, item: Decodable, reserve: Reserve) -> _Loaded | Problem | None:
         """Runs in a reading thread; None means that the picture is there already."""
@@ -170,9 +172,7 @@ class _Decoding:
             )
         return found == record
 
-    def _save(
-        self, loaded: _Loaded, pixels: npt.NDArray[np.uint8] | None, writer: WriteBehind[int]
-    ) -> None:
+    def _save(self, loaded: _Loaded, pixels: Pixels | None, writer: WriteBehind[int]) -> None:
         if pixels is None:
             reason = "the network gave NaN or infinity, in float32 too"
             self.report.fail(Problem(loaded.item.stored.label, reason))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +24,7 @@ from stae_cli.files.record import FILES, SHARDS, RunRecord
 from stae_cli.files.stored import StoredLatent
 from stae_cli.files.storing import Expected, FileStorage, Job, ShardStorage, Storage, Written
 from stae_cli.files.writebehind import WriteBehind
+from stae_cli.pipeline.ahead import computed
 from stae_cli.pipeline.encodeplan import EncodeSettings, KnownOutputs
 from stae_cli.pipeline.reading import READ_AHEAD_BYTES, Picture, read_picture, source_state
 from stae_cli.pipeline.report import Report, problem_or
@@ -138,14 +139,17 @@ class _Encoding:
                 patches=lambda item: item[1].patches,
                 limit=self.codec.batch_patches,
             )
-            for items in report.drawing(packs, "reading"):
-                with report.spending("network"):
-                    latents = self.codec.encode_pixels([p.prepared.pixels for _, p in items])
+            for items, latents in computed(
+                packs, self._begun, report, ahead=self.codec.runs_beside
+            ):
                 with report.spending("writing"):
                     for (job, picture), latent in zip(items, latents, strict=True):
                         self._save(job, picture, latent, storage)
             with report.spending("writing"):
                 writer.drain()
+
+    def _begun(self, items: Sequence[tuple[Job, Picture]]) -> Callable[[], list[Latent | None]]:
+        return self.codec.begin_encoding([picture.prepared.pixels for _, picture in items])
 
     def _storage(self, writer: WriteBehind[Written]) -> Storage:
         task, expected = self.task, self.expected

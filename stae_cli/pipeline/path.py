@@ -24,12 +24,14 @@ from stae_cli.files.pictures import write_picture
 from stae_cli.files.prep import Prep
 from stae_cli.files.readahead import Reserve, read_ahead
 from stae_cli.files.writebehind import WriteBehind
+from stae_cli.pipeline.ahead import computed
 from stae_cli.pipeline.decode import decode
 from stae_cli.pipeline.decodeplan import Decodable, DecodeSettings, plan_decode
 from stae_cli.pipeline.encode import encode
 from stae_cli.pipeline.encodeplan import EncodeSettings, plan_encode
 from stae_cli.pipeline.encoding import WRITE_BEHIND_BYTES
 from stae_cli.pipeline.reading import READ_AHEAD_BYTES, patches_of, read_picture
+from stae_cli.pipeline.report import Report
 from stae_cli.pipeline.units import listed_units
 
 if TYPE_CHECKING:
@@ -129,7 +131,7 @@ class _Stages:
 
         pictures, reading = self._read(sample, read)
         packs = pack(pictures, patches=patches_of, limit=self.codec.batch_patches)
-        latents, network = _computed(packs, self.codec.encode_pixels)
+        latents, network = self._computed(packs, self.codec.begin_encoding)
         return _by_stage(reading, network, self._written(latents, write))
 
     def decoding(self, sample: Sequence[Decodable]) -> dict[str, float]:
@@ -149,7 +151,7 @@ class _Stages:
             patches=lambda latent: units * latent[0].size,
             limit=self.codec.batch_patches,
         )
-        pictures, network = _computed(packs, self.codec.decode_pixels)
+        pictures, network = self._computed(packs, self.codec.begin_decoding)
         return _by_stage(reading, network, self._written(pictures, write))
 
     def _read(
@@ -159,6 +161,17 @@ class _Stages:
         started = time.perf_counter()
         items = list(read_ahead(sample, read, threads=self.threads, max_bytes=READ_AHEAD_BYTES))
         return items, time.perf_counter() - started
+
+    def _computed(
+        self,
+        packs: Iterable[list[Item]],
+        begin: Callable[[list[Item]], Callable[[], list[Result | None]]],
+    ) -> tuple[list[Result], float]:
+        started = time.perf_counter()
+        done = computed(packs, begin, Report(_ignored), ahead=self.codec.runs_beside)
+        results = [result for _, results in done for result in results]
+        seconds = time.perf_counter() - started
+        return [result for result in results if result is not None], seconds
 
     def _written(self, items: Sequence[Item], write: Callable[[Path, Item], int]) -> float:
         writer = WriteBehind(
@@ -178,15 +191,6 @@ class _Stages:
                 return write(path, item)
 
         return run
-
-
-def _computed(
-    batches: Iterable[list[Item]], run: Callable[[list[Item]], list[Result | None]]
-) -> tuple[list[Result], float]:
-    started = time.perf_counter()
-    results = [result for batch in batches for result in run(batch)]
-    seconds = time.perf_counter() - started
-    return [result for result in results if result is not None], seconds
 
 
 def _by_stage(reading: float, network: float, writing: float) -> dict[str, float]:

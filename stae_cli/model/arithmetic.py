@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,35 +41,75 @@ def _precision(owner: Any, above: Any) -> _Setting:
     return _Setting(owner, "fp32_precision", "ieee", above)
 
 
+class _Settings:
+    """What a device type has of them: the process's, and plain as long as anyone is inside."""
+
+    def __init__(self, settings: Sequence[_Setting] = ()) -> None:
+        self._settings = settings
+        self._before: list[object] = []
+        self._inside = 0
+        # The garbage collector may end a generator that is inside while its thread holds this.
+        self._lock = threading.RLock()
+
+    def enter(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = [setting.set_plain() for setting in self._settings]
+            self._inside += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                for setting, value in zip(self._settings, self._before, strict=True):
+                    setting.restore(value)
+
+
 _MKLDNN: Any = backends.mkldnn
 _CUDNN: Any = backends.cudnn
 
 # By these names alone, never by `set_float32_matmul_precision` or `allow_tf32`: torch refuses to
 # read those once the caller has used these, and these follow those.
 _SETTINGS = {
-    "cpu": (
-        _precision(_MKLDNN.matmul, _MKLDNN),
-        _precision(_MKLDNN.conv, _MKLDNN),
+    "cpu": _Settings(
+        (
+            _precision(_MKLDNN.matmul, _MKLDNN),
+            _precision(_MKLDNN.conv, _MKLDNN),
+        )
     ),
-    "cuda": (
-        _precision(backends.cuda.matmul, _CUDNN),
-        _precision(_CUDNN.conv, _CUDNN),
-        _Setting(backends.cuda.matmul, "allow_fp16_accumulation", False),
-        _Setting(backends.cuda.matmul, "allow_fp16_reduced_precision_reduction", False),
-        _Setting(backends.cuda.matmul, "allow_bf16_reduced_precision_reduction", False),
-        _Setting(_CUDNN, "benchmark", False),  # waits for the device at each new size
+    "cuda": _Settings(
+        (
+            _precision(backends.cuda.matmul, _CUDNN),
+            _precision(_CUDNN.conv, _CUDNN),
+            _Setting(backends.cuda.matmul, "allow_fp16_accumulation", False),
+            _Setting(backends.cuda.matmul, "allow_fp16_reduced_precision_reduction", False),
+            _Setting(backends.cuda.matmul, "allow_bf16_reduced_precision_reduction", False),
+            _Setting(_CUDNN, "benchmark", False),  # waits for the device at each new size
+        )
     ),
+    "mps": _Settings(),
 }
 
 
 @contextmanager
 def plain_arithmetic(device: torch.device) -> Iterator[None]:
-    """Turns off the caller's autocast and every reduced-precision shortcut, then restores them."""
-    settings = _SETTINGS.get(device.type, ())
-    before = [setting.set_plain() for setting in settings]
+    """Turns off the caller's autocast and every reduced-precision shortcut, then restores them.
+
+    Autocast is the thread's own. The other settings are the process's: the first thread inside
+    turns them off, and the last one out restores what the first one found. What another thread
+    sets meanwhile is in force at once, and lost then.
+    """
+    settings = _SETTINGS[device.type]
+    settings.enter()
     try:
-        with torch.autocast(device.type, enabled=False):
+        with _without_autocast(device.type):
             yield
     finally:
-        for setting, value in zip(settings, before, strict=True):
-            setting.restore(value)
+        settings.leave()
+
+
+def _without_autocast(kind: str) -> AbstractContextManager[object]:
+    """Asks first, since that takes a tenth of the time."""
+    if torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()

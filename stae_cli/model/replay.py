@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+import weakref
+from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import torch
@@ -12,51 +14,161 @@ from torch import Tensor
 
 Work = Callable[[Tensor], Sequence[Tensor]]
 
-KEPT = 8  # recordings, each with memory for all that its work computes
-REMEMBERED = 64  # kinds of work that may become one
+KEPT = 8  # recordings at a time, each with memory for all that its work computes
+LIVE = 16  # graphs at a time on one device in this process, each on a stream of torch's 32
+REMEMBERED = 64  # kinds of work that may become a recording
+
+# To record waits for the device, and takes as long as dozens of calls. Where there is no room, one
+# recording is replaced only after so many calls without it, by what has come so often, and no more
+# than so many are made in all: sizes that come in turn would otherwise push each other out.
+IDLE = 256
+OFTEN = 8
+RECORDED = 64
+
+
+class NoRoomError(Exception):
+    """As many graphs as may be are kept on the device."""
 
 
 class Recording(Protocol):
-    """Work that can be done again on another tensor of the same shape and dtype."""
+    """Work that can be done again on another tensor of the same shape, strides and dtype."""
 
     def __call__(self, given: Tensor) -> list[Tensor]:
         """The results, in memory of their own."""
+
+    def close(self) -> None:
+        """Gives its memory back; it is not called again."""
+
+
+class _Streams:
+    """Streams to record on, which are kept for as long as the process runs.
+
+    What cuBLAS works in belongs to a thread and a stream, the graphs recorded there go on using
+    it, and torch frees it with the first of them: no two graphs that are kept share a stream.
+    """
+
+    def __init__(self) -> None:
+        self.recording = threading.Lock()  # CUDA graphs: one at a time in a process
+        self._made: defaultdict[torch.device, list[torch.cuda.Stream]] = defaultdict(list)
+        self._free: defaultdict[torch.device, deque[torch.cuda.Stream]] = defaultdict(deque)
+
+    def take(self, device: torch.device) -> torch.cuda.Stream:
+        """A stream that no graph was recorded on, or none that is kept; while `recording`.
+
+        Raises:
+            NoRoomError: there is none left.
+        """
+        if self._free[device]:
+            return self._free[device].popleft()
+        made = self._made[device]
+        if len(made) >= LIVE:
+            raise NoRoomError
+        stream = torch.cuda.Stream(device)
+        while stream in made:  # torch has only 32, and hands them out in turn to whoever asks
+            stream = torch.cuda.Stream(device)
+        made.append(stream)
+        return stream
+
+    def give_back(self, device: torch.device, stream: torch.cuda.Stream) -> None:
+        """Takes no lock: the garbage collector comes here whatever its thread holds."""
+        self._free[device].append(stream)
+
+
+_STREAMS = _Streams()  # the process's, as captures and torch's streams are
+_ABANDONED: list[torch.cuda.CUDAGraph] = []
+
+
+class _Here(threading.local):
+    """What the thread is doing."""
+
+    is_recording = False
+
+
+_HERE = _Here()
 
 
 class CudaGraph:
     """Work on a CUDA device, recorded once and started as a whole.
 
+    Each has its own memory pool: torch reuses memory only between graphs of one stream, which no
+    two have in common.
+
     Args:
-        work: it must not wait for the device, and be done before with tensors of this shape.
+        work: it must not wait for the device. It is kept, as the graph reads what it refers to:
+            nothing there may put another tensor in a tensor's place.
         given: an example of its input.
 
     Raises:
+        NoRoomError: there are too many already.
         RuntimeError: the device cannot record it.
     """
 
     def __init__(self, work: Work, given: Tensor) -> None:
-        self._given = given.clone()
-        self._graph = torch.cuda.CUDAGraph()
-        aside = torch.cuda.Stream(given.device)
-        with torch.cuda.device(given.device):
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
-                work(self._given)  # libraries prepare themselves per stream
-            torch.cuda.current_stream().wait_stream(aside)
-            # Other threads may pin memory meanwhile, which a stricter mode takes for an error.
-            with torch.cuda.graph(self._graph, stream=aside, capture_error_mode="thread_local"):
-                self._results = list(work(self._given))
+        self._work = work
+        with _STREAMS.recording, torch.cuda.device(given.device):
+            aside = _STREAMS.take(given.device)
+            self._graph = torch.cuda.CUDAGraph()
+            self._end = weakref.finalize(self, _destroy, self._graph, given.device, aside)
+            self._end.atexit = False
+            with torch.inference_mode(False):  # or it could be written in that mode alone
+                self._given = torch.empty_like(given)
+            self._given.copy_(given)
+            # Libraries prepare themselves for a thread. Not on `aside`: what cuBLAS works in there
+            # is to come from the graph's own memory, since others may free it anywhere else.
+            work(self._given)
+            self._results = self._capture(aside)
 
     def __call__(self, given: Tensor) -> list[Tensor]:
         self._given.copy_(given)
         self._graph.replay()
         return [result.clone() for result in self._results]
 
+    def close(self) -> None:
+        self._results = []
+        self._end()
+
+    def _capture(self, aside: torch.cuda.Stream) -> list[Tensor]:
+        before = torch.cuda.current_stream()
+        pool = torch.cuda.graph_pool_handle()
+        # Other threads may pin memory meanwhile, which a stricter mode takes for an error.
+        capture = torch.cuda.graph(
+            self._graph, pool=pool, stream=aside, capture_error_mode="thread_local"
+        )
+        try:
+            with capture:
+                return list(self._work(self._given))
+        except BaseException:
+            torch.cuda.set_stream(before)  # torch does not come to it where a capture cannot end
+            self._end.detach()  # nobody knows in what state `aside` is
+            _abandon(self._graph, self._given.get_device(), pool)
+            raise
+
+
+def _destroy(graph: torch.cuda.CUDAGraph, device: torch.device, stream: torch.cuda.Stream) -> None:
+    graph.reset()
+    _STREAMS.give_back(device, stream)
+
+
+def _abandon(graph: torch.cuda.CUDAGraph, device: int, pool: tuple[int, int]) -> None:
+    """Ends for torch's allocator a capture that failed, or it could never empty its cache again.
+
+    Newer versions do so themselves, and refuse to end it twice. The pool is not released then:
+    the newest have done that too, and a second time would break its count.
+    """
+    _ABANDONED.append(graph)  # an older allocator of locked memory goes on asking it
+    with suppress(RuntimeError):
+        graph.reset()
+    with suppress(RuntimeError, AttributeError):
+        torch._C._cuda_endAllocateToPool(device, pool)
+        torch._C._cuda_releasePool(device, pool)
+
 
 class Replay:
     """Does work, and records what comes again: the first time as it is, from the second recorded.
 
-    Safe to use from several threads and streams: each stream has recordings of its own.
+    Few kinds are recorded; where they are, those that come later are done as they are until one
+    of them is out of use. Safe to use from several threads and streams: each stream has recordings
+    of its own. Safe to use within other work: that is recorded as a whole.
 
     Args:
         record: how it is recorded.
@@ -64,8 +176,10 @@ class Replay:
 
     def __init__(self, record: Callable[[Work, Tensor], Recording] = CudaGraph) -> None:
         self._record = record
-        self._recordings: OrderedDict[Hashable, Recording] = OrderedDict()
-        self._seen: OrderedDict[Hashable, None] = OrderedDict()
+        self._kept: dict[Hashable, tuple[Recording, int]] = {}  # and its last call; oldest first
+        self._seen: dict[Hashable, int] = {}  # how often, of what is not kept; oldest first
+        self._calls = 0
+        self._recorded = 0
         self._lock = threading.Lock()
         self._works = True
 
@@ -73,41 +187,85 @@ class Replay:
         """The results of `work(given)`.
 
         Args:
-            work: the same for the same kind of input.
-            given: contiguous; its shape and dtype are part of the kind.
+            work: the same for the same kind of input. A recording keeps it: where it refers to
+                this replay's owner, that waits for the garbage collector when nobody wants it.
+            given: its shape, strides and dtype are part of the kind. If it has gaps or overlaps,
+                a recording sees it contiguous.
             kind: what else tells this work from other work.
         """
-        key = (kind, given.shape, given.dtype, stream_of(given))
+        # Before the lock: a thread that records holds others, which a holder of this may wait for.
+        if not self._works or _HERE.is_recording or _is_capturing(given):
+            return work(given)
+        key = (kind, given.shape, given.stride(), given.dtype, given.device, stream_of(given))
         with self._lock:
             recording = self._recording(key, work, given)
             if recording is not None:
                 return recording(given)
         return work(given)
 
+    def clear(self) -> None:
+        """Gives back the memory of all recordings; kinds are recorded when they come twice again.
+
+        Not from within `work`.
+        """
+        with self._lock:
+            self._drop_all()
+
     def __reduce__(self) -> tuple[type[Replay], tuple[Callable[[Work, Tensor], Recording]]]:
         """A copy begins anew: a device's graphs cannot be copied."""
         return Replay, (self._record,)
 
     def _recording(self, key: Hashable, work: Work, given: Tensor) -> Recording | None:
-        if not self._works or _is_capturing(given):
+        self._calls += 1
+        if key in self._kept:
+            recording, _ = self._kept.pop(key)
+        elif self._is_due(key):
+            made = self._new_recording(work, given)
+            if made is None:
+                return None
+            recording = made
+            del self._seen[key]
+        else:
             return None
-        if key in self._recordings:
-            self._recordings.move_to_end(key)
-            return self._recordings[key]
-        if key not in self._seen:
-            self._seen[key] = None
-            if len(self._seen) > REMEMBERED:
-                self._seen.popitem(last=False)
-            return None
+        self._kept[key] = recording, self._calls
+        return recording
+
+    def _is_due(self, key: Hashable) -> bool:
+        """Notes that a kind has come that is not kept, and tells whether it is to be recorded."""
+        count = self._seen.pop(key, 0) + 1
+        self._seen[key] = count
+        if len(self._seen) > REMEMBERED:
+            del self._seen[next(iter(self._seen))]
+        if not self._works or self._recorded >= RECORDED:
+            return False
+        if len(self._kept) < KEPT:
+            return count >= 2
+        _, used = next(iter(self._kept.values()))
+        return count >= OFTEN and self._calls - used > IDLE
+
+    def _new_recording(self, work: Work, given: Tensor) -> Recording | None:
+        if len(self._kept) >= KEPT:
+            recording, _ = self._kept.pop(next(iter(self._kept)))
+            recording.close()
+        _HERE.is_recording = True
         try:
-            self._recordings[key] = self._record(work, given)
+            recording = self._record(work, given)
+        except NoRoomError:
+            return None
         except RuntimeError:  # too little memory, or a library that cannot be recorded
             self._works = False
-            self._recordings.clear()
+            self._drop_all()
             return None
-        if len(self._recordings) > KEPT:
-            self._recordings.popitem(last=False)
-        return self._recordings[key]
+        finally:
+            _HERE.is_recording = False
+        self._recorded += 1
+        return recording
+
+    def _drop_all(self) -> None:
+        for recording, _ in self._kept.values():
+            recording.close()
+        self._kept.clear()
+        self._seen.clear()
 
 
 def stream_of(given: Tensor) -> int:
@@ -117,4 +275,7 @@ def stream_of(given: Tensor) -> int:
 
 def _is_capturing(given: Tensor) -> bool:
     """Whether the caller is recording a graph of its own, which this work becomes a part of."""
-    return given.is_cuda and torch.cuda.is_current_stream_capturing()
+    if not given.is_cuda:
+        return False
+    with torch.cuda.device(given.device):
+        return torch.cuda.is_current_stream_capturing()

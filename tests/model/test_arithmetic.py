@@ -1,5 +1,7 @@
 """Arithmetic settings: the codec's numbers do not depend on the caller's, which stay theirs."""
 
+import threading
+
 import pytest
 import torch
 from torch import backends
@@ -83,3 +85,95 @@ def test_shortcuts_of_half_precision_are_off_inside(monkeypatch):
         assert not backends.cudnn.benchmark
     assert [getattr(backends.cuda.matmul, name) for name in names] == before
     assert backends.cudnn.benchmark
+
+
+class Visit(threading.Thread):
+    """A thread that goes inside when it is started, and leaves when it is told to."""
+
+    def __init__(self, device):
+        super().__init__()
+        self._device = device
+        self.inside, self._leave = threading.Event(), threading.Event()
+
+    def run(self):
+        with plain_arithmetic(self._device):
+            self.inside.set()
+            self._leave.wait(60)
+
+    def enter(self):
+        self.start()
+        assert self.inside.wait(60)
+        return self
+
+    def leave(self):
+        self._leave.set()
+        self.join()
+
+
+@pytest.mark.parametrize("first_in_is_last_out", [False, True])
+@pytest.mark.parametrize(("device", "owner"), [(CPU, backends.mkldnn), (CUDA, backends.cuda)])
+def test_it_is_plain_until_the_last_thread_is_out(device, owner, first_in_is_last_out):
+    set_by_the_new_names()
+    before = precisions()
+    visits = [Visit(device).enter(), Visit(device).enter()]
+    for visit in reversed(visits) if first_in_is_last_out else visits:
+        assert owner.matmul.fp32_precision == "ieee"
+        visit.leave()
+    assert precisions() == before
+
+
+def test_the_settings_of_devices_are_apart():
+    set_by_the_new_names()
+    before = precisions()
+    visit = Visit(CUDA).enter()
+    with plain_arithmetic(CPU):
+        pass
+    assert backends.mkldnn.matmul.fp32_precision == "tf32"
+    assert backends.cuda.matmul.fp32_precision == "ieee"
+    visit.leave()
+    assert precisions() == before
+
+
+def test_many_threads_find_it_plain_and_leave_it_as_it_was():
+    set_by_the_new_names()
+    before, wrong = precisions(), []
+
+    def run():
+        for _ in range(300):
+            with plain_arithmetic(CUDA):
+                if backends.cuda.matmul.fp32_precision != "ieee":
+                    wrong.append(1)
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert precisions() == before
+
+
+def test_it_may_be_entered_inside_and_left_by_an_error():
+    set_by_the_new_names()
+    before = precisions()
+
+    def fail():
+        with plain_arithmetic(CPU), plain_arithmetic(CPU):
+            raise ValueError("inside")
+
+    with plain_arithmetic(CPU):
+        with pytest.raises(ValueError, match="inside"):
+            fail()
+        assert backends.mkldnn.matmul.fp32_precision == "ieee"
+    assert precisions() == before
+
+
+def test_autocast_is_each_threads_own():
+    visit = Visit(CPU).enter()
+    with torch.autocast("cpu", torch.bfloat16):
+        with plain_arithmetic(CPU):
+            assert not torch.is_autocast_enabled("cpu")
+        assert torch.is_autocast_enabled("cpu")
+        visit.leave()
+        assert torch.is_autocast_enabled("cpu")
+    assert not torch.is_autocast_enabled("cpu")

@@ -31,7 +31,7 @@ def bench_path(
 ) -> None:
     """Times encoding and decoding of a folder's images, and prints what it found."""
     from stae_cli.benchmark.machine import describe_machine
-    from stae_cli.model.codec import pick_device
+    from stae_cli.model.device import pick_device
     from stae_cli.model.pixels import PixelCodec
     from stae_cli.pipeline.path import time_path
 

@@ -87,7 +87,7 @@ def decode(
     codec = maker = None
     if plan.outputs:
         from stae_cli.model.checkpoint import load_that_made
-        from stae_cli.model.codec import pick_device
+        from stae_cli.model.device import pick_device
         from stae_cli.pipeline.workers import CodecMaker
 
         load = partial(

@@ -149,7 +149,7 @@ def encode(
     plan = plan_encode(sources, dest, settings, listed=_listed(sources, from_list))
 
     from stae_cli.model.checkpoint import load_checkpoint
-    from stae_cli.model.codec import pick_device
+    from stae_cli.model.device import pick_device
     from stae_cli.pipeline import encode as running
     from stae_cli.pipeline.workers import CodecMaker
 

@@ -67,7 +67,7 @@ def roundtrip(
     plan = plan_roundtrip(sources, dest, RoundtripSettings(prep=prep, workers=workers))
 
     from stae_cli.model.checkpoint import load_checkpoint
-    from stae_cli.model.codec import pick_device
+    from stae_cli.model.device import pick_device
     from stae_cli.model.pixels import PixelCodec
 
     place = pick_device(device)

@@ -172,7 +172,7 @@ def train(
         raise UsageError("`--from` and `--init` contradict each other", "give one of them")
 
     from stae_cli.model.checkpoint import load_checkpoint
-    from stae_cli.model.codec import pick_device
+    from stae_cli.model.device import pick_device
     from stae_cli.training.ranks import joined
     from stae_cli.training.recipe import PUBLISHED, Recipe, with_given
     from stae_cli.training.run import Run

@@ -103,7 +103,7 @@ def verify(
 def _codec(found: Verification, weights: str | None, device: str, dtype: Dtype) -> PixelCodec:
     """Runs the checkpoint that the latents were made with."""
     from stae_cli.model.checkpoint import load_that_made
-    from stae_cli.model.codec import pick_device
+    from stae_cli.model.device import pick_device
     from stae_cli.model.pixels import PixelCodec
 
     made_with = found.made_with

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar, overload
+from weakref import WeakMethod
 
 import torch
 from torch import Tensor
@@ -12,8 +13,10 @@ from torch import Tensor
 from stae_cli.errors import DeviceError, InputError
 from stae_cli.model import operators
 from stae_cli.model.arithmetic import plain_arithmetic
+from stae_cli.model.device import numbered, pick_device
 from stae_cli.model.inference import InferenceForm
 from stae_cli.model.packed import PackedLatents
+from stae_cli.model.replay import Replay
 from stae_cli.model.stupid_ae import StupidAE
 from stae_cli.model.tiling import Piece, rounds
 from stae_cli.model.trial import why_unfused
@@ -23,30 +26,7 @@ Result = TypeVar("Result")
 # Patches of 8x8 pixels that the decoder holds at once, about 5 kB of float32 each on the CPU.
 BATCH_PATCHES = {"cpu": 32768, "cuda": 131072, "mps": 32768}
 LEAST_PATCHES = 256
-
-
-def pick_device(name: str | torch.device = "auto") -> torch.device:
-    """`auto`, `cpu`, `cuda`, `cuda:N` or `mps` as a device of this machine.
-
-    Raises:
-        DeviceError: it was asked for and is absent; there is no silent fall-back.
-    """
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        found = torch.cuda.device_count()
-        raise DeviceError(
-            f"no device `{name}`: {found or 'no'} CUDA device{'s' * (found != 1)} visible",
-            "use `--device cpu`, or check the driver and CUDA_VISIBLE_DEVICES",
-        )
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise DeviceError("no device `mps`: torch finds no Metal here", "use `--device cpu`")
-    if device.type not in BATCH_PATCHES:
-        raise DeviceError(f"device `{name}` is not supported", "use cuda, cuda:N, mps or cpu")
-    return device
+RECORDED_PATCHES = 4096  # at most, in a batch that is computed on CUDA as one recorded graph
 
 
 class Codec:
@@ -56,7 +36,8 @@ class Codec:
     with: alone or among others it has the same bytes on the same device and versions.
 
     Made for training loops: tensors on its device stay there and nothing waits for it (but once,
-    when small pictures of a size come for the second time and CUDA records how they are computed);
+    when small pictures of a size come for the second time and CUDA records how they are computed;
+    another thread that waits for the whole device in that moment is refused by CUDA);
     functions that call it compile without a graph break; the caller's autocast, gradient mode and
     precision settings are neither used nor changed. Results are computed without gradients.
 
@@ -85,7 +66,7 @@ class Codec:
         triton: bool = True,
     ) -> None:
         self.architecture = model.architecture
-        self.device = pick_device(device)
+        self.device = numbered(pick_device(device))
         half = torch.float16 if self.device.type == "cuda" else torch.float32
         self.dtype = half if dtype is None else dtype
         self.batch_patches = batch_patches or BATCH_PATCHES[self.device.type]
@@ -97,6 +78,7 @@ class Codec:
                 self.unfused = why_unfused(self.device, self.dtype)
                 fused = self.unfused is None
             self._form = InferenceForm(model, device=self.device, dtype=self.dtype, fused=fused)
+        self._replay = Replay()
         self._number = operators.enrol(self)
 
     def normalize(self, latents: Tensor) -> Tensor:
@@ -136,11 +118,12 @@ class Codec:
         Raises:
             InputError: none given, a side is no multiple of the patch, or another layout.
         """
+        if not isinstance(images, Tensor):
+            return [latent.contiguous() for latent in self.encode_packed(images).unpack()]
+        if len(images) and self._is_small(images, *self._grid_of(self._rows_of(images[0]))):
+            return self._recorded(self._latents, images)
         packed = self.encode_packed(images)
-        if isinstance(images, Tensor):
-            grids = packed.tokens.view(len(images), *packed.sizes[0], -1)
-            return grids.permute(0, 3, 1, 2).contiguous()
-        return [latent.contiguous() for latent in packed.unpack()]
+        return _as_batch(packed.tokens, len(images), *packed.sizes[0])
 
     @torch.no_grad()
     def encode_packed(self, images: Tensor | Sequence[Tensor]) -> PackedLatents:
@@ -177,13 +160,14 @@ class Codec:
         """
         if isinstance(latents, Tensor):
             self._check_channels(latents, dimensions=4)
+            if self._is_small(latents, *latents.shape[2:]):
+                return self._recorded(self._images, latents)
             if torch.compiler.is_compiling():
                 painted = operators.decode(list(latents), self._number)
-                images = torch.stack([image.permute(1, 2, 0) for image in painted])
-            else:
-                images = self._canvas(latents)
-                self._paint(list(latents), list(images))
-            return images.permute(0, 3, 1, 2)
+                return torch.stack([image.permute(1, 2, 0) for image in painted]).permute(
+                    0, 3, 1, 2
+                )
+            return self._within_memory(lambda: self._images(latents))
         listed = latents.unpack() if isinstance(latents, PackedLatents) else list(latents)
         for latent in listed:
             self._check_channels(latent, dimensions=3)
@@ -197,7 +181,7 @@ class Codec:
     def images_of(self, latents: Sequence[Tensor]) -> list[Tensor]:
         """`decode` of a list, without what prepares it for a caller."""
         images = [self._canvas(latent) for latent in latents]
-        self._paint(latents, images)
+        self._within_memory(lambda: self._paint(latents, images))
         return [image.permute(2, 0, 1) for image in images]
 
     def empty_tokens(self, images: Sequence[Tensor]) -> Tensor:
@@ -216,6 +200,37 @@ class Codec:
         self.__dict__.update(state)
         self._number = operators.enrol(self)
 
+    def _is_small(self, batch: Tensor, height: int, width: int) -> bool:
+        """Whether all that is done to a batch of latents of this size is worth a recording."""
+        there = batch.is_cuda and batch.device == self.device and batch.is_contiguous()
+        few = len(batch) * height * width * self.architecture.units <= RECORDED_PATCHES
+        return there and few and not torch.compiler.is_compiling()
+
+    def _recorded(self, work: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+        """`work(batch)`, done at once where batches of this size come again and again."""
+        method = WeakMethod(work)  # a recording that kept the codec would be kept by it
+
+        def call(given: Tensor) -> list[Tensor]:
+            bound = method()
+            assert bound is not None
+            return [bound(given)]
+
+        kind = getattr(work, "__name__", "")
+        return self._within_memory(lambda: self._replay(call, batch, kind)[0])
+
+    def _latents(self, images: Tensor) -> Tensor:
+        """A batch, as `encode` takes it, to (B, C, h, w)."""
+        listed = list(images)
+        return _as_batch(
+            self._tokens(listed), len(listed), *self._grid_of(self._rows_of(listed[0]))
+        )
+
+    def _images(self, latents: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, 3, 8h, 8w), clamped."""
+        images = self._canvas(latents)
+        self._paint(list(latents), list(images))
+        return images.permute(0, 3, 1, 2)
+
     def _within_memory(self, run: Callable[[], Result]) -> Result:
         """Tries again with half as much at once, and goes on so, where the device's memory ends.
 
@@ -231,6 +246,8 @@ class Codec:
                         f"device `{self.device}` has too little free memory",
                         "end what else runs on it, or use `--device cpu`",
                     ) from error
+                self._replay.clear()
+                self._form.forget()
                 self.ran_out_of_memory = True
                 self.batch_patches = max(LEAST_PATCHES, self.batch_patches // 2)
 
@@ -306,9 +323,6 @@ class Codec:
 
     def _paint(self, latents: Sequence[Tensor], images: Sequence[Tensor]) -> None:
         """(C, h, w) on any device into (8h, 8w, 3), clamped."""
-        self._within_memory(lambda: self._decode(latents, images))
-
-    def _decode(self, latents: Sequence[Tensor], images: Sequence[Tensor]) -> None:
         for pieces, seen in self._pieces(latents):
             for piece, pixels in zip(pieces, self._form.decode(seen), strict=True):
                 inner, target = self._inner(images[piece.index], piece, pixels)
@@ -333,3 +347,8 @@ class Codec:
                 f"cannot decode a tensor of shape {tuple(latents.shape)}",
                 f"latents of this network are (B, {channels}, h, w), or a list of them without B",
             )
+
+
+def _as_batch(tokens: Tensor, count: int, height: int, width: int) -> Tensor:
+    """Tokens (count * height * width, C) to latents (count, C, height, width)."""
+    return tokens.view(count, height, width, -1).permute(0, 3, 1, 2).contiguous()

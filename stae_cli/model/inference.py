@@ -34,9 +34,6 @@ QUARTER = 4
 REPLAYED = 4096  # positions, at most, whose decoding on CUDA is recorded when it comes again
 
 
-Painting = Callable[[Sequence[Tensor]], Sequence[Tensor]]
-
-
 class InferenceForm:
     """A reference model's function on one device in one dtype, up to rounding.
 
@@ -100,7 +97,7 @@ class InferenceForm:
         They are about [-1, 1]. Neighbours of equal size in the list are computed fastest.
         """
         grids = self._first_latents(latents)
-        (pixels,) = self._run(self._pixels, grids)
+        pixels = self._painted(grids, levels=False)[0]
         return self._head.images(pixels, _sizes(grids))
 
     def decode_levels(self, latents: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
@@ -109,37 +106,37 @@ class InferenceForm:
         Also returns, for each, whether it was finite before it was rounded.
         """
         grids = self._first_latents(latents)
-        levels, finite = self._run(self._levels, grids)
+        levels, finite = self._painted(grids, levels=True)
         sizes = _sizes(grids)
         good = [part.all() for part in finite.split([height * width for height, width in sizes])]
         return self._head.images(levels, sizes), torch.stack(good)
 
-    def _run(self, paint: Painting, grids: Sequence[Tensor]) -> Sequence[Tensor]:
-        """`paint(grids)`; small ones of sizes that come again are recorded on CUDA."""
+    def forget(self) -> None:
+        """Gives back the memory of what was recorded."""
+        self._replay.clear()
+        self._encoder.forget()
+        if self._second is not None:
+            self._second.forget()
+
+    def _painted(self, grids: Sequence[Tensor], *, levels: bool) -> Sequence[Tensor]:
+        """Pixels as the head gives them, and with `levels` (N,) whether each patch was finite.
+
+        Small pictures of sizes that come again are recorded on CUDA.
+        """
         sizes = _sizes(grids)
         counts = [height * width for height, width in sizes]
-        if not grids[0].is_cuda or sum(counts) > REPLAYED:
-            return paint(grids)
+        trunk, head, at_once = self._trunk, self._head, self._rows  # a recording keeps these alone
 
         def work(rows: Tensor) -> Sequence[Tensor]:
             parts = zip(rows.split(counts), sizes, strict=True)
-            return paint([part.unflatten(0, size) for part, size in parts])
+            features = trunk([part.unflatten(0, size) for part, size in parts])
+            found = head.paint(features, sizes, levels=levels, at_once=at_once)
+            return [each for each in found if each is not None]
 
         rows = torch.cat([grid.flatten(0, 1) for grid in grids])
-        return self._replay(work, rows, (paint.__name__, *sizes))
-
-    def _pixels(self, grids: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Latents (h, w, C) -> pixels as the head gives them, unclamped."""
-        return self._painted(grids, levels=False)[:1]
-
-    def _levels(self, grids: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Latents (h, w, C) -> uint8 pixels, and (N,) whether all of each patch was finite."""
-        return self._painted(grids, levels=True)
-
-    def _painted(self, grids: Sequence[Tensor], *, levels: bool) -> Sequence[Tensor]:
-        rows = self._trunk(grids)
-        found = self._head.paint(rows, _sizes(grids), levels=levels, at_once=self._rows)
-        return [each for each in found if each is not None]
+        if not rows.is_cuda or len(rows) > REPLAYED:
+            return work(rows)
+        return self._replay(work, rows, (levels, *sizes))
 
     def _first_latents(self, latents: Sequence[Tensor]) -> Sequence[Tensor]:
         """The first stage's latents, (h, w, C) each."""

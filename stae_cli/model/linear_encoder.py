@@ -36,7 +36,7 @@ class LinearEncoder:
 
     def __init__(self, layers: Sequence[Layer], rows: int) -> None:
         self.rows = rows
-        self._layers = layers
+        self.layers = layers
         self._sizes = [rows]
         self._replay = Replay()
 
@@ -48,21 +48,35 @@ class LinearEncoder:
             filler = cells.new_zeros(size - count, cells.shape[1])
             cells = torch.cat((cells, filler))
         if not cells.is_cuda:
-            return self._through(cells)[:count]
-        (latents,) = self._replay(lambda given: [self._through(given)], cells.contiguous())
+            return _through(self.layers, cells)[:count]
+        layers = self.layers  # a recording that kept this encoder would be kept by it
+        (latents,) = self._replay(lambda given: [_through(layers, given)], cells.contiguous())
         return latents[:count]
+
+    def forget(self) -> None:
+        """Gives back the memory of what was recorded."""
+        self._replay.clear()
 
     def allow_parts(self, example: Tensor) -> None:
         """Tries cells (rows, values), and allows for fewer rows those sizes that change no byte."""
-        whole = self._through(example)
+        whole = _through(self.layers, example)
         sizes = [self.rows // part for part in PARTS]
-        same = [torch.equal(self._through(example[:size]), whole[:size]) for size in sizes]
-        self._sizes = [*(size for size, fits in zip(sizes, same, strict=True) if fits), self.rows]
+        fitting = [size for size in sizes if self._is_same(example, whole, size)]
+        self._sizes = [*fitting, self.rows]
 
-    def _through(self, rows: Tensor) -> Tensor:
-        for layer in self._layers:
-            rows = layer(rows)
-        return rows
+    def _is_same(self, example: Tensor, whole: Tensor, size: int) -> bool:
+        """Whether so many rows alone, from the beginning, middle and end, have the same bytes."""
+        for start in (0, (self.rows - size) // 2, self.rows - size):
+            part = slice(start, start + size)
+            if not torch.equal(_through(self.layers, example[part]), whole[part]):
+                return False
+        return True
+
+
+def _through(layers: Sequence[Layer], rows: Tensor) -> Tensor:
+    for layer in layers:
+        rows = layer(rows)
+    return rows
 
 
 def fold_encoder(

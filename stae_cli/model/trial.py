@@ -33,6 +33,7 @@ def why_unfused(device: torch.device, dtype: torch.dtype) -> str | None:
         return f"{SWITCH}=0"
     try:
         kernels = import_module("stae_cli.model.kernels")
+        has_gelu_epilogue(device, dtype)  # now, since trying it waits for the device
         wrong = [name for name, found, meant in _trials(kernels, device, dtype)
                  if not _agree(found, meant, dtype)]  # fmt: skip
     except ImportError as error:

@@ -78,7 +78,7 @@ class CodecMaker:
         Raises:
             DeviceError: the device is not there.
         """
-        from stae_cli.model.codec import pick_device
+        from stae_cli.model.device import pick_device
         from stae_cli.model.pixels import PixelCodec
 
         return PixelCodec(

@@ -5,7 +5,8 @@ import torch
 
 from stae_cli import Codec
 from stae_cli.errors import DeviceError, InputError
-from stae_cli.model.codec import LEAST_PATCHES, pick_device
+from stae_cli.model.codec import LEAST_PATCHES
+from stae_cli.model.device import pick_device
 from tests.seeded import TINY, seeded_model
 
 

@@ -160,7 +160,7 @@ def test_float16_is_no_worse_than_torchs_functions():
 def test_every_network_is_its_reference(architecture):
     model = reference(architecture)
     form = fused(model)
-    assert any(isinstance(layer, GegluStep) for layer in form._encoder._layers)
+    assert any(isinstance(layer, GegluStep) for layer in form._encoder.layers)
     side = architecture.downsample
     pixels = drawn_bytes(2 * side, 3 * side, 3)
     with torch.no_grad():

@@ -47,12 +47,13 @@ def test_a_compiled_training_step_needs_no_graph_break(codec, backend):
         return layer(codec.encode(images)).square().mean()
 
     compiled = torch.compile(loss_of, backend=backend, fullgraph=True)
+    rounding = 2**-7 if backend == "inductor" else 0  # of the caller's own bfloat16 layer
     for height in (16, 32, 40):  # from the second on, sizes are symbols
         images = drawn(2, 3, height, 24, seed=height)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = compiled(images.requires_grad_())
             expected = loss_of(images)
-        torch.testing.assert_close(loss, expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(loss, expected, rtol=rounding, atol=1e-6)
         layer.zero_grad()
         loss.backward()
         assert layer.weight.grad.abs().sum() > 0

@@ -67,6 +67,7 @@ class Placement:
     device: torch.device
     dtype: torch.dtype
     fused: bool = False  # with the kernels of `model.kernels` between the products
+    multiplied: bool = False  # and by the products of `model.products`
 
     def affine(self, weight: Tensor, bias: Tensor) -> Affine:
         """The layer of a float64 weight (outputs, inputs) and bias (outputs,)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar, overload
+from typing import Literal, TypeVar, overload
 from weakref import WeakMethod
 
 import torch
@@ -19,7 +19,7 @@ from stae_cli.model.packed import PackedLatents
 from stae_cli.model.replay import Replay
 from stae_cli.model.stupid_ae import StupidAE
 from stae_cli.model.tiling import Piece, rounds
-from stae_cli.model.trial import why_unfused
+from stae_cli.model.trial import PRODUCTS, wants_products, why_unfused, why_unmultiplied
 
 Result = TypeVar("Result")
 
@@ -46,8 +46,9 @@ class Codec:
         device: where to run; `auto` takes CUDA, then Metal, then the CPU.
         dtype: of weights, activations and results; by default float16 on CUDA, else float32.
         batch_patches: patches of 8x8 pixels that the decoder holds at once; bounds its memory.
-        triton: on CUDA, whether Triton kernels may run between the matrix products; they are
-            compiled on first use, tried, and left out where they do not work (see `unfused`).
+        triton: on CUDA, whether Triton kernels may run between the matrix products, or also make
+            these `products`; they are compiled on first use, tried, and left out where they do not
+            work (see `unfused`).
 
     Attributes:
         unfused: why a CUDA device goes without them and is slower; None where all is well.
@@ -63,7 +64,7 @@ class Codec:
         device: str | torch.device = "auto",
         dtype: torch.dtype | None = None,
         batch_patches: int | None = None,
-        triton: bool = True,
+        triton: bool | Literal["products"] = True,
     ) -> None:
         self.architecture = model.architecture
         self.device = numbered(pick_device(device))
@@ -73,11 +74,16 @@ class Codec:
         self.ran_out_of_memory = False  # `batch_patches` is then what it went on with
         self._model = model
         with plain_arithmetic(self.device), torch.no_grad():
-            self.unfused, fused = None, False
+            self.unfused, fused, multiplied = None, False, False
             if self.device.type == "cuda" and triton:
                 self.unfused = why_unfused(self.device, self.dtype)
                 fused = self.unfused is None
-            self._form = InferenceForm(model, device=self.device, dtype=self.dtype, fused=fused)
+            if fused and (triton == PRODUCTS or wants_products()):
+                self.unfused = why_unmultiplied(self.device, self.dtype)
+                multiplied = self.unfused is None
+            self._form = InferenceForm(
+                model, device=self.device, dtype=self.dtype, fused=fused, multiplied=multiplied
+            )
         self._replay = Replay()
         self._number = operators.enrol(self)
 
@@ -196,8 +202,9 @@ class Codec:
         return [self._canvas(latent).permute(2, 0, 1) for latent in latents]
 
     def __setstate__(self, state: dict[str, object]) -> None:
-        """A copy has a number of its own, or compiled functions would take one for the other."""
+        """A copy has a number and recordings of its own: both lead to the codec that made them."""
         self.__dict__.update(state)
+        self._replay = Replay()
         self._number = operators.enrol(self)
 
     def _is_small(self, batch: Tensor, height: int, width: int) -> bool:

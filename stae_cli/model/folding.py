@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from stae_cli.model.fused import FusedPair, GegluStep
 
 
-def _wide(parameter: Tensor) -> Tensor:
+def wide(parameter: Tensor) -> Tensor:
+    """In float64 on the CPU, where everything is folded."""
     return parameter.detach().cpu().double()
 
 
@@ -60,7 +61,7 @@ def _cell_weights(encoder: Encoder) -> tuple[Tensor, Tensor]:
     """Columns are (row, col, channel)."""
     conv = cast(torch.nn.Conv2d, encoder.initial[0])
     assert conv.bias is not None
-    return _wide(conv.weight).permute(0, 2, 3, 1).flatten(1), _wide(conv.bias)
+    return wide(conv.weight).permute(0, 2, 3, 1).flatten(1), wide(conv.bias)
 
 
 def _conv1x1(
@@ -71,16 +72,17 @@ def _conv1x1(
 ) -> Affine:
     """A 1x1 conv, behind a norm whose weight it takes over, or on rows that lack something."""
     conv = cast(torch.nn.Conv2d, conv)
-    weight, bias = _wide(conv.weight).flatten(1), _bias_of(conv)
+    weight, bias = wide(conv.weight).flatten(1), bias_of(conv)
     if norm is not None:
-        weight = weight * _wide(norm.weight)
+        weight = weight * wide(norm.weight)
     return place.affine(weight, _completed(weight, bias, lacking))
 
 
-def _bias_of(conv: torch.nn.Module) -> Tensor:
+def bias_of(conv: torch.nn.Module) -> Tensor:
+    """The bias of a convolution that has one."""
     bias = cast(torch.nn.Conv2d, conv).bias
     assert bias is not None
-    return _wide(bias)
+    return wide(bias)
 
 
 def _completed(weight: Tensor, bias: Tensor, lacking: Tensor | None) -> Tensor:
@@ -96,7 +98,7 @@ def fold_geglus(blocks: Sequence[GegluBlock], place: Placement) -> Chain:
     lacking = _nothing(blocks)
     for block in blocks:
         steps.append(_geglu_step(block, place, lacking))
-        lacking = lacking + _bias_of(block.mlp.conv_down)
+        lacking = lacking + bias_of(block.mlp.conv_down)
     return Chain(steps, lacking)
 
 
@@ -109,8 +111,8 @@ def _geglu(block: GegluBlock, place: Placement) -> Geglu:
     """The norm's weight in gate and act."""
     up = block.mlp.conv_up
     assert up.bias is not None
-    gate, act = (_wide(up.weight).flatten(1) * _wide(block.norm.weight)).chunk(2)
-    gate_bias, act_bias = _wide(up.bias).chunk(2)
+    gate, act = (wide(up.weight).flatten(1) * wide(block.norm.weight)).chunk(2)
+    gate_bias, act_bias = wide(up.bias).chunk(2)
     return Geglu(
         place.affine(gate, gate_bias),
         place.affine(act, act_bias),
@@ -122,7 +124,7 @@ def _geglu_step(block: GegluBlock, place: Placement, lacking: Tensor) -> GegluSt
     from stae_cli.model.fused import GegluStep
 
     raised = _conv1x1(block.mlp.conv_up, place, block.norm)
-    down = place.put(_wide(block.mlp.conv_down.weight).flatten(1))
+    down = place.put(wide(block.mlp.conv_down.weight).flatten(1))
     return GegluStep(raised, down, place.put_wide(lacking))
 
 
@@ -142,10 +144,10 @@ def fold_fused_pairs(
     lacking = _nothing([geglu for _, geglu in pairs])
     for spatial, geglu in pairs:
         inner = _conv1x1(spatial.mlp[0], place, spatial.norm)
-        before, lacking = place.put_wide(lacking), lacking + _bias_of(spatial.mlp[2])
-        kernel = _kernel(cast(torch.nn.Conv2d, spatial.mlp[2]), place)
+        before, lacking = place.put_wide(lacking), lacking + bias_of(spatial.mlp[2])
+        kernel = kernel_of(cast(torch.nn.Conv2d, spatial.mlp[2]), place)
         folded.append(FusedPair(inner, before, kernel, _geglu_step(geglu, place, lacking)))
-        lacking = lacking + _bias_of(geglu.mlp.conv_down)
+        lacking = lacking + bias_of(geglu.mlp.conv_down)
     return folded, lacking
 
 
@@ -160,11 +162,11 @@ def fold_point_pairs(pairs: Sequence[tuple[SpatialBlock, GegluBlock]], place: Pl
     for spatial, geglu in pairs:
         inner = _conv1x1(spatial.mlp[0], place, spatial.norm)
         outer = cast(torch.nn.Conv2d, spatial.mlp[2])
-        weight = place.put(_wide(outer.weight).flatten(1))
+        weight = place.put(wide(outer.weight).flatten(1))
         steps.append(PointStep(inner, weight, place.put_wide(lacking)))
-        lacking = lacking + _bias_of(outer)
+        lacking = lacking + bias_of(outer)
         steps.append(_geglu_step(geglu, place, lacking))
-        lacking = lacking + _bias_of(geglu.mlp.conv_down)
+        lacking = lacking + bias_of(geglu.mlp.conv_down)
     return Chain(steps, lacking)
 
 
@@ -176,12 +178,13 @@ def _point_pair(spatial: SpatialBlock, geglu: GegluBlock, place: Placement) -> P
 def _mixer(conv: torch.nn.Conv2d, place: Placement) -> Mixer:
     """Winograd's transforms pay on the CPU, and cost more digits than half precision has."""
     if place.device.type == "cpu" and place.dtype == torch.float32:
-        return winograd(_wide(conv.weight), _bias_of(conv), place)
-    return Conv(_kernel(conv, place), place.put(_bias_of(conv)))
+        return winograd(wide(conv.weight), bias_of(conv), place)
+    return Conv(kernel_of(conv, place), place.put(bias_of(conv)))
 
 
-def _kernel(conv: torch.nn.Conv2d, place: Placement) -> Tensor:
-    return place.put(_wide(conv.weight)).contiguous(memory_format=torch.channels_last)
+def kernel_of(conv: torch.nn.Conv2d, place: Placement) -> Tensor:
+    """The kernel (C, C, 3, 3) of a convolution, channels last."""
+    return place.put(wide(conv.weight)).contiguous(memory_format=torch.channels_last)
 
 
 def fold_projection(
@@ -199,7 +202,7 @@ def fold_cell_painter(
     conv = cast(torch.nn.Conv2d, decoder.shuffle[0])
     weight, bias = (
         each.flatten(1).unflatten(0, (-1, patch**2)).transpose(0, 1).flatten(0, 1)
-        for each in (_wide(conv.weight), _bias_of(conv)[:, None])
+        for each in (wide(conv.weight), bias_of(conv)[:, None])
     )
     return place.affine(weight, _completed(weight, bias[:, 0], lacking))
 
@@ -215,9 +218,9 @@ def _fold_field(decoder: Decoder, place: Placement, lacking: Tensor | None) -> F
     """The neural field with its constants computed, the last layer in its generator."""
     field = cast(NeuralField, decoder.nerf[0])
     size = field.head_width
-    positions, last = _wide(decoder.positions)[0], _wide(decoder.last.weight)  # (P, s), (3, s)
+    positions, last = wide(decoder.positions)[0], wide(decoder.last.weight)  # (P, s), (3, s)
     scale = torch.rsqrt(positions.square().mean(-1, keepdim=True) + field.norm.eps)
-    weight, bias = _wide(field.param_gen.weight), _wide(field.param_gen.bias)
+    weight, bias = wide(field.param_gen.weight), wide(field.param_gen.bias)
     first, second = weight.split(size * size)
     first_bias, second_bias = bias.split(size * size)
     # Generated transposed: (column, row) of the first matrix, (colour, row) of the second.
@@ -229,8 +232,8 @@ def _fold_field(decoder: Decoder, place: Placement, lacking: Tensor | None) -> F
     generator, generator_bias = torch.cat((first, short)), torch.cat((first_bias, short_bias))
     return kind(
         place.affine(generator, _completed(generator, generator_bias, lacking)),
-        place.put(positions * scale * _wide(field.norm.weight)),
-        place.put((positions @ last.T + _wide(decoder.last.bias)).T),
+        place.put(positions * scale * wide(field.norm.weight)),
+        place.put((positions @ last.T + wide(decoder.last.bias)).T),
     )
 
 

@@ -67,19 +67,20 @@ class FusedPair:
         """What the convolution is given, of some rows of the grid, into the same of `hidden`."""
         write_tanh_gelu(self.inner, kernels.normed(grid, self.lacking), hidden)
 
-    def mixed(self, hiddens: Sequence[Tensor]) -> Tensor:
-        """The convolution of each (B, h, w, C), its bias left out -> (N, C) of all of them."""
-        parts = [
-            conv2d(hidden.permute(0, 3, 1, 2), self.kernel, padding=1).permute(0, 2, 3, 1)
-            for hidden in hiddens
-        ]
-        rows = [part.reshape(-1, part.shape[-1]) for part in parts]
-        # A backend that gives another layout than it was given makes views of another order.
-        return rows[0].contiguous() if len(rows) == 1 else torch.cat(rows)
-
     def leave(self, grid: Tensor, mixed: Tensor) -> None:
         """Adds some rows of what was mixed to the grid, and what the GEGLU block makes of them."""
         self.geglu.add_to(grid, kernels.add_normed(grid, mixed, self.geglu.lacking))
+
+
+def convolved(hiddens: Sequence[Tensor], kernel: Tensor) -> Tensor:
+    """The convolution of each (B, h, w, C), without a bias -> (N, C) of all of them."""
+    parts = [
+        conv2d(hidden.permute(0, 3, 1, 2), kernel, padding=1).permute(0, 2, 3, 1)
+        for hidden in hiddens
+    ]
+    rows = [part.reshape(-1, part.shape[-1]) for part in parts]
+    # A backend that gives another layout than it was given makes views of another order.
+    return rows[0].contiguous() if len(rows) == 1 else torch.cat(rows)
 
 
 class FusedTrunk:
@@ -103,7 +104,7 @@ class FusedTrunk:
             write(self._project.outer, self._project.inner.gelu(rows[part], "none"), grid[part])
             first.enter(grid[part], hidden[part])
         for pair, following in zip(self._pairs, [*others, None], strict=True):
-            mixed = pair.mixed(by_size(hidden, latents))
+            mixed = convolved(by_size(hidden, latents), pair.kernel)
             for part in chunks(rows, self._rows):
                 pair.leave(grid[part], mixed[part])
                 if following is not None:

@@ -42,12 +42,19 @@ class InferenceForm:
         device: where to run.
         dtype: of weights and activations; norms and accumulations stay float32.
         fused: with Triton kernels between the matrix products; `model.trial` says where they run.
+        multiplied: with Triton's matrix products too, where they run.
     """
 
     def __init__(
-        self, model: StupidAE, *, device: torch.device, dtype: torch.dtype, fused: bool = False
+        self,
+        model: StupidAE,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        fused: bool = False,
+        multiplied: bool = False,
     ) -> None:
-        architecture, place = model.architecture, Placement(device, dtype, fused)
+        architecture, place = model.architecture, Placement(device, dtype, fused, multiplied)
         first, *others = architecture.stages
         encoder = cast(Encoder, model.encoder[0])
         decoder = cast(Decoder | ShuffleDecoder, model.decoder[0])

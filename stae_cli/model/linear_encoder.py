@@ -32,18 +32,20 @@ class LinearEncoder:
     Args:
         layers: from cells (n, values), ordered by (row, col, channel), to latents (n, C).
         rows: how many at once.
+        any_count: whether the layers compute any number of rows alike, so that none are filled up.
     """
 
-    def __init__(self, layers: Sequence[Layer], rows: int) -> None:
+    def __init__(self, layers: Sequence[Layer], rows: int, *, any_count: bool = False) -> None:
         self.rows = rows
         self.layers = layers
+        self._any_count = any_count
         self._sizes = [rows]
         self._replay = Replay()
 
     def __call__(self, cells: Tensor) -> Tensor:
         """At most `rows` cells (n, values) -> latents (n, C)."""
         count = len(cells)
-        size = next(size for size in self._sizes if count <= size)
+        size = count if self._any_count else next(each for each in self._sizes if count <= each)
         if count < size:
             filler = cells.new_zeros(size - count, cells.shape[1])
             cells = torch.cat((cells, filler))
@@ -91,9 +93,18 @@ def fold_encoder(
         rows: how many at once.
         before: what cells go through before the first layer.
     """
-    blocks = fold_geglus([cast(GegluBlock, block) for block in encoder.blocks], place)
+    listed = [cast(GegluBlock, block) for block in encoder.blocks]
+    layers: list[Layer]
+    if place.multiplied:
+        from stae_cli.model.multiplied import fits, fold_encoder_products
+
+        channels = cast(torch.nn.Conv2d, encoder.out.model[2]).out_channels
+        if fits(len(embed.bias), embed.weight.shape[1], channels):
+            layers = [*before, fold_encoder_products(embed, listed, encoder.out, place)]
+            return LinearEncoder(layers, rows, any_count=True)
+    blocks = fold_geglus(listed, place)
     out = fold_projection(encoder.out, place, blocks.lacking)
-    layers: list[Layer] = [*before, embed, *blocks.layers, out]
+    layers = [*before, embed, *blocks.layers, out]
     folded = LinearEncoder(layers, rows)
     if place.device.type == "cuda":
         values = embed.weight.shape[1]

@@ -10,7 +10,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from networks import record
+from record import record
 
 from tests.killing import LAYOUTS, Killing, Outcome
 from tests.launcher import Launcher

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from networks import record
+from record import record
 
 from stae_cli.model.architecture import PRESETS
 from stae_cli.model.checkpoint import read_checkpoint

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 from isal import isal_zlib
-from networks import record
 from PIL import Image
+from record import record
 
 from stae_cli.files.buffers import Buffers
 from stae_cli.files.destination import FolderDestination

@@ -1,22 +1,27 @@
 """Times the network beside others, as `stae bench` does, and records every case as it ends.
 
-python benchmarks/networks.py [--device cuda] [--sizes 256,512,1024] [--against reference]
+PYTHONPATH=. python benchmarks/networks.py [--device cuda] [--sizes 256,512,1024]
+    [--against reference]
+
+Others that cannot be loaded or do not run are left out, and the record says why.
 """
 
 import argparse
-import json
-import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from time import monotonic
 
-from stae_cli.benchmark.contenders import seeded_model
+import torch
+from record import Recorder, add_options, first_line, record, recorder
+
+from stae_cli import StupidAE
+from stae_cli.benchmark.contenders import VARIANTS, check_installed, seeded_model
+from stae_cli.benchmark.machine import describe_machine
 from stae_cli.benchmark.report import Case, Report
 from stae_cli.benchmark.run import run
 from stae_cli.errors import StaeError
 
-RESULTS = Path(__file__).parent / "results"
 AGAINST = ("reference", "taesd", "sdxl")
 
 
@@ -25,51 +30,101 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--sizes", default="256,512,1024")
     parser.add_argument("--batches", default="1")
-    parser.add_argument("--against", default=",".join(AGAINST))
-    parser.add_argument("--seconds", default=20.0, type=float)
+    parser.add_argument("--cases", help="SIDE:BATCH,... instead of all sizes in all batches")
+    parser.add_argument("--against", help="by default all that there are")
+    parser.add_argument("--weights", help="a checkpoint; by default seeded ones")
+    parser.add_argument("--seconds", default=20.0, type=float, help="at most, for each case")
+    parser.add_argument("--within", default=1e9, type=float, help="seconds for all cases")
+    add_options(parser)
     given = parser.parse_args()
-    sizes = [int(size) for size in given.sizes.split(",")]
-    batches = [int(batch) for batch in given.batches.split(",")]
-    cases = [Case(size, size, batch) for size in sizes for batch in batches]
-    measure(cases, given.device, given.against.split(","), lambda _left: given.seconds)
+    end = monotonic() + given.within
+    on_cuda = given.device.startswith("cuda")
+    against = given.against.split(",") if given.against else [*VARIANTS] * on_cuda + [*AGAINST]
+    result = measure(
+        cases_of(given),
+        given.device,
+        against,
+        # Setting up and warming up take as long as the rounds.
+        lambda left: min(given.seconds, (end - monotonic()) / left / 2),
+        weights=given.weights,
+        record=recorder(given),
+    )
+    sys.exit(1 if result["failures"] else 0)
+
+
+def cases_of(given: argparse.Namespace) -> list[Case]:
+    if given.cases:
+        pairs = [map(int, pair.split(":")) for pair in given.cases.split(",")]
+    else:
+        sizes, batches = given.sizes.split(","), given.batches.split(",")
+        pairs = [(int(size), int(batch)) for size in sizes for batch in batches]
+    return [Case(side, side, batch) for side, batch in pairs]
 
 
 def measure(
-    cases: list[Case], device: str, against: list[str], seconds: Callable[[int], float]
-) -> Report | None:
-    """Records the report so far after each case.
+    cases: Sequence[Case],
+    device: str,
+    against: Sequence[str],
+    seconds: Callable[[int], float],
+    *,
+    weights: str | None = None,
+    record: Recorder = record,
+) -> dict:
+    """Records the report so far after each case, what failed, and what there was no time for.
 
     `seconds` says how long a case may take when so many are left; 0 or less ends it.
     """
-    name = f"networks-{device.partition(':')[0]}"
+    model = StupidAE.from_checkpoint(weights) if weights else seeded_model()
+    missing = missing_peers(against)
+    present = [name for name in against if name not in missing]
     so_far: Report | None = None
+    failures: dict[str, str] = {}
+    unstarted: list[str] = []
+    result: dict = {}
     for index, case in enumerate(cases):
         allowed = seconds(len(cases) - index)
         if allowed <= 0:
-            print(f"no time is left for {', '.join(map(str, cases[index:]))}", file=sys.stderr)
+            unstarted = [str(each) for each in cases[index:]]
+        else:
+            print(f"timing {case}", file=sys.stderr, flush=True)
+            try:
+                so_far = joined(so_far, run(
+                    model, [case], weights=weights or "seeded", against=present,
+                    device=device, seconds=allowed,
+                ), missing)  # fmt: skip
+            except Exception as error:  # noqa: BLE001  # whatever a driver raises, the next may do
+                failures[str(case)] = first_line(error)
+                print(f"{case}: {first_line(error)}", file=sys.stderr, flush=True)
+        figures = so_far.as_json() if so_far else unmeasured(device)
+        result = {**figures, "failures": failures, "unstarted": unstarted}
+        record(f"networks-{device.partition(':')[0]}", result)
+        if allowed <= 0:
             break
-        print(f"timing {case}", file=sys.stderr, flush=True)
+    return result
+
+
+def missing_peers(names: Sequence[str]) -> dict[str, str]:
+    """Those that cannot be loaded, and why."""
+    missing = {}
+    for name in names:
         try:
-            report = run(seeded_model(), [case], weights="seeded", against=against,
-                         device=device, seconds=allowed)  # fmt: skip
-        except StaeError as error:  # the next one may fit
-            print(f"{case}: {error.message}", file=sys.stderr)
-            continue
-        earlier = so_far.results if so_far else ()
-        so_far = replace(report, results=(*earlier, *report.results))
-        record(name, so_far.as_json())
-    return so_far
+            check_installed([name])
+        except StaeError as error:
+            missing[name] = error.message
+            print(f"{name} is left out: {error.message}", file=sys.stderr, flush=True)
+    return missing
 
 
-def record(name: str, result: dict) -> None:
-    """Writes a result with the commit it belongs to."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        capture_output=True, text=True, check=False, cwd=RESULTS,
-    ).stdout.strip()  # fmt: skip
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"commit": commit, **result}, indent=1) + "\n")
-    print(f"recorded in {path}")
+def joined(so_far: Report | None, report: Report, missing: dict[str, str]) -> Report:
+    earlier = so_far.results if so_far else ()
+    found = [replace(one, left_out={**one.left_out, **missing}) for one in report.results]
+    return replace(report, results=(*earlier, *found))
+
+
+def unmeasured(device: str) -> dict:
+    """What a report without results says."""
+    machine = asdict(describe_machine(torch.device(device)))
+    return {"machine": machine, "dtype": None, "unfused": None, "results": []}
 
 
 if __name__ == "__main__":

@@ -17,12 +17,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "examples" / "text_to_image"))
 
-from networks import record
+from record import record
 from train import loss_of
 from transformer import Size, Transformer
 
 from stae_cli import PackedLatents
-from stae_cli.model.codec import pick_device
+from stae_cli.model.device import pick_device
 
 # Grids of eight pictures with 2048 tokens together.
 EQUAL = (16, 16)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from networks import record
+from record import record
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -34,7 +34,7 @@ from stae_cli.files.sources import list_sources
 from stae_cli.metrics import Overall, compare, overall
 from stae_cli.model.architecture import F8C16, Architecture
 from stae_cli.model.checkpoint import Checkpoint, load_checkpoint
-from stae_cli.model.codec import pick_device
+from stae_cli.model.device import pick_device
 from stae_cli.model.pixels import PixelCodec
 from stae_cli.training.linear import Pca, pca_of, to_patches
 

@@ -6,6 +6,8 @@ python benchmarks/report.py
 import json
 from pathlib import Path
 
+from cardreport import failures, numbers, products, sharing, stages
+
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 
@@ -16,9 +18,12 @@ one script, and medians are shown: quote the ratios, a shared machine's millisec
 
 | script | measures |
 |---|---|
-| `python benchmarks/networks.py` | the network beside the plain module and other autoencoders |
-| `python benchmarks/card.py` | all that only an NVIDIA card can show |
+| `PYTHONPATH=. python benchmarks/networks.py` | the network beside other autoencoders |
+| `python benchmarks/card.py` | all that only an NVIDIA card can show, by other scripts of these |
+| `PYTHONPATH=. python benchmarks/agreement.py` | every form of the network beside float32 |
+| `PYTHONPATH=. python benchmarks/stages.py` | ceilings, kernels, chunks, inputs, latency |
 | `python benchmarks/path.py` | from files to latents and back, by threads |
+| `python benchmarks/sharing.py` | several processes on one device |
 | `python benchmarks/files.py` | reading, PNG writing, mixed sizes, memory |
 | `python benchmarks/train_loop.py PHOTOS` | the training loop beside a bare one on one batch |
 | `python benchmarks/quality.py PHOTOS` | PSNR, SSIM and MSE of checkpoints beside the linear PCA |
@@ -31,7 +36,8 @@ one script, and medians are shown: quote the ratios, a shared machine's millisec
 | `python benchmarks/report.py` | nothing: writes this page from `results` |
 
 No figure on this page is from an NVIDIA card unless a section below says so: none was at hand. On a
-machine with one, this fills the CUDA tables in under nine minutes, the most telling cases first:
+machine with one, this fills the CUDA tables in under nine minutes, the most telling cases first; it
+needs no more than stae itself does, not even an installed stae. `--phases` chooses a part of it:
 
 ```console
 $ python benchmarks/card.py
@@ -41,22 +47,18 @@ $ python benchmarks/plots.py && python benchmarks/report.py
 
 
 def main() -> None:
+    (HERE / "README.md").write_text(page(RESULTS))
+
+
+def page(folder: Path) -> str:
+    """The whole report on a folder's records."""
     parts = [HEAD]
-    for path in sorted(RESULTS.glob("networks-*.json")):
-        parts += networks(json.loads(path.read_text()), path.with_suffix(".png"))
-    for path in sorted(RESULTS.glob("numbers-*.json")):
-        parts += numbers(json.loads(path.read_text()))
-    for path in sorted(RESULTS.glob("path-*.json")):
-        parts += whole_path(json.loads(path.read_text()), path.with_suffix(".png"))
-    for path in sorted(RESULTS.glob("files-*.json")):
-        parts += files(json.loads(path.read_text()))
-    for path in sorted(RESULTS.glob("quality*.json")):
-        parts += quality(json.loads(path.read_text()))
-    for path in sorted(RESULTS.glob("packing-*.json")):
-        parts += packing(json.loads(path.read_text()))
-    for path in sorted(RESULTS.glob("family*.json")):
-        parts += family(json.loads(path.read_text()))
-    (HERE / "README.md").write_text("\n".join(parts))
+    for pattern, section in SECTIONS.items():
+        for path in sorted(folder.glob(f"{pattern}.json")):
+            result = json.loads(path.read_text())
+            plotted = section in PLOTTED
+            parts += section(result, path.with_suffix(".png")) if plotted else section(result)
+    return "\n".join(parts)
 
 
 def family(result: dict) -> list[str]:
@@ -83,10 +85,11 @@ def family(result: dict) -> list[str]:
 def networks(result: dict, plot: Path) -> list[str]:
     machine = result["machine"]
     place = machine["accelerator"] or f"{machine['cpu']}, {machine['threads']} threads"
+    without = f" without fast kernels ({result['unfused']})" if result.get("unfused") else ""
     lines = [
         f"## The network on {place}",
         "",
-        f"{result['dtype']}, torch {machine['torch']}, python {machine['python']}, stae "
+        f"{result['dtype']}{without}, torch {machine['torch']}, python {machine['python']}, stae "
         f"{machine['stae']} at {result['commit']}. `share` is the rate of operations (as the "
         "published network has them, whatever the form computes) over that of torch's own matrix "
         "product in the same rounds; `x` is the time over that of stae in the same round.",
@@ -105,11 +108,18 @@ def networks(result: dict, plot: Path) -> list[str]:
                 f"{figure(time['p10'])} to {figure(time['p90'])} | {share:.0%} | {slower:.2f} |"
                 + (f" {memory / 1e9:.2f} |" if memory is not None else "")
             )
-        for name in one.get("left_out", ()):
-            lines.append(f"| {size} | both | {name} | out of memory | | | |")
+        for name, why in left_out(one).items():
+            lines.append(f"| {size} | both | {name} | left out: {why} | | | |")
+    lines += products(next((one.get("matmuls", ()) for one in result["results"]), ()))
     if plot.exists():
         lines += ["", f"![milliseconds for a picture against its size](results/{plot.name})"]
-    return [*lines, ""]
+    return [*lines, *failures(result), ""]
+
+
+def left_out(one: dict) -> dict[str, str]:
+    """Who could not be timed in a case, and why; older records name them alone."""
+    found = one.get("left_out", {})
+    return found if isinstance(found, dict) else dict.fromkeys(found, "out of memory")
 
 
 def table_head(result: dict) -> list[str]:
@@ -121,31 +131,9 @@ def table_head(result: dict) -> list[str]:
     return [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
 
 
-def numbers(result: dict) -> list[str]:
-    machine = result["machine"]
-    lines = [
-        f"## Numbers on {machine['accelerator'] or machine['cpu']}",
-        "",
-        f"torch {machine['torch']}, at {result['commit']}. Differences are from float32 on the "
-        "CPU, for the example photos and the built-in weights; `company` says whether each photo "
-        "alone gave the bytes that it gave among others, and how many rows are computed at once.",
-        "",
-        "| form | latents, rms | largest | pictures, rms | largest | company |",
-        "|---|---|---|---|---|---|",
-    ]
-    for form, found in result["numbers"].items():
-        same = "same bytes" if found["same bytes alone"] else "other bytes"
-        rows = ", ".join(map(str, found["rows that are computed alone"]))
-        why = found["unfused because"]
-        lines.append(
-            f"| {form}{f' ({why})' if why else ''} | {found['latents']['rms']:.1e} | "
-            f"{found['latents']['largest']:.1e} | {found['pictures']['rms']:.1e} | "
-            f"{found['pictures']['largest']:.1e} | {same} ({rows}) |"
-        )
-    return [*lines, ""]
-
-
 def whole_path(result: dict, plot: Path) -> list[str]:
+    if not result.get("runs"):
+        return ["## The path", *failures(result), ""]
     machine, dtype = result["runs"][0]["machine"], result["runs"][0]["dtype"]
     lines = [
         f"## The path on {machine['accelerator'] or machine['cpu']}",
@@ -167,7 +155,7 @@ def whole_path(result: dict, plot: Path) -> list[str]:
         )
     if plot.exists():
         lines += ["", f"![megapixels per second against threads](results/{plot.name})"]
-    return [*lines, ""]
+    return [*lines, *failures(result), ""]
 
 
 def by_command(one: dict) -> tuple[bool, int]:
@@ -237,6 +225,14 @@ def packing(result: dict) -> list[str]:
 
 def figure(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+
+
+SECTIONS = {
+    "networks-*": networks, "stages-*": stages, "numbers-*": numbers, "path-*": whole_path,
+    "sharing-*": sharing, "files-*": files, "quality*": quality, "packing-*": packing,
+    "family*": family,
+}  # fmt: skip
+PLOTTED = (networks, stages, whole_path)
 
 
 if __name__ == "__main__":

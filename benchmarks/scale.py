@@ -11,8 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from networks import record
 from PIL import Image
+from record import record
 
 from tests.pictures import noise
 from tests.seeded import tiny_checkpoint

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from stae_cli.benchmark.report import OURS
@@ -18,8 +19,30 @@ from stae_cli.model.peers import FACTOR, LATENT_CHANNELS, PEERS, count_peer, loa
 from stae_cli.model.seeding import seeded
 from stae_cli.model.stupid_ae import StupidAE
 
+CodecMaker = Callable[[StupidAE, torch.device, torch.dtype], Codec]
+
 REFERENCE = "reference"
-UNFUSED = "unfused"  # the codec without Triton kernels, which only CUDA devices run
+
+
+def _unfused(model: StupidAE, device: torch.device, dtype: torch.dtype) -> Codec:
+    """Without Triton kernels, which only CUDA devices run."""
+    return Codec(model, device=device, dtype=dtype, triton=False)
+
+
+def _products(model: StupidAE, device: torch.device, dtype: torch.dtype) -> Codec:
+    """With Triton's matrix products too.
+
+    Raises:
+        RuntimeError: they do not work on the device.
+    """
+    codec = Codec(model, device=device, dtype=dtype, triton="products")
+    if codec.unfused is not None:
+        raise RuntimeError(codec.unfused)
+    return codec
+
+
+# Other forms of the codec, which differ from it on CUDA devices only.
+VARIANTS: Mapping[str, CodecMaker] = {"unfused": _unfused, "products": _products}
 
 
 @dataclass(frozen=True)
@@ -36,15 +59,26 @@ class Contender:
 
 
 def check_against(names: Sequence[str]) -> None:
-    """Checks that every name is `reference`, `unfused` or a known peer.
+    """Checks that every name is `reference`, one of VARIANTS or a known peer.
 
     Raises:
         UsageError: one is not.
     """
     for name in names:
-        if name not in (REFERENCE, UNFUSED, *PEERS):
-            known = ", ".join((REFERENCE, UNFUSED, *PEERS))
-            raise UsageError(f"unknown network `{name}`", f"known are: {known}")
+        known = (REFERENCE, *VARIANTS, *PEERS)
+        if name not in known:
+            raise UsageError(f"unknown network `{name}`", f"known are: {', '.join(known)}")
+
+
+def check_installed(names: Sequence[str]) -> None:
+    """Checks that the peers among the names can be made.
+
+    Raises:
+        StaeError: the library that they come from is missing or broken.
+    """
+    for name in names:
+        if name in PEERS:
+            count_peer(name, FACTOR, FACTOR)
 
 
 def seeded_model(architecture: Architecture = F8C16) -> StupidAE:
@@ -60,18 +94,15 @@ def seeded_checkpoint(architecture: Architecture = F8C16) -> Checkpoint:
     return Checkpoint("seeded", fingerprint(tensors), model.architecture, tensors, {})
 
 
-def contenders(codec: Codec, model: StupidAE, against: Sequence[str]) -> list[Contender]:
-    """The codec, then each of `against` on the codec's device in its dtype."""
-    found = [_codec(OURS, codec, model)]
-    for name in dict.fromkeys(against):
-        if name == REFERENCE:
-            found.append(_reference(codec, model))
-        elif name == UNFUSED:
-            plain = Codec(model, device=codec.device, dtype=codec.dtype, triton=False)
-            found.append(_codec(UNFUSED, plain, model))
-        else:
-            found.append(_peer(codec, name))
-    return found
+def contender(name: str, codec: Codec, model: StupidAE) -> Contender:
+    """The network of that name on the codec's device in its dtype; OURS is the codec itself."""
+    if name == OURS:
+        return _codec(OURS, codec, model)
+    if name == REFERENCE:
+        return _reference(codec, model)
+    if name in VARIANTS:
+        return _codec(name, VARIANTS[name](model, codec.device, codec.dtype), model)
+    return _peer(codec, name)
 
 
 def _codec(name: str, codec: Codec, model: StupidAE) -> Contender:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -61,11 +61,19 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class MatmulRate:
+    """What the machine did of one product (rows, inner, columns), in 10^12 operations a second."""
+
+    shape: tuple[int, int, int]
+    tflops: Spread
+
+
+@dataclass(frozen=True)
 class CaseResult:
     """All networks in one case, timed in turn in the same `rounds`.
 
-    `matmul` (rows, inner, columns) is the product that the machine did fastest in them. Networks
-    are `left_out` for which memory did not suffice.
+    `matmul` (rows, inner, columns) is the product that the machine did fastest in them, `matmuls`
+    are all of them. `left_out` says of networks that could not be timed why.
     """
 
     case: Case
@@ -73,7 +81,8 @@ class CaseResult:
     matmul: tuple[int, int, int]
     matmul_tflops: Spread
     timings: Sequence[Timing]
-    left_out: Sequence[str] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    matmuls: Sequence[MatmulRate] = ()
 
 
 @dataclass(frozen=True)

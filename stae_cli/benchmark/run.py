@@ -14,16 +14,37 @@ from statistics import median
 
 import torch
 
-from stae_cli.benchmark.contenders import Contender, check_against, contenders
+from stae_cli.benchmark.contenders import (
+    Contender,
+    check_against,
+    check_installed,
+    contender,
+)
 from stae_cli.benchmark.inputs import Inputs
 from stae_cli.benchmark.machine import describe_machine, host_peak_bytes
 from stae_cli.benchmark.matmul import Matmul, large_matmuls
-from stae_cli.benchmark.report import OURS, Case, CaseResult, Report, Spread, Timing
+from stae_cli.benchmark.report import (
+    OURS,
+    Case,
+    CaseResult,
+    MatmulRate,
+    Report,
+    Spread,
+    Timing,
+)
 from stae_cli.benchmark.rounds import Key, Round, is_memory_error, memory_errors, rounds_of
 from stae_cli.benchmark.stopwatch import Stopwatch, WarmUp
 from stae_cli.model.codec import Codec
 from stae_cli.model.flops import check_size
 from stae_cli.model.stupid_ae import StupidAE
+
+
+class _FailureError(Exception):
+    """A network that has been timed before fails in a round."""
+
+    def __init__(self, network: str, error: RuntimeError) -> None:
+        super().__init__(network)
+        self.network, self.error = network, error
 
 
 @dataclass(frozen=True)
@@ -41,7 +62,17 @@ class Entrant:
         return self.network, self.stage
 
     def sample(self) -> float:
-        return self.stopwatch.sample(self.warm_up.calls)
+        """Seconds per call.
+
+        Raises:
+            _FailureError: another network than the codec does not get through it.
+        """
+        try:
+            return self.stopwatch.sample(self.warm_up.calls)
+        except RuntimeError as error:
+            if self.network == OURS:
+                raise
+            raise _FailureError(self.network, error) from error
 
 
 def run(
@@ -61,8 +92,8 @@ def run(
         model: the reference model; `contenders.seeded_model()` is as good as any.
         cases: sizes and batches.
         weights: what the model's weights are called, for the report.
-        against: `reference` (the plain module), `unfused` (the codec without Triton kernels) and
-            names from `model.peers.PEERS`.
+        against: `reference` (the plain module), names from `contenders.VARIANTS` (other forms of
+            the codec) and from `model.peers.PEERS`.
         device: where all networks run, as in `Codec`.
         dtype: what they compute in, as in `Codec`.
         seconds: how long the rounds of one case may take; there are at least three.
@@ -70,27 +101,31 @@ def run(
 
     Raises:
         UsageError: a size that the network cannot take, or an unknown network.
-        StaeError: a network is not installed, or memory runs out for the codec itself.
+        StaeError: a network is not installed, or memory runs out for the codec itself. Other
+            networks that do not run in a case are left out of it, with the reason.
         DeviceError: the device is absent.
     """
     check_against(against)
     for case in cases:
         check_size(case.width, case.height, multiple=model.architecture.downsample)
-    codec = Codec(model, device=device, dtype=dtype)
+    check_installed(against)
+    first = Codec(model, device=device, dtype=dtype)
+    matmuls: Sequence[Matmul] = ()
+    results = []
     with _even_terms():
-        entered = contenders(codec, model, against)
-        matmuls = large_matmuls(codec.device, codec.dtype)
-        results = []
-        for case in cases:
+        for number, case in enumerate(cases):
             on_case(case)
             with memory_errors(case):
-                results.append(_run_case(case, codec, entered, matmuls, seconds))
+                # One for each case: what a codec has recorded, it allocates no more.
+                codec = Codec(model, device=first.device, dtype=first.dtype) if number else first
+                matmuls = matmuls or large_matmuls(codec.device, codec.dtype)
+                results.append(_run_case(case, codec, model, against, matmuls, seconds))
     return Report(
-        describe_machine(codec.device),
+        describe_machine(first.device),
         model.architecture.describe(),
         weights,
-        str(codec.dtype).removeprefix("torch."),
-        codec.unfused,
+        str(first.dtype).removeprefix("torch."),
+        first.unfused,
         host_peak_bytes(),
         tuple(results),
     )
@@ -99,50 +134,88 @@ def run(
 def _run_case(
     case: Case,
     codec: Codec,
-    entered: Sequence[Contender],
+    model: StupidAE,
+    against: Sequence[str],
     matmuls: Sequence[Matmul],
     seconds: float,
 ) -> CaseResult:
     inputs = Inputs(case, device=codec.device, dtype=codec.dtype)
     entrants: list[Entrant] = []
-    left_out: list[str] = []
-    for each in entered:
+    left_out: dict[str, str] = {}
+    for name in dict.fromkeys((OURS, *against)):
         try:
-            entrants += _entrants(each, case, inputs, codec.device)
+            network = contender(name, codec, model)
+            entrants += list(_entrants(network, case, inputs, codec.device))
         except RuntimeError as error:
-            if each.name == OURS or not is_memory_error(error):
+            if name == OURS:
                 raise
-            left_out.append(each.name)
-        if codec.device.type == "cuda":
-            torch.cuda.empty_cache()  # what one network held in reserve, the next may need
-    tasks: dict[Key, Callable[[], float]] = {each.key: each.sample for each in entrants}
-    tasks |= {each.key: each.sample for each in matmuls}
-    rounds = rounds_of(tasks, seconds)
+            left_out[name] = _reason(error)
+        _free_reserve(codec.device)
+    rounds, failed = _rounds(entrants, matmuls, seconds)
     fastest, rates = _fastest(matmuls, rounds)
-    timings = tuple(_timing(entrant, case, rounds, rates) for entrant in entrants)
-    return CaseResult(case, len(rounds), fastest.shape, Spread.of(rates), timings, tuple(left_out))
+    return CaseResult(
+        case,
+        len(rounds),
+        fastest.shape,
+        Spread.of(rates),
+        tuple(_timing(e, case, rounds, rates) for e in entrants if e.network not in failed),
+        left_out | failed,
+        tuple(MatmulRate(each.shape, Spread.of(_rates(each, rounds))) for each in matmuls),
+    )
+
+
+def _rounds(
+    entrants: Sequence[Entrant], matmuls: Sequence[Matmul], seconds: float
+) -> tuple[list[Round], dict[str, str]]:
+    """Rounds of the networks that get through them, and why others did not."""
+    failed: dict[str, str] = {}
+    while True:
+        running = [each for each in entrants if each.network not in failed]
+        tasks: dict[Key, Callable[[], float]] = {each.key: each.sample for each in running}
+        tasks |= {each.key: each.sample for each in matmuls}
+        try:
+            return rounds_of(tasks, seconds), failed
+        except _FailureError as failure:
+            failed[failure.network] = _reason(failure.error)
+
+
+def _reason(error: RuntimeError) -> str:
+    """What a table has room for."""
+    if is_memory_error(error):
+        return "out of memory"
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _free_reserve(device: torch.device) -> None:
+    """What one network held in reserve, the next may need."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _entrants(
-    contender: Contender, case: Case, inputs: Inputs, device: torch.device
+    network: Contender, case: Case, inputs: Inputs, device: torch.device
 ) -> Iterator[Entrant]:
-    cost = contender.cost(case.width, case.height)
-    pictures = inputs.pixels() if contender.takes_pixels else inputs.images()
-    latents = inputs.latents(contender.latent_channels, contender.factor)
+    cost = network.cost(case.width, case.height)
+    pictures = inputs.pixels() if network.takes_pixels else inputs.images()
+    latents = inputs.latents(network.latent_channels, network.factor)
     for stage, function, given in (
-        (cost.encoder, contender.encode, pictures),
-        (cost.decoder, contender.decode, latents),
+        (cost.encoder, network.encode, pictures),
+        (cost.decoder, network.decode, latents),
     ):
         watch = Stopwatch(device, function, given)
         flops = stage.flops.total * case.batch
-        yield Entrant(contender.name, stage.name, flops, watch, watch.warm_up())
+        yield Entrant(network.name, stage.name, flops, watch, watch.warm_up())
+
+
+def _rates(matmul: Matmul, rounds: Sequence[Round]) -> list[float]:
+    """Operations per second in 10^12, in each round."""
+    return [matmul.flops / times[matmul.key] / 1e12 for times in rounds]
 
 
 def _fastest(matmuls: Sequence[Matmul], rounds: Sequence[Round]) -> tuple[Matmul, list[float]]:
-    """The matrix product with the highest median rate, and its rates in 10^12 per second."""
-    rates = {each: [each.flops / times[each.key] / 1e12 for times in rounds] for each in matmuls}
-    fastest = max(matmuls, key=lambda each: median(rates[each]))
-    return fastest, rates[fastest]
+    """The matrix product with the highest median rate, and its rates."""
+    fastest = max(matmuls, key=lambda each: median(_rates(each, rounds)))
+    return fastest, _rates(fastest, rounds)
 
 
 def _timing(

@@ -14,11 +14,16 @@ from torch import Tensor
 SHORTEST_SAMPLE = 0.05  # seconds; quicker calls are timed several at a time
 MOST_CALLS = 1000
 SLOW_CALL = 2.0  # seconds; one such is warm-up enough
+LATER_CALLS = {"cuda": 2}  # of a warm-up, else one: there the second may record what the third does
 
 
 @dataclass(frozen=True)
 class WarmUp:
-    """What the first calls showed: how many make up one sample, and the memory that one needs."""
+    """What the first calls showed: how many make up one sample, and the memory that one needs.
+
+    The memory is that of the first call, beyond what was held before it (weights and inputs): a
+    later one may replay a recording, whose memory is taken for good and counts no more.
+    """
 
     calls: int
     memory_bytes: int | None
@@ -35,11 +40,12 @@ class Stopwatch:
 
     def warm_up(self) -> WarmUp:
         """Calls until caches and kernels are in place."""
-        once = self.sample(1)
+        once, memory = self._first_call()
         if once < SLOW_CALL:
-            once = min(once, self.sample(1))
+            later = range(LATER_CALLS.get(self._device.type, 1))
+            once = min(once, *(self.sample(1) for _ in later))
         calls = min(math.ceil(SHORTEST_SAMPLE / once), MOST_CALLS)
-        return WarmUp(calls, self._memory_of_a_call())
+        return WarmUp(calls, memory)
 
     def sample(self, calls: int) -> float:
         """Seconds per call, over `calls` of them back to back."""
@@ -71,11 +77,11 @@ class Stopwatch:
         if self._device.type == "mps":
             torch.mps.synchronize()
 
-    def _memory_of_a_call(self) -> int | None:
+    def _first_call(self) -> tuple[float, int | None]:
+        """Its seconds and the bytes that it took; None where torch does not tell."""
         if self._device.type != "cuda":
-            return None
+            return self.sample(1), None
         before = torch.cuda.memory_allocated(self._device)
         torch.cuda.reset_peak_memory_stats(self._device)
-        self._call(1)
-        torch.cuda.synchronize(self._device)
-        return torch.cuda.max_memory_allocated(self._device) - before
+        seconds = self.sample(1)
+        return seconds, torch.cuda.max_memory_allocated(self._device) - before

@@ -198,8 +198,8 @@ def _print_case(result: CaseResult) -> None:
     matmul = "x".join(map(str, result.matmul))
     rate = f"a {matmul} matmul does {_rate(result.matmul_tflops.median)}FLOP/s"
     print_note(f"{result.case}: {result.rounds} rounds; {rate}")
-    if result.left_out:
-        print_warning(f"memory did not suffice for {', '.join(result.left_out)}")
+    for name, reason in result.left_out.items():
+        print_warning(f"{name} is left out: {reason}")
     if not _compares(result):
         _print_timings("stae", {timing.stage: timing for timing in result.timings})
         return

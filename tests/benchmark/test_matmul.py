@@ -30,3 +30,20 @@ def test_where_large_ones_take_too_long_the_probe_is_the_measure(
 ) -> None:
     monkeypatch.setattr(matmul, "LONGEST", 0.0)
     assert [each.shape for each in large_matmuls(CPU, torch.float32)] == [(8, 8, 8)]
+
+
+def test_cuda_devices_are_given_larger_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[int, int, int]] = []
+
+    class Product:
+        flops = 1
+
+        def __init__(self, shape: tuple[int, int, int], *_: object) -> None:
+            made.append(shape)
+
+        def sample(self) -> float:
+            return 1e-12
+
+    monkeypatch.setattr(matmul, "Matmul", Product)
+    large_matmuls(torch.device("cuda"), torch.float16)
+    assert made == [(8, 8, 8), *SHAPES, (8192, 8192, 8192), (16384, 1024, 512)]

@@ -6,18 +6,23 @@ Nothing here depends on how fast the machine is.
 from __future__ import annotations
 
 import json
+import sys
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
 import torch
 
+from stae_cli.benchmark import contenders
 from stae_cli.benchmark import run as running
 from stae_cli.benchmark.contenders import Contender, seeded_model
 from stae_cli.benchmark.report import Case, CaseResult, Report, Spread
 from stae_cli.benchmark.rounds import FEWEST_ROUNDS, rounds_of
 from stae_cli.benchmark.run import Entrant, run
 from stae_cli.errors import StaeError, UsageError
+from stae_cli.model.codec import Codec
 from stae_cli.model.flops import count
+from stae_cli.model.stupid_ae import StupidAE
 from tests.seeded import TINY
 from tests.seeded import seeded_model as seeded_tiny
 
@@ -162,23 +167,103 @@ def test_a_case_that_does_not_fit_into_memory_is_named(monkeypatch: pytest.Monke
     assert "--batch" in raised.value.hint
 
 
-def test_a_network_that_does_not_fit_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def run_without_time(against: list[str]) -> Report:
+    return run(
+        seeded_tiny(TINY), CASES, weights="tiny", against=against, device="cpu", seconds=0
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (torch.OutOfMemoryError(), "out of memory"),
+        (RuntimeError("cuDNN: not supported\nat line 7"), "cuDNN: not supported"),
+        (NotImplementedError(), "NotImplementedError"),
+    ],
+)
+def test_a_network_that_does_not_run_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, error: RuntimeError, reason: str
+) -> None:
     real = running._entrants
 
-    def exhausted(contender: Contender, *given: object) -> Iterator[Entrant]:
+    def failing(contender: Contender, *given: object) -> Iterator[Entrant]:
+        encoder, decoder = real(contender, *given)
+        yield encoder
         if contender.name == "reference":
-            raise torch.OutOfMemoryError
-        return real(contender, *given)
+            raise error
+        yield decoder
 
-    monkeypatch.setattr(running, "_entrants", exhausted)
-    report = run(
-        seeded_tiny(TINY),
-        CASES,
-        weights="tiny",
-        against=["reference", "unfused"],
-        device="cpu",
-        seconds=0,
-    )
+    monkeypatch.setattr(running, "_entrants", failing)
+    for result in run_without_time(["reference", "unfused"]).results:
+        assert result.left_out == {"reference": reason}
+        assert [timing.network for timing in result.timings] == ["stae"] * 2 + ["unfused"] * 2
+
+
+def test_a_network_that_cannot_be_made_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> Codec:
+        raise RuntimeError("no kernel image")
+
+    monkeypatch.setattr(contenders, "VARIANTS", {"other": failing})
+    for result in run_without_time(["other", "reference"]).results:
+        assert result.left_out == {"other": "no kernel image"}
+
+
+def fail_in_rounds(monkeypatch: pytest.MonkeyPatch, network: str) -> None:
+    """Lets a network's samples fail from its second round on."""
+    real, seen = Entrant.sample, Counter[str]()
+
+    def sample(entrant: Entrant) -> float:
+        seen[entrant.network] += 1
+        if entrant.network == network and seen[network] > 2:
+            monkeypatch.setattr(entrant.stopwatch, "sample", fail)
+        return real(entrant)
+
+    def fail(_calls: int) -> float:
+        raise RuntimeError("misaligned address")
+
+    monkeypatch.setattr(Entrant, "sample", sample)
+
+
+def test_a_network_that_fails_later_is_left_out_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_in_rounds(monkeypatch, "reference")
+    first, _ = run_without_time(["reference"]).results
+    assert first.left_out == {"reference": "misaligned address"}
+    assert [timing.network for timing in first.timings] == ["stae"] * 2
+    assert first.rounds == FEWEST_ROUNDS
+
+
+def test_the_codecs_own_failure_is_none_to_pass_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_in_rounds(monkeypatch, "stae")
+    with pytest.raises(RuntimeError, match="misaligned address"):
+        run_without_time(["reference"])
+
+
+def test_each_product_is_reported(report: Report) -> None:
     for result in report.results:
-        assert result.left_out == ("reference",)
-        assert {timing.network for timing in result.timings} == {"stae", "unfused"}
+        rates = {each.shape: each.tflops.median for each in result.matmuls}
+        assert set(rates) == {(64, 64, 64), (128, 32, 64)}
+        assert rates[result.matmul] == max(rates.values()) == result.matmul_tflops.median
+
+
+def test_each_case_has_a_codec_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one has recorded on CUDA would hide the memory that the next case takes."""
+    met: list[Codec] = []
+    real = running.contender
+
+    def noted(name: str, codec: Codec, model: StupidAE) -> Contender:
+        met.append(codec)
+        return real(name, codec, model)
+
+    monkeypatch.setattr(running, "contender", noted)
+    run_without_time([])
+    assert len(met) == len(CASES)
+    assert met[0] is not met[1]
+
+
+def test_a_missing_library_is_an_error_before_anything_is_timed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    monkeypatch.setattr(running, "_run_case", None)
+    with pytest.raises(StaeError, match="needs diffusers"):
+        run_without_time(["sdxl"])

@@ -53,6 +53,28 @@ def test_a_slow_call_is_not_made_twice_to_warm_up(
     assert made == [1]
 
 
+def test_memory_is_that_of_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later one may replay what it has recorded, and allocates nothing then."""
+    held, peak = 1000, 0
+    taken = iter((500, 20, 20))
+
+    def call(_given: torch.Tensor) -> None:
+        nonlocal peak
+        peak = max(peak, held + next(taken))
+
+    def reset(_device: torch.device) -> None:
+        nonlocal peak
+        peak = held
+
+    watch = Stopwatch(torch.device("cuda"), call, [torch.zeros(1)])
+    monkeypatch.setattr(watch, "_on_cuda", lambda calls: watch._call(calls) or 0.1)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: held)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: peak)
+    assert watch.warm_up() == stopwatch.WarmUp(1, 500)
+    assert next(taken, None) is None
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_memory_of_a_call_on_a_device() -> None:

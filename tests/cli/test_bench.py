@@ -70,6 +70,22 @@ def test_others_are_compared_in_a_table_for_each_stage(bench):
     ]
 
 
+def test_who_is_left_out_is_said_with_the_reason(bench, monkeypatch):
+    from stae_cli.benchmark import run as running
+
+    def failing(name, *given):
+        if name == "reference":
+            raise RuntimeError("cuDNN does not like it")
+        return real(name, *given)
+
+    real = running.contender
+    monkeypatch.setattr(running, "contender", failing)
+    ran = bench("--size", "16", "--against", "reference", "--json")
+    assert ran.code == 0
+    assert "reference is left out: cuDNN does not like it" in ran.err
+    assert ran.json["results"][0]["left_out"] == {"reference": "cuDNN does not like it"}
+
+
 def test_quiet_says_nothing(bench):
     ran = bench("--size", "16", "--quiet")
     assert (ran.code, ran.out, ran.err) == (0, "", "")

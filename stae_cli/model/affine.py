@@ -19,7 +19,7 @@ Gelu = Literal["none", "tanh"]  # torch's names: exact, or the tanh approximatio
 
 PACKED_FOR_ROWS = 512  # a hint to oneDNN; the function is the same for any number of rows
 X86 = ("AVX2", "AVX512")
-PROBE_ERROR = 1e-3
+PROBE_ERRORS = {torch.float32: 1e-3, torch.bfloat16: 0.3}  # of numbers up to 18
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,7 @@ class Placement:
     def affine(self, weight: Tensor, bias: Tensor) -> Affine:
         """The layer of a float64 weight (outputs, inputs) and bias (outputs,)."""
         placed = self.put(weight)
-        plain = self.device.type == "cpu" and self.dtype == torch.float32 and not self.fused
-        packed = plain and can_pack()
+        packed = self.device.type == "cpu" and not self.fused and can_pack(self.dtype)
         if packed:
             placed = torch.ops.mkldnn._reorder_linear_weight(placed, PACKED_FOR_ROWS)
         return Affine(placed, self.put(bias), packed)
@@ -87,22 +86,27 @@ class Placement:
         return tensor.to(self.device, torch.float32, copy=True).contiguous()
 
 
-@lru_cache(maxsize=1)
-def can_pack() -> bool:
+@lru_cache
+def can_pack(dtype: torch.dtype) -> bool:
     """Whether this torch has oneDNN's fused layers for this CPU, and they compute what they say.
 
-    They are no public interface, so they are tried once before they are trusted.
+    They are no public interface, so they are tried once before they are trusted. In bfloat16 they
+    are there for CPUs that multiply it; float16 is slow on all of them.
     """
+    if dtype not in PROBE_ERRORS:
+        return False
     if (
         torch.backends.cpu.get_cpu_capability() not in X86
         or not torch.backends.mkldnn.is_available()
     ):
         return False
-    values = torch.linspace(-2, 2, 24 * 16).sin()
+    values = torch.linspace(-2, 2, 24 * 16).sin().to(dtype)
     rows, weight, bias = values[:128].view(8, 16), values.view(24, 16), values[:24]
     other = values[:192].view(8, 24)
     plain = Affine(weight, bias)
     try:
+        if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return False
         packed = Affine(torch.ops.mkldnn._reorder_linear_weight(weight.clone(), 8), bias, True)
         pairs = [
             (packed(rows), plain(rows)),
@@ -113,4 +117,5 @@ def can_pack() -> bool:
         ]
     except (AttributeError, RuntimeError, TypeError):  # another torch, another interface
         return False
-    return all(torch.allclose(fast, slow, rtol=0, atol=PROBE_ERROR) for fast, slow in pairs)
+    error = PROBE_ERRORS[dtype]
+    return all(torch.allclose(fast, slow, rtol=0, atol=error) for fast, slow in pairs)

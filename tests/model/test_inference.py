@@ -51,7 +51,7 @@ def test_float32_reproduces_the_golden_vectors(golden, form, case):
 
 
 def test_without_packing_too(golden, monkeypatch):
-    monkeypatch.setattr(affine, "can_pack", lambda: False)
+    monkeypatch.setattr(affine, "can_pack", lambda _: False)
     plain = InferenceForm(seeded_model(), device=CPU, dtype=torch.float32)
     decoded = plain.decode(as_grids(golden["1.latents"]))[0].permute(2, 0, 1)
     torch.testing.assert_close(decoded, golden["1.image"], rtol=0, atol=1e-4)

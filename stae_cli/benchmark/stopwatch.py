@@ -39,11 +39,15 @@ class Stopwatch:
         self._turn = count()
 
     def warm_up(self) -> WarmUp:
-        """Calls until caches and kernels are in place."""
+        """Calls until caches and kernels are in place.
+
+        The first call on CUDA compiles kernels, and tells nothing of the others.
+        """
         once, memory = self._first_call()
-        if once < SLOW_CALL:
-            later = range(LATER_CALLS.get(self._device.type, 1))
-            once = min(once, *(self.sample(1) for _ in later))
+        on_cuda = self._device.type == "cuda"
+        if on_cuda or once < SLOW_CALL:
+            later = [self.sample(1) for _ in range(LATER_CALLS.get(self._device.type, 1))]
+            once = min(later) if on_cuda else min(once, *later)
         calls = min(math.ceil(SHORTEST_SAMPLE / once), MOST_CALLS)
         return WarmUp(calls, memory)
 

@@ -110,13 +110,17 @@ class InferenceForm:
     def decode_levels(self, latents: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
         """Latents (h, w, C) of any sizes -> uint8 pixels of each, rounded to nearest.
 
-        Also returns, for each, whether it was finite before it was rounded.
+        Also returns of all positions in order, `positions_each` of the first stage for each one
+        given, whether their pixels were finite before they were rounded.
         """
         grids = self._first_latents(latents)
         levels, finite = self._painted(grids, levels=True)
-        sizes = _sizes(grids)
-        good = [part.all() for part in finite.split([height * width for height, width in sizes])]
-        return self._head.images(levels, sizes), torch.stack(good)
+        return self._head.images(levels, _sizes(grids)), finite
+
+    @property
+    def positions_each(self) -> int:
+        """Positions of the first stage for one of the whole network."""
+        return 1 if self._second is None else self._second.patch**2
 
     def forget(self) -> None:
         """Gives back the memory of what was recorded."""

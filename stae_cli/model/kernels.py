@@ -39,13 +39,15 @@ def cut(image: Tensor, patch: int, dtype: torch.dtype) -> Tensor:
         (n, patch * patch * 3), each row ordered by (row, column, channel).
     """
     down, across = image.shape[0] // patch, image.shape[1] // patch
-    values = patch * patch * COLOURS
-    result = torch.empty(down * across, values, dtype=dtype, device=image.device)
+    line = patch * COLOURS
+    result = torch.empty(down * across, patch * line, dtype=dtype, device=image.device)
     scale, offset = _to_centre(image.dtype)
+    rows = triton.next_power_of_2(patch)
+    values = max(1, VALUES // rows)
     with torch.cuda.device_of(image):
-        _cut[(down, triton.cdiv(across * values, VALUES))](
-            image, result, across, *image.stride(),
-            patch=patch, colours=COLOURS, values=VALUES, scale=scale, offset=offset,
+        _cut[(down, triton.cdiv(across * line, values))](
+            image, result, across, *image.stride(), patch=patch, rows=rows,
+            colours=COLOURS, values=values, scale=scale, offset=offset,
         )  # fmt: skip
     return result
 
@@ -162,21 +164,21 @@ def _centre(
 @triton.jit(do_not_specialize=["across", "row_step"])
 def _cut(
     image_at, result_at, across, row_step, column_step, colour_step,
-    patch: tl.constexpr, colours: tl.constexpr, values: tl.constexpr,
+    patch: tl.constexpr, rows: tl.constexpr, colours: tl.constexpr, values: tl.constexpr,
     scale: tl.constexpr, offset: tl.constexpr,
 ):  # fmt: skip
     line: tl.constexpr = patch * colours
     top = tl.program_id(0).to(tl.int64)  # a row of patches
-    place = tl.program_id(1) * values + tl.arange(0, values)
-    length = across * patch * line
-    inside = place < length
-    within = place % (patch * line)
-    row = within // line
-    column = place // (patch * line) * patch + within % line // colours
-    source = image_at + top * patch * row_step + row * row_step
-    source += column.to(tl.int64) * column_step + (place % colours).to(tl.int64) * colour_step
+    row = tl.arange(0, rows)
+    place = tl.program_id(1) * values + tl.arange(0, values)  # in a row of pixels
+    length = across * line
+    inside = (row < patch)[:, None] & (place < length)[None, :]
+    column, colour = (place // colours).to(tl.int64), (place % colours).to(tl.int64)
+    source = image_at + top * patch * row_step + row[:, None] * row_step
+    source += (column * column_step + colour * colour_step)[None, :]
     result = tl.load(source, mask=inside, other=0).to(tl.float32) * scale + offset
-    target = result_at + top * length + place
+    target = result_at + top * patch * length + row[:, None] * line
+    target += (place // line * (patch * line) + place % line)[None, :]
     tl.store(target, result.to(result_at.dtype.element_ty), mask=inside)
 
 

@@ -20,6 +20,7 @@ from stae_cli.model.stupid_ae import Encoder, GegluBlock
 
 # Parts of a full number of rows that are computed alone on CUDA, where they suffice.
 PARTS = (16, 4)
+ALIGNMENT = 256  # bytes, of whatever torch allocates
 
 
 class LinearEncoder:
@@ -51,6 +52,8 @@ class LinearEncoder:
             cells = torch.cat((cells, filler))
         if not cells.is_cuda:
             return _through(self.layers, cells)[:count]
+        if cells.data_ptr() % ALIGNMENT:  # the library's choice of a kernel might depend on it
+            cells = cells.clone()
         layers = self.layers  # a recording that kept this encoder would be kept by it
         (latents,) = self._replay(lambda given: [_through(layers, given)], cells.contiguous())
         return latents[:count]

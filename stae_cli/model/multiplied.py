@@ -96,12 +96,10 @@ class PairProducts:
     lacking: Tensor  # (width,) float32, of the rows between the two
     geglu: GegluProducts
 
-    def enter(self, rows: Tensor, squares: Tensor) -> Tensor:
-        """What the convolution is given."""
-        inner = self.inner
-        return products.gelu_product(
-            rows, inner.weight, inner.bias, exact=False, norm=inner.behind(squares)
-        )
+    def enter(self, rows: Tensor, squares: Tensor, hidden: Tensor) -> None:
+        """What the convolution is given, into `hidden`."""
+        inner, norm = self.inner, self.inner.behind(squares)
+        products.gelu_product(rows, inner.weight, inner.bias, exact=False, norm=norm, result=hidden)
 
     def leave(self, grid: Tensor, mixed: Tensor) -> Tensor | None:
         """Adds some rows of what was mixed, and what the GEGLU block makes of them."""
@@ -131,14 +129,14 @@ class ProductTrunk:
         inner, outer, (first, *others) = self._inner, self._outer, self._pairs
         hidden = products.gelu_product(rows, inner.weight, inner.bias, exact=True)
         grid, squares = products.product_squares(hidden, outer.weight, outer.bias, self._nothing)
-        hidden = first.enter(grid, squares)
+        first.enter(grid, squares, hidden)
         for pair, following in zip(self._pairs, [*others, None], strict=True):
             mixed = convolved(by_size(hidden, latents), pair.kernel)
             for part in chunks(rows, self._rows):
-                level = pair.leave(grid[part], mixed[part])
+                found = pair.leave(grid[part], mixed[part])
                 if following is not None:
-                    assert level is not None
-                    hidden[part] = following.enter(grid[part], level)
+                    assert found is not None
+                    following.enter(grid[part], found, hidden[part])
             del mixed  # before the next one is made: they are what memory is full of
         return grid
 

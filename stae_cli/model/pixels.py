@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cached_property, partial
+from itertools import groupby
 from typing import TypeVar, cast
 
 import numpy as np
@@ -85,16 +86,16 @@ class PixelCodec(Codec):
 
     @torch.no_grad()
     def _begun_decoding(self, latents: Sequence[Latent]) -> Callable[[], list[Pixels | None]]:
-        tensors = [torch.from_numpy(latent) for latent in latents]
-        levels, found = self._within_memory(lambda: self._decoded_levels(tensors))
-        wait = self._mark()
+        levels, found = self._within_memory(lambda: self._decoded_levels(latents))
+        wait, units = self._mark(), self._form.positions_each
 
         def finish() -> list[Pixels | None]:
             wait()
             finite = [True] * len(latents)
             for pieces, good in found:
-                for piece, is_good in zip(pieces, good.tolist(), strict=True):
-                    finite[piece.index] &= is_good
+                parts = good.split([math.prod(piece.seen) * units for piece in pieces])
+                for piece, part in zip(pieces, parts, strict=True):
+                    finite[piece.index] &= bool(part.all())
             images = [image.numpy() for image in levels]
             return self._completed(images, finite, latents, PixelCodec.decode_pixels)
 
@@ -145,19 +146,24 @@ class PixelCodec(Codec):
         packed = self.encode_packed([self._sent(_to_tensor(picture)) for picture in pictures])
         tokens = packed.tokens
         good = tokens.isfinite().all(1)
-        turned = tokens.new_empty(tokens.numel())
-        parts = turned.split([tokens.shape[1] * count for count in packed.counts])
-        for part, latent in zip(parts, packed.unpack(), strict=True):
-            part.view(latent.shape).copy_(latent)
-        return self._fetched(turned), self._fetched(good), packed.sizes
+        turned, start = torch.empty_like(tokens), 0
+        for (height, width), equal in groupby(packed.sizes):
+            part = slice(start, start + len(list(equal)) * height * width)
+            grids = tokens[part].view(-1, height * width, tokens.shape[1]).mT
+            turned[part].view(grids.shape).copy_(grids)
+            start = part.stop
+        return self._fetched(turned.view(-1)), self._fetched(good), packed.sizes
 
     def _decoded_levels(
-        self, latents: Sequence[Tensor]
+        self, latents: Sequence[Latent]
     ) -> tuple[list[Tensor], list[tuple[list[Piece], Tensor]]]:
-        """(C, h, w) -> uint8 (8h, 8w, 3), and which pieces of them were finite, on the host."""
-        images = [self._picture_of(latent) for latent in latents]
-        found = []
-        for pieces, seen in self._pieces(latents):
+        """(C, h, w) -> uint8 (8h, 8w, 3), and of pieces which positions were finite, on the host.
+
+        The positions are the first stage's.
+        """
+        given = [torch.from_numpy(latent) for latent in latents]
+        images, found = [self._picture_of(latent) for latent in given], []
+        for pieces, seen in self._pieces(self._sent_together(given)):
             levels, good = self._form.decode_levels(seen)
             found.append((pieces, self._fetched(good)))
             for piece, pixels in zip(pieces, levels, strict=True):
@@ -170,9 +176,27 @@ class PixelCodec(Codec):
 
     def _sent(self, picture: Tensor) -> Tensor:
         """A picture on the device; a large one stays, and is sent in bands."""
-        if self.device.type != "cuda" or picture.nbytes > self.batch_patches * PATCH_BYTES:
+        if not self.runs_beside or picture.nbytes > self.batch_patches * PATCH_BYTES:
             return picture
-        return picture.to(self.device, non_blocking=True)
+        return self._locked(picture).to(self.device, non_blocking=True)
+
+    def _sent_together(self, latents: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Latents on the device, small ones by one copy of all."""
+        kinds = {latent.dtype for latent in latents}
+        size = sum(latent.nbytes for latent in latents)
+        if not self.runs_beside or len(kinds) > 1 or size > LARGEST_LOCKED:
+            return latents
+        counts = [latent.numel() for latent in latents]
+        room = self._room((sum(counts),), *kinds)
+        torch.cat([latent.reshape(-1) for latent in latents], out=room)
+        parts = room.to(self.device, non_blocking=True).split(counts)
+        return [part.view(each.shape) for part, each in zip(parts, latents, strict=True)]
+
+    def _locked(self, picture: Tensor) -> Tensor:
+        """In page-locked memory: from any other a copy would wait for all that the device does."""
+        if picture.is_pinned():
+            return picture
+        return self._room(picture.shape, picture.dtype).copy_(picture)
 
     def _fetched(self, result: Tensor) -> Tensor:
         """A copy on the host, to be looked at behind a `_mark`."""

@@ -106,10 +106,11 @@ def gelu_product(
     *,
     exact: bool,
     norm: Norm | None = None,
+    result: Tensor | None = None,
     tiles: Tiles | None = None,
 ) -> Tensor:
-    """GELU (by erf if exact, else by tanh) of rows @ weight.T + bias -> (M, outputs)."""
-    result = rows.new_empty(len(rows), len(weight))
+    """GELU (by erf if exact, else by tanh) of rows @ weight.T + bias -> (M, outputs), `result`."""
+    result = rows.new_empty(len(rows), len(weight)) if result is None else result
     form = "exact" if exact else "tanh"
     _launch(rows, weight, result, bias=bias, form=form, norm=norm, tiles=tiles)
     return result

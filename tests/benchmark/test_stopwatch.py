@@ -53,6 +53,18 @@ def test_a_slow_call_is_not_made_twice_to_warm_up(
     assert made == [1]
 
 
+def test_a_slow_first_call_on_cuda_says_nothing_of_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watch = Stopwatch(torch.device("cuda"), lambda given: given, [torch.zeros(1)])
+    times = iter((9.0, *[0.01] * 100))
+    monkeypatch.setattr(watch, "_on_cuda", lambda calls: next(times) * calls)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 0)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 0)
+    assert watch.warm_up().calls == 5
+
+
 def test_memory_is_that_of_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """A later one may replay what it has recorded, and allocates nothing then."""
     held, peak = 1000, 0

@@ -14,7 +14,10 @@ from stae_cli.model import kernels
 
 ASSEMBLER = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 NORM = {"width": 512, "span": 512, "rows": 4, "eps": 1e-8}
-CUT = {"patch": 8, "colours": 3, "values": kernels.VALUES, "scale": 1 / 128, "offset": -1.0}
+CUT = {
+    "patch": 8, "rows": 8, "colours": 3, "values": kernels.VALUES // 8, "scale": 1 / 128,
+    "offset": -1.0,
+}  # fmt: skip
 PAINT = {
     "width": 32, "patches": kernels.PATCHES, "pixels": kernels.PIXELS, "side": 8,
     "lanes": kernels.LANES, "colours": 3, "floor": 1e-12,

@@ -14,12 +14,13 @@ from table import short
 
 RESULTS = Path(__file__).parent / "results"
 NAMES = {
-    "stae": "stae", "unfused": "stae without Triton", "reference": "plain module",
+    "stae": "stae", "unfused": "stae without Triton", "products": "stae, Triton's products",
+    "reference": "plain module",
     "taesd": "TAESD", "sdxl": "SDXL's VAE",
 }  # fmt: skip
 COLOURS = {
-    "stae": "#2f6fde", "unfused": "#7aa5ee", "reference": "#6b7686", "taesd": "#c9822b",
-    "sdxl": "#3f9a82",
+    "stae": "#2f6fde", "unfused": "#7aa5ee", "products": "#17408f", "reference": "#6b7686",
+    "taesd": "#c9822b", "sdxl": "#3f9a82",
 }  # fmt: skip
 OTHER = "#8a5fbf"  # a network without a colour of its own
 STAGES = {"reading": "#6b7686", "network": "#2f6fde", "writing": "#c9822b", "whole": "#1c2430"}

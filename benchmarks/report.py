@@ -25,6 +25,7 @@ one script, and medians are shown: quote the ratios, a shared machine's millisec
 | `python benchmarks/path.py` | from files to latents and back, by threads |
 | `python benchmarks/sharing.py` | several processes on one device |
 | `python benchmarks/files.py` | reading, PNG writing, mixed sizes, memory |
+| `PYTHONPATH=. python benchmarks/overhead.py` | what a picture costs beside its network |
 | `python benchmarks/train_loop.py PHOTOS` | the training loop beside a bare one on one batch |
 | `python benchmarks/quality.py PHOTOS` | PSNR, SSIM and MSE of checkpoints beside the linear PCA |
 | `python benchmarks/ablation.py PHOTOS` | what each choice of the training recipe is worth |
@@ -186,6 +187,24 @@ def files(result: dict) -> list[str]:
     return [*lines, ""]
 
 
+def overhead(result: dict) -> list[str]:
+    return [
+        f"## A picture beside its network, on {result['threads']} cores",
+        "",
+        f"`stae encode` of JPEGs with a network that takes no time, in one process, at "
+        f"{result['commit']}: milliseconds for a picture.",
+        "",
+        "| pixels | latents in | median | least to most |",
+        "|---|---|---|---|",
+        *(
+            f"| {one['side']}x{one['side']} | {'shards' if one['shard_size'] else 'files'} | "
+            f"{figure(one['milliseconds'])} | {figure(one['least'])} to {figure(one['most'])} |"
+            for one in result["pictures"]
+        ),
+        "",
+    ]
+
+
 def quality(result: dict) -> list[str]:
     fitted = f", the PCA fitted on `{'`, `'.join(result['fit'])}`" if result["fit"] else ""
     lines = [
@@ -229,8 +248,8 @@ def figure(value: float) -> str:
 
 SECTIONS = {
     "networks-*": networks, "stages-*": stages, "numbers-*": numbers, "path-*": whole_path,
-    "sharing-*": sharing, "files-*": files, "quality*": quality, "packing-*": packing,
-    "family*": family,
+    "sharing-*": sharing, "files-*": files, "overhead-*": overhead, "quality*": quality,
+    "packing-*": packing, "family*": family,
 }  # fmt: skip
 PLOTTED = (networks, stages, whole_path)
 

@@ -73,12 +73,11 @@ class PixelCodec(Codec):
 
         def finish() -> list[Latent | None]:
             wait()
-            channels, counts = (
-                self.architecture.channels,
-                [height * width for height, width in sizes],
-            )
-            parts = zip(turned.split([channels * count for count in counts]), sizes, strict=True)
-            latents = [_to_numpy(part.view(channels, *size)) for part, size in parts]
+            counts = [height * width for height, width in sizes]
+            parts = turned.split(counts)
+            latents = [
+                _to_numpy(part.view(-1, *size)) for part, size in zip(parts, sizes, strict=True)
+            ]
             finite = [bool(each.all()) for each in good.split(counts)]
             return self._completed(latents, finite, pictures, PixelCodec.encode_pixels)
 
@@ -139,9 +138,9 @@ class PixelCodec(Codec):
     def _encoded_pixels(
         self, pictures: Sequence[Pixels]
     ) -> tuple[Tensor, Tensor, tuple[tuple[int, int], ...]]:
-        """(H, W, 3) -> latents (C, h, w) behind each other, (N,) which positions are finite, sizes.
+        """(H, W, 3) -> latents, (N,) which positions are finite, and sizes, on the host.
 
-        All on the host.
+        Latents (C, h, w) lie one behind another in (N, C).
         """
         packed = self.encode_packed([self._sent(_to_tensor(picture)) for picture in pictures])
         tokens = packed.tokens
@@ -152,7 +151,7 @@ class PixelCodec(Codec):
             grids = tokens[part].view(-1, height * width, tokens.shape[1]).mT
             turned[part].view(grids.shape).copy_(grids)
             start = part.stop
-        return self._fetched(turned.view(-1)), self._fetched(good), packed.sizes
+        return self._fetched(turned), self._fetched(good), packed.sizes
 
     def _decoded_levels(
         self, latents: Sequence[Latent]

@@ -53,13 +53,15 @@ def _why_not(name: str, trials: Trials, device: torch.device, dtype: torch.dtype
     try:
         module = import_module(name)
         has_gelu_epilogue(device, dtype)  # now, since trying it waits for the device
-        wrong = [each for each, found, meant in trials(module, device, dtype)
-                 if not _agree(found, meant, dtype)]  # fmt: skip
+        wrong = next(
+            (each for each, found, meant in trials(module, device, dtype)
+             if not _agree(found, meant, dtype)), None,
+        )  # fmt: skip
     except ImportError as error:
         return f"Triton is not installed ({error})"
     except Exception as error:  # noqa: BLE001 - a compiler, a driver and two libraries raise here
         return f"Triton does not work here ({str(error).strip().partition(chr(10))[0]})"
-    return f"Triton computes something else for `{wrong[0]}`" if wrong else None
+    return f"Triton computes something else for `{wrong}`" if wrong else None
 
 
 @lru_cache

@@ -176,3 +176,27 @@ def test_cuda_agrees_with_the_cpu(model, codec):
     assert half.dtype == torch.float16
     assert (half.encode(pixels).float().cpu() - exact).abs().max() < 0.02
     assert torch.equal(half.encode(pixels[:1]), half.encode(pixels)[:1])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("triton", [False, True, "products"])
+def test_on_cuda_a_latent_has_the_same_bytes_however_it_is_given(triton):
+    """Alone, from the second time on recorded; in a batch of several chunks; in a mixed list."""
+    full = seeded_model()
+    codec = Codec(full, device="cuda", triton=triton)
+    assert codec.unfused is None
+    pictures = levels(21, 256, 256, 3)
+    expected = codec.encode(pictures.cuda())
+    others = [levels(1, 64, 40, 3)[0].cuda(), levels(1, 8, 1032, 3)[0].cuda()]
+    for _ in range(3):
+        for index in (0, 7, 20):
+            assert torch.equal(codec.encode(pictures[index : index + 1].cuda())[0], expected[index])
+        listed = codec.encode([*others, *pictures.cuda()])[len(others) :]
+        assert torch.equal(torch.stack(listed), expected)
+    exact = Codec(full, device="cpu")
+    few = exact.encode(pictures[:2])
+    assert (expected[:2].float().cpu() - few).abs().max() < 0.02 * few.std()
+    for _ in range(3):
+        decoded, meant = codec.decode(few.half().cuda()), exact.decode(few)
+        assert (decoded.float().cpu() - meant).square().mean().sqrt() < 0.01

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, TypeVar, overload
+from copy import deepcopy
+from typing import Literal, Self, TypeVar, overload
 from weakref import WeakMethod
 
 import torch
@@ -72,7 +73,7 @@ class Codec:
         self.dtype = half if dtype is None else dtype
         self.batch_patches = batch_patches or BATCH_PATCHES[self.device.type]
         self.ran_out_of_memory = False  # `batch_patches` is then what it went on with
-        self._model = model
+        self._model, self._triton = model, triton
         with plain_arithmetic(self.device), torch.no_grad():
             self.unfused, fused, multiplied = None, False, False
             if self.device.type == "cuda" and triton:
@@ -207,11 +208,22 @@ class Codec:
         self._replay = Replay()
         self._number = operators.enrol(self)
 
+    def __deepcopy__(self, memo: dict[int, object]) -> Self:
+        """Made anew from its model: weights in a library's own layout cannot be copied."""
+        return type(self)(
+            deepcopy(self._model, memo),
+            device=self.device,
+            dtype=self.dtype,
+            batch_patches=self.batch_patches,
+            triton=self._triton,
+        )
+
     def _is_small(self, batch: Tensor, height: int, width: int) -> bool:
         """Whether all that is done to a batch of latents of this size is worth a recording."""
-        there = batch.is_cuda and batch.device == self.device and batch.is_contiguous()
-        few = len(batch) * height * width * self.architecture.units <= RECORDED_PATCHES
-        return there and few and not torch.compiler.is_compiling()
+        if torch.compiler.is_compiling() or not batch.is_cuda or batch.device != self.device:
+            return False
+        patches = len(batch) * height * width * self.architecture.units
+        return patches <= RECORDED_PATCHES and batch.is_contiguous()
 
     def _recorded(self, work: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
         """`work(batch)`, done at once where batches of this size come again and again."""

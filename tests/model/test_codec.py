@@ -1,5 +1,7 @@
 """The codec as Python users call it: every layout, any sizes, devices, refusals."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from stae_cli import Codec
 from stae_cli.errors import DeviceError, InputError
 from stae_cli.model.codec import LEAST_PATCHES
 from stae_cli.model.device import pick_device
+from stae_cli.model.pixels import PixelCodec
 from tests.seeded import TINY, seeded_model
 
 
@@ -148,6 +151,17 @@ def test_no_memory_at_all_is_a_clear_error(model, monkeypatch):
     with pytest.raises(DeviceError, match="too little free memory"):
         codec.encode(floats(1, 3, 16, 16))
     assert codec.batch_patches == LEAST_PATCHES
+
+
+@pytest.mark.parametrize("kind", [Codec, PixelCodec])
+def test_a_deep_copy_has_weights_of_its_own(kind):
+    first = kind(seeded_model(TINY), device="cpu", batch_patches=777)
+    second = deepcopy({"codec": first})["codec"]
+    images = floats(1, 3, 16, 16)
+    assert type(second) is kind
+    assert second.batch_patches == 777
+    assert second._model is not first._model
+    assert torch.equal(second.encode(images), first.encode(images))
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "xpu", "meta"])

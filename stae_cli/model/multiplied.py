@@ -25,8 +25,8 @@ from stae_cli.model.trunk import by_size
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A layer's weight (outputs, inputs) and bias, and what it makes of what its rows lack."""
+class NormedLayer:
+    """A layer behind a norm: weight (outputs, inputs), bias, and its share in what rows lack."""
 
     weight: Tensor
     bias: Tensor
@@ -41,7 +41,7 @@ class Layer:
 class GegluProducts:
     """A GEGLU block."""
 
-    raised: Layer  # interleaved
+    raised: NormedLayer  # interleaved
     down: Tensor  # (width, hidden)
     lacking: Tensor | None  # (width,) float32, of the rows behind it; None if no norm follows
 
@@ -91,7 +91,7 @@ class EncoderProducts:
 class PairProducts:
     """A spatial block and the GEGLU block behind it."""
 
-    inner: Layer
+    inner: NormedLayer
     kernel: Tensor  # (C, C, 3, 3), channels last
     lacking: Tensor  # (width,) float32, of the rows between the two
     geglu: GegluProducts
@@ -195,7 +195,7 @@ def _geglu(
 ) -> tuple[GegluProducts, Tensor]:
     """The block, and what its rows lack behind it."""
     layer = _behind(block.mlp.conv_up, block.norm, place, lacking)
-    raised = Layer(
+    raised = NormedLayer(
         *(products.interleaved(each) for each in (layer.weight, layer.bias, layer.shift))
     )
     down = place.put(wide(block.mlp.conv_down.weight).flatten(1))
@@ -203,10 +203,12 @@ def _geglu(
     return GegluProducts(raised, down, place.put_wide(after) if normed_next else None), after
 
 
-def _behind(conv: torch.nn.Module, norm: RMSNorm, place: Placement, lacking: Tensor) -> Layer:
+def _behind(conv: torch.nn.Module, norm: RMSNorm, place: Placement, lacking: Tensor) -> NormedLayer:
     """A 1x1 conv behind a norm, whose weight it takes over."""
     weight = wide(cast(torch.nn.Conv2d, conv).weight).flatten(1) * wide(norm.weight)
-    return Layer(place.put(weight), place.put(bias_of(conv)), place.put_wide(weight @ lacking))
+    return NormedLayer(
+        place.put(weight), place.put(bias_of(conv)), place.put_wide(weight @ lacking)
+    )
 
 
 def _plain(conv: torch.nn.Module, place: Placement, lacking: Tensor | None) -> Affine:

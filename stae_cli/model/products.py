@@ -133,15 +133,10 @@ def product_squares(
 
 
 def add_product(
-    rows: Tensor,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    tiles: Tiles | None = None,
+    rows: Tensor, hidden: Tensor, weight: Tensor, *, tiles: Tiles | None = None
 ) -> None:
-    """Rows (M, width) += hidden (M, inputs) @ weight.T (+ bias), in place, rounded once."""
-    _launch(hidden, weight, rows, bias=bias, adds=True, tiles=tiles)
+    """Rows (M, width) += hidden (M, inputs) @ weight.T, in place, rounded once."""
+    _launch(hidden, weight, rows, adds=True, tiles=tiles)
 
 
 def add_product_squares(
@@ -149,7 +144,6 @@ def add_product_squares(
     hidden: Tensor,
     weight: Tensor,
     lacking: Tensor,
-    bias: Tensor | None = None,
     *,
     tiles: Tiles | None = None,
 ) -> Tensor:
@@ -160,13 +154,12 @@ def add_product_squares(
         hidden: (M, inputs).
         weight: (width, inputs).
         lacking: (width,) float32, what belongs to every row and was not added to any.
-        bias: (width,).
         tiles: instead of those that `tiles_for` chooses.
 
     Returns:
         (parts, M) float32: sums of (row + lacking)^2 over some columns each.
     """
-    return _launch(hidden, weight, rows, bias=bias, adds=True, lacking=lacking, tiles=tiles)
+    return _launch(hidden, weight, rows, adds=True, lacking=lacking, tiles=tiles)
 
 
 def tiles_for(outputs: int, shared: int, *, engine: bool, adds: bool) -> Tiles:

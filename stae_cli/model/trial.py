@@ -91,15 +91,17 @@ def has_gelu_epilogue(device: torch.device, dtype: torch.dtype) -> bool:
     )
 
 
+def _drawing(device: torch.device, dtype: torch.dtype) -> Callable[..., Tensor]:
+    """Gives normally distributed numbers of any shape, the same ones each time."""
+    generator = torch.Generator().manual_seed(0)
+    return lambda *shape: torch.randn(shape, generator=generator).to(device, dtype)
+
+
 def _trials(
     kernels: ModuleType, device: torch.device, dtype: torch.dtype
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Each kernel's name, what it computes, and what torch's plain functions do in float32."""
-    generator = torch.Generator().manual_seed(0)
-
-    def drawn(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator).to(device, dtype)
-
+    drawn = _drawing(device, dtype)
     pixels = torch.arange(256, dtype=torch.uint8, device=device).repeat(3, 3)
     yield "centred", kernels.centred(dtype, pixels), centred(torch.float32, pixels)
     image = drawn(32, 24, 3).clamp_(-1, 1)
@@ -123,10 +125,7 @@ def _product_trials(
     products: ModuleType, device: torch.device, dtype: torch.dtype
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Likewise for each product, on rows that fill no tile, and once more with few rows."""
-    generator = torch.Generator().manual_seed(0)
-
-    def drawn(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator).to(device, dtype)
+    drawn = _drawing(device, dtype)
 
     def layer(outputs: int, inputs: int) -> tuple[Tensor, Tensor]:
         return drawn(outputs, inputs) / inputs**0.5, drawn(outputs)

@@ -47,7 +47,9 @@ class Buffers:
         memory = self._reused(size)
         if memory is None:
             memory = self._allocate(size)
-        array = np.frombuffer(memory, np.uint8)
+        # Over a memoryview, since a view of an array keeps alive what that array is itself a view
+        # of, and would let `array` die.
+        array = np.frombuffer(memoryview(memory), np.uint8)
         weakref.finalize(array, self._give_back, memory).atexit = False
         return array[:values].reshape(height, width, 3)  # keeps `array` alive, as any view does
 

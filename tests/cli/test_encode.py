@@ -89,6 +89,29 @@ def test_a_latent_does_not_depend_on_its_company(stae, photos, tiny, tmp_path):
     assert all(together[name] == data for name, data in latents(tmp_path / "alone").items())
 
 
+def test_pictures_of_one_size_are_not_mixed_in_memory_as_cuda_has_it(
+    stae, tiny, tmp_path, monkeypatch
+):
+    """Page-locked memory comes as arrays; JPEGs, padded and turned pictures are read into it."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for index in range(9):
+        picture = Image.fromarray(noise(45, 45, seed=index))
+        exif = Image.Exif()
+        exif[0x0112] = (1, 1, 6)[index % 3]
+        picture.save(photos / f"{index}.{('png', 'jpg', 'jpg')[index % 3]}", exif=exif)
+    arguments = ("encode", photos, "--weights", tiny, "--device", "cpu")
+    assert stae(*arguments[:2], tmp_path / "plain", *arguments[2:]).code == 0
+
+    def allocate(size):
+        return torch.empty(size, dtype=torch.uint8).numpy()
+
+    monkeypatch.setattr(PixelCodec, "host_memory", property(lambda _: allocate))
+    assert stae(*arguments[:2], tmp_path / "locked", *arguments[2:]).code == 0
+    assert len(set(latents(tmp_path / "plain").values())) == 9
+    assert latents(tmp_path / "locked") == latents(tmp_path / "plain")
+
+
 def test_a_finished_run_is_skipped_and_a_changed_source_is_not(stae, photos, tiny, tmp_path):
     out = tmp_path / "out"
     stae("encode", photos, out, "--weights", tiny)

@@ -9,14 +9,26 @@ import pytest
 from stae_cli.files.buffers import SMALLEST, Buffers
 
 SIDE = 400
+MEMORY = pytest.mark.parametrize(
+    "allocate",
+    [None, bytearray, lambda size: np.empty(size, np.uint8), lambda size: tensor_memory(size)],
+    ids=["default", "bytes", "array", "tensor"],
+)
+
+
+def tensor_memory(size):
+    """Memory as it is had from torch where it is to be page-locked."""
+    torch = pytest.importorskip("torch")
+    return torch.empty(size, dtype=torch.uint8).numpy()
 
 
 def address(array):
     return array.__array_interface__["data"][0]
 
 
-def test_memory_is_used_again_when_the_last_view_is_gone():
-    buffers = Buffers()
+@MEMORY
+def test_memory_is_used_again_when_the_last_view_is_gone(allocate):
+    buffers = Buffers(allocate)
     first = buffers.take(SIDE, SIDE)
     view, where = first[5:, ::2].transpose(1, 0, 2), address(first)
     del first
@@ -26,15 +38,25 @@ def test_memory_is_used_again_when_the_last_view_is_gone():
     assert address(buffers.take(SIDE, SIDE)) == where
 
 
+@MEMORY
+def test_pictures_that_are_held_share_nothing(allocate):
+    buffers = Buffers(allocate)
+    held = [buffers.take(SIDE, SIDE) for _ in range(4)]
+    for value, picture in enumerate(held):
+        picture[:] = value
+    assert [np.unique(picture).tolist() for picture in held] == [[0], [1], [2], [3]]
+
+
 def test_pictures_of_about_the_same_size_share():
     buffers = Buffers()
     where = address(buffers.take(SIDE, SIDE))
     assert address(buffers.take(SIDE - 4, SIDE)) == where
 
 
-def test_a_tensor_keeps_the_memory_too():
+@MEMORY
+def test_a_tensor_keeps_the_memory_too(allocate):
     torch = pytest.importorskip("torch")
-    buffers = Buffers()
+    buffers = Buffers(allocate)
     tensor = torch.from_numpy(buffers.take(SIDE, SIDE)).fill_(7)
     other = buffers.take(SIDE, SIDE)
     other[:] = 9

@@ -118,45 +118,58 @@ def tiled_tiff():
     return struct.pack("<2sHI", b"II", 42, 8) + ifd + tiles
 
 
+def s15(value):
+    return struct.pack(">i", round(value * 65536))
+
+
+def xyz(values):
+    return b"XYZ \0\0\0\0" + b"".join(map(s15, values))
+
+
+def curve(gamma):
+    return b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
+
+
 def matrix_profile(gamma, primaries):
     """A minimal ICC v2 display profile: RGB primaries (XYZ, D50) and one gamma."""
+    names = (b"rXYZ", b"gXYZ", b"bXYZ")
+    return profile(
+        b"RGB ",
+        *((name, xyz(primary)) for name, primary in zip(names, primaries, strict=True)),
+        *((name, curve(gamma)) for name in (b"rTRC", b"gTRC", b"bTRC")),
+    )
 
-    def s15(value):
-        return struct.pack(">i", round(value * 65536))
 
-    def xyz(values):
-        return b"XYZ \0\0\0\0" + b"".join(map(s15, values))
-
-    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
+def profile(kind, *parts):
+    """A minimal ICC v2 display profile of these tags, with D50 as its white."""
     text = b"desc\0\0\0\0" + struct.pack(">I", 5) + b"test\0" + bytes(4 + 4 + 2 + 1 + 67)
     parts = [
-        (b"desc", text + bytes(-len(text) % 4)), (b"wtpt", xyz((0.9642, 1, 0.8249))),
-        *((name, xyz(p)) for name, p in zip((b"rXYZ", b"gXYZ", b"bXYZ"), primaries, strict=True)),
-        (b"rTRC", curve), (b"gTRC", curve), (b"bTRC", curve),
+        (b"desc", text + bytes(-len(text) % 4)), (b"wtpt", xyz((0.9642, 1, 0.8249))), *parts
     ]  # fmt: skip
     offset, table, body = 128 + 4 + 12 * len(parts), struct.pack(">I", len(parts)), b""
     for name, part in parts:
         table += name + struct.pack(">II", offset + len(body), len(part))
         body += part
     head = struct.pack(
-        ">I4sI4s4s4s", offset + len(body), bytes(4), 0x02100000, b"mntr", b"RGB ", b"XYZ "
+        ">I4sI4s4s4s", offset + len(body), bytes(4), 0x02100000, b"mntr", kind, b"XYZ "
     )
     head += bytes(12) + b"acsp" + bytes(28) + s15(0.9642) + s15(1) + s15(0.8249)
     return head + bytes(128 - len(head)) + table + body
 
 
+LINEAR_GREY = profile(b"GRAY", (b"kTRC", curve(1.0)))
 ADOBE_LIKE = matrix_profile(
     2.2, [(0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457)]
 )
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
-def png_of(width, height, *, depth=8, kind=0, rows=b""):
-    def chunk(name, body):
-        return (
-            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-        )
+def png_chunk(name, body):
+    size, check = struct.pack(">I", len(body)), struct.pack(">I", zlib.crc32(name + body))
+    return size + name + body + check
 
+
+def png_of(width, height, *, depth=8, kind=0, rows=b"", behind=b""):
     header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
-    body = chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + body
+    body = png_chunk(b"IDAT", zlib.compress(rows)) + behind + png_chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + body

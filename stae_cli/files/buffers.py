@@ -47,9 +47,8 @@ class Buffers:
         memory = self._reused(size)
         if memory is None:
             memory = self._allocate(size)
-        # Over a memoryview, since a view of an array keeps alive what that array is itself a view
-        # of, and would let `array` die.
-        array = np.frombuffer(memoryview(memory), np.uint8)
+        # Never over an array: a view would keep that one alive, and let `array` die.
+        array = np.frombuffer(memory if isinstance(memory, bytearray) else memory.data, np.uint8)
         weakref.finalize(array, self._give_back, memory).atexit = False
         return array[:values].reshape(height, width, 3)  # keeps `array` alive, as any view does
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-import struct
-import zlib
-from functools import lru_cache
-from io import BytesIO
+import re
 from pathlib import PurePath
 from typing import BinaryIO, cast
 
@@ -29,6 +25,8 @@ from PIL import (  # importing a plugin registers it
 
 from stae_cli.errors import InputError
 from stae_cli.files.buffers import Buffers, Pixels
+from stae_cli.files.damage import DAMAGED, damaged
+from stae_cli.files.profiles import to_srgb
 
 try:
     import simplejpeg
@@ -54,26 +52,11 @@ IMAGE_SUFFIXES = frozenset(suffix for suffixes in SUFFIXES_OF.values() for suffi
 MAX_PIXELS = 512_000_000
 ORIENTATION_TAG = 0x0112
 TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that swap the sides
+LATE_ORIENTATION = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # keywords of PNG texts
 DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
-
-DAMAGED = (  # what Pillow raises on damaged files, found by mutating some
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-    AssertionError,
-    RuntimeError,
-    EOFError,
-    MemoryError,
-    BufferError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
-    Warning,  # should the caller turn warnings into errors
+LOSSES = re.compile(  # what libjpeg says of a JPEG, where it is more than a few bytes too many
+    "premature end|bad huffman code|bad arithmetic code|instead of rst|before marker 0xd[0-7]", re.I
 )
 
 
@@ -86,7 +69,7 @@ class ImageFile:
     def __init__(self, image: Image.Image, file: BinaryIO, buffers: Buffers) -> None:
         self._image, self._file = image, file
         self.buffers = buffers
-        self._orientation = _orientation(image)
+        self._orientation = _orientation(image, file)
         sides = image.size[::-1] if self._orientation in TRANSPOSED else image.size
         self.width, self.height = sides
 
@@ -105,7 +88,7 @@ class ImageFile:
             if raw is None:
                 raw = np.asarray(_to_rgb(self._image, background))
         except DAMAGED as error:
-            raise _damaged(error) from error
+            raise damaged(error) from error
         turned = _turned(raw, self._orientation)
         if turned.shape != (self.height, self.width, 3):
             raise InputError("damaged image: its size is not what its header says")
@@ -118,18 +101,24 @@ class ImageFile:
     def _jpeg_pixels(self) -> Pixels | None:
         """The fast way for plain JPEGs, bit for bit what Pillow gives; None where it is none.
 
-        Pillow is the judge of anything odd: simplejpeg is strict, so what it refuses goes there.
+        Pillow is the judge of what is merely odd: simplejpeg is strict, so what it refuses goes
+        there. But Pillow does not tell where data are missing, and goes on in grey.
+
+        Raises:
+            ValueError: data are missing.
         """
         image = self._image
         if simplejpeg is None or image.format != "JPEG" or image.mode not in ("RGB", "L"):
             return None
-        if (transform := _to_srgb(image)) is not None and image.mode == "L":
+        if (transform := to_srgb(image)) is not None and image.mode == "L":
             return None
         self._file.seek(0)
         try:
             buffer = self.buffers.take(image.height, image.width)
             pixels = simplejpeg.decode_jpeg(self._file.read(), colorspace="RGB", buffer=buffer)
-        except ValueError:
+        except ValueError as error:
+            if LOSSES.search(str(error)):
+                raise
             self._file.seek(0)
             return None
         if transform is not None:
@@ -158,7 +147,7 @@ def open_image(file: BinaryIO, *, name: str = "", buffers: Buffers | None = None
             raise InputError(f"{width}x{height} pixels are more than {MAX_PIXELS // 10**6} million")
         return ImageFile(image, file, buffers or Buffers())
     except DAMAGED as error:
-        raise _damaged(error) from error
+        raise damaged(error) from error
 
 
 def _identified(file: BinaryIO, suffix: str) -> Image.Image | None:
@@ -182,14 +171,39 @@ def _identified(file: BinaryIO, suffix: str) -> Image.Image | None:
     return None
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(image: Image.Image, file: BinaryIO) -> int:
     if image.format == "TIFF":  # Pillow turns these itself while loading
         return 1
+    if image.format == "PNG" and _turns_late(file):
+        # Not left to `getexif`: whoever passes over the errors of a damaged file and loads it once
+        # more is given what was read of it, and no error.
+        image.load()
     try:
-        value = image.getexif().get(ORIENTATION_TAG, 1)
+        value = Image.Image.getexif(image).get(ORIENTATION_TAG, 1)
     except DAMAGED:  # broken EXIF says nothing about the pixels
         return 1
     return value if value in range(1, 9) else 1
+
+
+def _turns_late(file: BinaryIO) -> bool:
+    """Whether a PNG may tell its orientation behind its pixels."""
+    before, behind, longest = file.tell(), False, max(map(len, LATE_ORIENTATION))
+    try:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            size, kind = int.from_bytes(head[:4], "big"), head[4:]
+            if behind and kind in (b"tEXt", b"zTXt", b"iTXt"):
+                beginning = file.read(min(size, longest))
+                if beginning.startswith(LATE_ORIENTATION):
+                    return True
+                size -= len(beginning)
+            elif behind and kind == b"eXIf":
+                return True
+            behind = behind or kind == b"IDAT"
+            file.seek(size + 4, 1)
+        return False
+    finally:
+        file.seek(before)
 
 
 def _turned(pixels: Pixels, orientation: int) -> Pixels:
@@ -209,11 +223,15 @@ def _to_rgb(image: Image.Image, background: Colour) -> Image.Image:
     if image.mode in DEEP_GREY:
         image = _shallow(image)
     if image.mode in WITH_ALPHA or "transparency" in image.info:
-        return _composited(image.convert("RGBA"), background, _to_srgb(image))
-    transform = _to_srgb(image)
+        return _composited(image.convert("RGBA"), background, to_srgb(image))
+    transform = to_srgb(image)
     if transform is not None:
-        return transform.apply(image)
-    return image if image.mode == "RGB" else image.convert("RGB")
+        return transform.apply(_in_mode(image, transform.input_mode))
+    return _in_mode(image, "RGB")
+
+
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _shallow(image: Image.Image) -> Image.Image:
@@ -235,55 +253,10 @@ def _shallow(image: Image.Image) -> Image.Image:
 def _composited(
     image: Image.Image, background: Colour, transform: ImageCms.ImageCmsTransform | None
 ) -> Image.Image:
-    colours = image.convert("RGB")
-    if transform is not None:
-        colours = transform.apply(colours)
+    if transform is None:
+        colours = image.convert("RGB")
+    else:
+        colours = transform.apply(image.convert(transform.input_mode))
     canvas = Image.new("RGB", image.size, background)
     canvas.paste(colours, mask=image.getchannel("A"))
     return canvas
-
-
-def _to_srgb(image: Image.Image) -> ImageCms.ImageCmsTransform | None:
-    """The transform from the image's embedded profile, None where it changes nothing."""
-    profile = image.info.get("icc_profile")
-    if not isinstance(profile, bytes):
-        return None
-    if image.mode in ("RGB", "RGBA", "P", "PA", "RGBX"):
-        return _transform(profile, "RGB")
-    if image.mode in ("L", "LA", "1"):
-        return _transform(profile, "L")
-    return _transform(profile, image.mode) if image.mode == "CMYK" else None
-
-
-@lru_cache(maxsize=32)
-def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """None for broken profiles, those of another kind of image, and sRGB under any name."""
-    try:
-        transform = ImageCms.buildTransform(
-            ImageCms.getOpenProfile(BytesIO(profile)), ImageCms.createProfile("sRGB"), mode, "RGB"
-        )
-        probe = _probe(mode)
-        changed = np.asarray(transform.apply(probe)).astype(int)
-    except (ImageCms.PyCMSError, *DAMAGED):
-        return None
-    unchanged = np.asarray(probe.convert("RGB"))
-    return None if np.abs(changed - unchanged).max() <= 1 else transform
-
-
-def _probe(mode: str) -> Image.Image:
-    """A picture of colours from all over the mode's range."""
-    levels = np.linspace(0, 255, 9).astype(np.uint8)
-    channels = len(Image.getmodebands(mode) * "x")
-    grid = np.stack(np.meshgrid(*[levels] * channels), axis=-1).reshape(1, -1, channels)
-    return Image.fromarray(grid[..., 0] if channels == 1 else grid, mode)
-
-
-def _damaged(error: BaseException) -> InputError:
-    """The failure of an image; an error of the disk itself is raised as what it is.
-
-    Pillow's own have no number; offsets out of range in a damaged file give EINVAL.
-    """
-    if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-        raise error
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return InputError(f"damaged or truncated image: {text[:200]}")

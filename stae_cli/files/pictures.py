@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from stae_cli.files.buffers import Pixels
-from stae_cli.files.images import DAMAGED
+from stae_cli.files.damage import DAMAGED
 
 try:
     from isal import isal_zlib as deflate

@@ -5,10 +5,11 @@ import io
 import random
 import struct
 import threading
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, features
+from PIL import Image, ImageCms, ImageFile, features
 
 from stae_cli.errors import InputError
 from stae_cli.files import images
@@ -16,9 +17,11 @@ from stae_cli.files.images import MAX_PIXELS, open_image
 from tests.difficult import (
     ADOBE_LIKE,
     CASES,
+    LINEAR_GREY,
     SRGB,
     by_pillow,
     photo,
+    png_chunk,
     png_of,
     saved,
     with_alpha,
@@ -73,6 +76,36 @@ def test_exif_orientation(format, options, orientation):  # noqa: A002
     assert np.array_equal(read(data), by_pillow(data))
     with open_image_of(data) as image:
         assert (image.width, image.height) == ((50, 35) if orientation < 5 else (35, 50))
+
+
+EXIF_TURNED = b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+XMP_TURNED = b'<x:xmpmeta tiff:Orientation="6"/>'
+RAW_PROFILE = (
+    f"\nexif\n{6 + len(EXIF_TURNED)}\n{(b'Exif' + bytes(2) + EXIF_TURNED).hex()}\n".encode()
+)
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        png_chunk(b"eXIf", EXIF_TURNED),
+        png_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP_TURNED),
+        png_chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(RAW_PROFILE)),
+    ],
+    ids=["exif", "xmp", "raw profile"],
+)
+def test_a_png_may_tell_its_orientation_at_its_end(chunk):
+    rows = b"".join(b"\0" + bytes([level] * 5) for level in (0, 90, 200))
+    comment = png_chunk(b"tEXt", b"date:create\0today")
+    data = png_of(5, 3, rows=rows, behind=comment + chunk)
+    assert read(data)[0, :, 0].tolist() == [200, 90, 0]
+    assert np.array_equal(read(data), by_pillow(data))
+
+
+def test_opening_a_png_reads_no_pixels(monkeypatch):
+    data = CASES["rgb png"]()
+    monkeypatch.setattr(ImageFile.ImageFile, "load", None)
+    assert open_image(io.BytesIO(data)).width == 50
 
 
 class open_image_of:  # noqa: N801
@@ -153,6 +186,31 @@ def test_a_profile_applies_before_transparency_shows():
     assert np.array_equal(read(data), np.asarray(canvas))
 
 
+@pytest.mark.parametrize("mode", ["RGB", "P", "RGBA", "PA"])
+def test_profiles_of_colours_fit_every_mode(mode):
+    image = Image.open(io.BytesIO(saved(photo().quantize(64), "PNG"))).convert("RGB")
+    form = "TIFF" if mode == "PA" else "PNG"
+    data = saved(image.quantize(64) if mode == "P" else image.convert(mode), form,
+                 icc_profile=ADOBE_LIKE)  # fmt: skip
+    plain = Image.open(io.BytesIO(data)).convert("RGB")
+    assert np.array_equal(read(data), converted(plain, ADOBE_LIKE))
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "1", "L, one level clear", "I;16"])
+def test_profiles_of_greys_fit_every_mode(mode):
+    grey = photo().convert("L")
+    options = {"transparency": 300} if "," in mode else {}
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(grey).astype(np.uint16) << 8)
+    else:
+        image = grey.convert(mode.partition(",")[0])
+    data = saved(image, "PNG", icc_profile=LINEAR_GREY, **options)
+    plain = image.convert("L") if mode == "1" else grey
+    expected = converted(plain, LINEAR_GREY)
+    assert np.array_equal(read(data), expected)
+    assert mode == "1" or np.abs(expected[..., 0].astype(int) - np.asarray(plain)).max() > 10
+
+
 @pytest.mark.parametrize("profile", [SRGB, b"broken", b"\0" * 200, ADOBE_LIKE[:150]])
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_srgb_broken_and_unfit_profiles_change_nothing(profile, mode):
@@ -168,6 +226,39 @@ def test_half_a_file_never_passes(form):
     for share in (0.02, 0.3, 0.5, 0.8, 0.95):
         with pytest.raises(InputError):
             read(whole[: int(len(whole) * share)])
+
+
+@pytest.mark.skipif(images.simplejpeg is None, reason="Pillow does not tell")
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+def test_jpegs_that_lack_data_in_their_middle_are_damaged(options):
+    whole = saved(photo(200, 150), "JPEG", **options)
+    half = len(whole) // 2
+    for data in (whole[:half] + b"\xff\xd9", whole[:half] + whole[half + 300 :]):
+        assert by_pillow(data).shape == (150, 200, 3)
+        with pytest.raises(InputError, match="damaged"):
+            read(data)
+
+
+def test_jpegs_with_a_few_bytes_too_many_are_read():
+    whole = saved(photo(), "JPEG")
+    data = whole[:-2] + b"\0\0\0" + whole[-2:]
+    assert np.array_equal(read(data), by_pillow(data))
+
+
+@pytest.mark.parametrize("kind", ["rgb png", "palette png", "one-bit png"])
+def test_a_flipped_bit_that_pillow_tells_of_never_passes(kind):
+    whole = CASES[kind]()
+    refused = 0
+    for place in range(40, len(whole) - 20, max(1, len(whole) // 60)):
+        data = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                image.load()
+        except (OSError, SyntaxError, ValueError):
+            refused += 1
+            with pytest.raises(InputError):
+                read(data)
+    assert refused > 5
 
 
 @pytest.mark.parametrize(

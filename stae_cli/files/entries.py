@@ -12,6 +12,8 @@ from typing import BinaryIO
 
 from stae_cli.errors import InputError
 
+CHANGED = "changed since it was listed"
+
 
 @dataclass(frozen=True)
 class SourceState:
@@ -77,12 +79,13 @@ class FileEntry(Entry):
 
 @dataclass(frozen=True)
 class MemberEntry(Entry):
-    """A file within a tar of this machine: `size` bytes from `offset`.
+    """A file within a tar of this machine: `size` bytes from `offset` of the tar as `listed`.
 
     The member's state is its own size with the time of the tar.
     """
 
     tar: Path
+    listed: SourceState
     offset: int
     size: int
 
@@ -91,15 +94,35 @@ class MemberEntry(Entry):
         return f"{self.tar}:{self.key}"
 
     def state(self) -> SourceState:
-        return SourceState(self.size, self.tar.stat().st_mtime_ns)
+        return SourceState(self.size, self.listed.mtime_ns)
 
     def open(self) -> BinaryIO:
-        with self.tar.open("rb") as file:
-            if os.fstat(file.fileno()).st_size < self.offset + self.size:
-                raise InputError(f"`{self.tar}` is truncated")
+        with opened_as_listed(self.tar, self.listed) as file:
             file.seek(self.offset)
             data = file.read(self.size)
+            if len(data) < self.size or not is_as_listed(file, self.listed):
+                raise InputError(f"`{self.tar}` {CHANGED}")
         return io.BytesIO(data)
+
+
+def opened_as_listed(path: Path, listed: SourceState) -> BinaryIO:
+    """A file, which must still be what was listed: what is known of its inside holds for that.
+
+    Raises:
+        InputError: it is another one.
+        OSError: it cannot be read.
+    """
+    file = path.open("rb")
+    if not is_as_listed(file, listed):
+        file.close()
+        raise InputError(f"`{path}` {CHANGED}")
+    return file
+
+
+def is_as_listed(file: BinaryIO, listed: SourceState) -> bool:
+    """Whether an open file has the size and time that were listed."""
+    found = os.fstat(file.fileno())
+    return SourceState(found.st_size, found.st_mtime_ns) == listed
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,20 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from stae_cli.errors import InputError
-from stae_cli.files.entries import Entry, FileEntry, MemberEntry, Problem
+from stae_cli.files.entries import (
+    Entry,
+    FileEntry,
+    MemberEntry,
+    Problem,
+    SourceState,
+    opened_as_listed,
+)
 from stae_cli.files.keys import check_key
 from stae_cli.files.remote import Fetched, FetchedMember, RemoteEntry
 
 SUFFIX = ".tar"
 MEMBER_LIMIT = 4 << 30  # bytes: more than any image that is read takes
+PIECE = 1 << 20  # bytes that are looked at together
 DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, MemoryError, RecursionError)
 
 
@@ -60,7 +68,7 @@ class Archive(ABC):
 
 
 @dataclass(frozen=True)
-class FileTar(Tar, Archive):
+class FileTar(Tar):
     """A tar of this machine."""
 
     path: Path
@@ -74,13 +82,19 @@ class FileTar(Tar, Archive):
         return str(self.path)
 
     def archive(self) -> Archive:
-        return self
+        return _LocalTar(self.path, FileEntry(self.prefix, str(self.path)).state())
+
+
+@dataclass(frozen=True)
+class _LocalTar(Archive):
+    path: Path
+    listed: SourceState
 
     def stream(self) -> AbstractContextManager[IO[bytes]]:
-        return self.path.open("rb")
+        return opened_as_listed(self.path, self.listed)
 
     def member(self, key: str, offset: int, size: int) -> Entry:
-        return MemberEntry(key, self.path, offset, size)
+        return MemberEntry(key, self.path, self.listed, offset, size)
 
 
 @dataclass(frozen=True)
@@ -154,16 +168,20 @@ def members(tar: Tar, *, suffixes: Collection[str]) -> Iterator[Entry | Problem]
 
 
 def _check_end(file: tarfile.TarFile) -> None:
-    """Whether the last member is followed by zeros: tarfile takes any damage there for the end.
+    """Whether the last member is followed by zeros alone: tarfile takes any damage for the end.
 
     Raises:
         ReadError: it is not.
     """
     assert file.fileobj is not None
     file.fileobj.seek(file.offset)
-    block = file.fileobj.read(tarfile.BLOCKSIZE)
-    if len(block) < tarfile.BLOCKSIZE or any(block):
-        raise tarfile.ReadError("it has no end, so members may be missing")
+    rest = file.fileobj.read(tarfile.BLOCKSIZE)
+    ended = len(rest) == tarfile.BLOCKSIZE
+    while ended and rest:
+        ended = rest.count(0) == len(rest)
+        rest = file.fileobj.read(PIECE)
+    if not ended:
+        raise tarfile.ReadError("it does not end as tars do, so members may be missing")
 
 
 def _member(

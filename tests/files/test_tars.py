@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import tarfile
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stae_cli.errors import InputError
+from stae_cli.files import entries
 from stae_cli.files.entries import FileEntry, Problem
 from stae_cli.files.tars import FileTar, members, tar_of
 
@@ -115,6 +117,25 @@ def test_damage_between_members_does_not_pass_for_the_end(path):
     assert list(problems) == ["t.tar"]
 
 
+def test_zeros_in_the_middle_do_not_pass_for_the_end(path):
+    make(path, [("a.jpg", b"1"), ("b.jpg", b"2"), ("c.jpg", b"3")])
+    whole = path.read_bytes()
+    for blocks in (1, 2):
+        path.write_bytes(whole[:1024] + bytes(512 * blocks) + whole[1024 + 512 * blocks :])
+        sound, problems = found(path)
+        assert sound == {"t/a.jpg": b"1"}
+        assert list(problems) == ["t.tar"]
+
+
+def test_what_follows_the_end_of_a_tar_is_not_passed_over(path):
+    make(path, [("a.jpg", b"1")])
+    first = path.read_bytes()
+    path.write_bytes(first + first)
+    assert list(found(path)[1]) == ["t.tar"]
+    path.write_bytes(first + bytes(5 << 20))  # what was reserved for more
+    assert found(path) == ({"t/a.jpg": b"1"}, {})
+
+
 def test_files_that_are_no_tars(path):
     for data in (b"", b"x" * 5000, b"\x1f\x8b" + bytes(2000)):
         path.write_bytes(data)
@@ -136,11 +157,31 @@ def test_impossible_sizes_end_and_take_no_memory(path, size, kind):
     assert all(isinstance(item, Problem) for item in seen)
 
 
-def test_a_tar_that_shrinks_after_it_was_listed(path):
+@pytest.mark.parametrize("how", ["shrinks", "is replaced", "is overwritten"])
+def test_a_tar_that_is_another_one_since_it_was_listed(path, how):
+    """Offsets of the one would be those of other members in the other."""
+    make(path, [("a.jpg", b"1" * 3000), ("b.jpg", b"2" * 3000)])
+    listed = list(members(FileTar("t", path), suffixes=SUFFIXES))
+    state = listed[0].state()
+    if how == "shrinks":
+        path.write_bytes(path.read_bytes()[:2000])
+    else:
+        new = path.with_name("new.tar") if how == "is replaced" else path
+        make(new, [("b.jpg", b"2" * 3000), ("a.jpg", b"1" * 3000)])
+        os.utime(new, ns=(0, state.mtime_ns + 1))
+        new.replace(path)
+    for entry in listed:
+        with pytest.raises(InputError, match="changed since it was listed"):
+            entry.open()
+        assert entry.state() == state
+
+
+def test_a_tar_that_changes_while_a_member_is_read(path, monkeypatch):
     make(path, [("a.jpg", b"1" * 3000)])
     (entry,) = members(FileTar("t", path), suffixes=SUFFIXES)
-    path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(InputError, match="truncated"):
+    asked = iter([True, False])
+    monkeypatch.setattr(entries, "is_as_listed", lambda *_: next(asked))
+    with pytest.raises(InputError, match="changed since it was listed"):
         entry.open()
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import sys
+import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,11 +29,15 @@ FORMAT_VERSION = "1"
 TENSOR = "latents"
 SUFFIX = ".safetensors"
 HEADER_LIMIT = 1 << 20  # bytes; ours take about 800
-LATER_FIELDS = {"source_etag": ""}  # absent where they say nothing
+LATER_FIELDS = {"source_etag": "", "data_crc32": ""}  # absent where they say nothing
 
 Latent = npt.NDArray[np.floating]  # (C, h, w)
 Data = bytes | memoryview  # of one latent
 HALF_INFINITY = 0x7C00  # float16's bits, the sign aside; what lies above is NaN
+
+
+class DamagedDataError(InputError):
+    """A latent whose header is sound and whose data are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,7 @@ class LatentInfo:
     """What is recorded of a latent: the weights, the source, and the sizes to restore.
 
     `source_mtime_ns` is 0 for objects of a store, which have a `source_etag` instead.
+    `data_crc32` is of the latent's bytes, as `checksum` gives it.
     """
 
     stae_version: str
@@ -58,6 +64,7 @@ class LatentInfo:
     prep: str
     compute_dtype: str
     source_etag: str = ""
+    data_crc32: str = ""
 
     def to_metadata(self) -> dict[str, str]:
         """The safetensors metadata of a file of its own: strings only."""
@@ -87,8 +94,8 @@ def write_latent(path: Path, latent: Latent, info: LatentInfo) -> int:
         info: what to record.
     """
     channels, rows, columns = latent.shape
-    tensors = {TENSOR: ((channels, rows, columns), latent.dtype.name)}
-    header, data = header_bytes(info.to_metadata(), tensors), latent_bytes(latent)
+    tensors, data = {TENSOR: ((channels, rows, columns), latent.dtype.name)}, latent_bytes(latent)
+    header = header_bytes(replace(info, data_crc32=checksum(data)).to_metadata(), tensors)
     with path.open("wb") as file:
         file.write(header)
         file.write(data)
@@ -99,6 +106,21 @@ def latent_bytes(latent: Latent) -> memoryview:
     """The data of a latent as files hold it: contiguous and little-endian; no copy if it is."""
     stored = latent.astype(latent.dtype.newbyteorder("<"), order="C", copy=False)
     return stored.reshape(-1).view(np.uint8).data
+
+
+def checksum(data: Data) -> str:
+    """The CRC-32 of a latent's bytes, in hexadecimal."""
+    return f"{zlib.crc32(data):08x}"
+
+
+def check_data(data: Data, info: LatentInfo) -> None:
+    """Whether bytes that were read are those that were written; true of any if nothing is known.
+
+    Raises:
+        DamagedDataError: they are not.
+    """
+    if info.data_crc32 and checksum(data) != info.data_crc32:
+        raise DamagedDataError("damaged: its data are not those that were written")
 
 
 def latent_of(data: Data, shape: Shape, dtype: str) -> Latent:
@@ -125,7 +147,9 @@ def read_latent(path: Path) -> tuple[Latent, LatentHeader]:
     try:
         with path.open("rb") as file:
             header, place = _parse(file, os.fstat(file.fileno()).st_size)
-            return latent_of(file.read(place.size), header.shape, header.dtype), header
+            data = file.read(place.size)
+            check_data(data, header.info)
+            return latent_of(data, header.shape, header.dtype), header
     except OSError as error:
         raise InputError(f"cannot read it: {error.strerror or error}") from error
 

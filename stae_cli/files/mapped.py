@@ -92,7 +92,7 @@ def index_latents(
         StaeError: there are no latents; a file is damaged or no latent of ours; they are of
             several checkpoints; a key comes twice.
     """
-    listing = list_sources(sources, None, suffixes=[SUFFIX])
+    listing = list_sources(sources, None, suffixes=[SUFFIX], hidden=True)
     index, problems = LatentIndex(), list(listing.problems)
     owners: dict[str, str] = {}
     for entry in listing.entries:

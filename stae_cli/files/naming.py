@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from stae_cli.errors import UsageError
@@ -30,7 +30,8 @@ def plan_outputs(
         keep_extension: drop nothing, so that `cat.jpg` and `cat.png` can live side by side.
 
     Raises:
-        UsageError: two entries lead to one output (also where only case or Unicode form differ).
+        UsageError: two entries lead to one output (also where only case or Unicode form differ),
+            or one output would be the folder of another.
     """
     planned = [Planned(e, output_name(e.key, suffix, strip, keep_extension)) for e in entries]
     first: dict[str, Planned] = {}
@@ -41,7 +42,21 @@ def plan_outputs(
                 f"`{other.entry.place}` and `{plan.entry.place}` would both write `{plan.output}`",
                 _collision_hint(other, plan, keep_extension),
             )
+    _refuse_folders(planned, first)
     return planned
+
+
+def _refuse_folders(planned: Sequence[Planned], by_output: Mapping[str, Planned]) -> None:
+    for folder, inside in {plan.output.rpartition("/")[0]: plan for plan in planned}.items():
+        part = folded(folder)
+        while part:
+            if (file := by_output.get(part)) is not None:
+                raise UsageError(
+                    f"`{file.entry.place}` would write `{file.output}`, which is a folder for "
+                    f"`{inside.entry.place}`",
+                    "rename one of them, or encode them into different DESTs",
+                )
+            part = part.rpartition("/")[0]
 
 
 def output_name(key: str, suffix: str, strip: str | None, keep_extension: bool) -> str:

@@ -14,17 +14,17 @@ from stae_cli.files.stores import Store, is_url, state_of, store_at, unreachable
 
 
 def list_objects(
-    url: str, dest: Path | str | None, *, suffixes: Collection[str], is_own: Callable[[str], bool]
+    url: str, dest: Path | str | None, *, suffixes: Collection[str], passes: Callable[[str], bool]
 ) -> Iterator[RemoteEntry | Problem | None]:
     """What lies below a URL, in name order; None for each object that is passed over.
 
-    Hidden objects are left out. A URL of one object gives that one, whatever its suffix.
+    A URL of one object gives that one, whatever its suffix.
 
     Args:
         url: an object, or what the names of objects begin with, as a folder.
         dest: where results will go, if anywhere; it must not lie inside.
         suffixes: lowercase suffixes, with the dot, to take from folders.
-        is_own: whether a name is that of a file beside latents.
+        passes: whether objects with a part of this name are left out.
 
     Raises:
         UsageError: nothing is there, or DEST lies inside.
@@ -39,7 +39,7 @@ def list_objects(
             return
         _refuse_inside(store, dest)
         for name, info in store.objects():
-            if not any(part.startswith(".") or is_own(part) for part in _parts(name)):
+            if not any(map(passes, _parts(name))):
                 yield _entry(store, name, info, suffixes)
     except FileNotFoundError as error:
         raise UsageError(f"nothing is there: `{url}`", "check the SOURCE URL") from error

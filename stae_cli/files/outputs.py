@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from stae_cli.errors import InputError
 from stae_cli.files.entries import Entry, Problem, SourceState
-from stae_cli.files.latents import is_finite
+from stae_cli.files.latents import DamagedDataError, is_finite
 from stae_cli.files.naming import output_name
 from stae_cli.files.readahead import Reserve
 from stae_cli.files.record import FILES, SHARDS
@@ -75,8 +75,11 @@ def check_file(entry: Entry, reserve: Reserve) -> CheckedFile:
         reserve(max((stored.size for stored in latents), default=0))
         with here.open() as file:
             for stored in latents:
-                if not is_finite(stored.read_from(file)):
-                    checked.unsound.append(Problem(stored.label, "it holds NaN or infinity"))
+                try:
+                    if not is_finite(stored.read_from(file)):
+                        checked.unsound.append(Problem(stored.label, "it holds NaN or infinity"))
+                except DamagedDataError as error:  # the others may be sound
+                    checked.unsound.append(Problem(stored.label, error.message))
     except InputError as error:
         checked.problem = Problem(entry.key, error.message)
     except OSError as error:

@@ -18,7 +18,9 @@ from stae_cli.files.stored import stored_in
 NAME = "stae.json"
 FORMAT_VERSION = "1"
 NO_PREP = "{}"
+OPTIONAL = {"shard_size", "names"}  # in what earlier versions wrote
 FILES, SHARDS = "files", "shards"  # layouts
+STEM, WHOLE = "without extensions", "with extensions"  # names of outputs
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class RunRecord:
     """Settings that all outputs of one DEST share; a run with others is refused.
 
     `kind` is `latents` or `pictures`; `output` is the latents' dtype or the pictures' format;
-    `layout` is `files`, or `shards` of `shard_size` pictures.
+    `layout` is `files`, or `shards` of `shard_size` pictures; `names` says whether
+    outputs keep the extensions of their sources.
     """
 
     kind: Literal["latents", "pictures"]
@@ -36,6 +39,7 @@ class RunRecord:
     output: str
     layout: str = FILES
     shard_size: int = 0
+    names: str = STEM
     format_version: str = FORMAT_VERSION
 
     def differences(self, other: RunRecord) -> list[str]:
@@ -45,7 +49,7 @@ class RunRecord:
             weights = [f"weights: {mine}, not {other.weights} ({other.weights_sha256[:12]})"]
         else:
             weights = []
-        compared = ("kind", "prep", "output", "layout", "shard_size", "format_version")
+        compared = ("kind", "prep", "output", "layout", "shard_size", "names", "format_version")
         return weights + [
             f"{name}: {getattr(self, name)}, not {getattr(other, name)}"
             for name in compared
@@ -67,12 +71,15 @@ def read_record(destination: Destination) -> RunRecord | None:
         return None
     except OSError as error:
         raise StaeError(f"cannot read `{place}`: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(place) from error
-    known = {field.name for field in fields(RunRecord)}
-    if not isinstance(values, dict) or not known - {"shard_size"} <= values.keys():
+    types = {field.name: int if field.name == "shard_size" else str for field in fields(RunRecord)}
+    if not isinstance(values, dict) or not types.keys() - OPTIONAL <= values.keys():
         raise _damaged(place)
-    return RunRecord(**{name: values[name] for name in known & values.keys()})
+    known = {name: values[name] for name in types if name in values}
+    if not all(type(value) is types[name] for name, value in known.items()):
+        raise _damaged(place)
+    return RunRecord(**known)
 
 
 def settle_record(
@@ -102,7 +109,8 @@ def settle_record(
             "choose another DEST, or `--overwrite` to replace its outputs",
         )
     if existing is None or differences:
-        _refuse_strays(destination, record, is_planned, overwrite)
+        renamed = existing is not None and existing.names != record.names
+        _refuse_strays(destination, record, is_planned, overwrite, renamed=renamed)
     if existing != record:
         with destination.writing(NAME) as path:
             path.write_text(json.dumps(asdict(record), indent=2) + "\n", encoding="utf-8")
@@ -113,12 +121,19 @@ def _refuse_strays(
     record: RunRecord,
     is_planned: Callable[[str], bool],
     overwrite: bool,
+    *,
+    renamed: bool,
 ) -> None:
-    """Stops at an output of other settings that would stay, or that may not be replaced."""
+    """Stops at an output of other settings that would stay, or that may not be replaced.
+
+    If pictures are `renamed`, that is so of whatever is not planned.
+    """
     ours = (record.kind, record.weights_sha256, record.prep, record.output, record.layout)
     for name in destination.names():
         made_with = _made_with(destination.entry(name))
-        if made_with in (None, ours) or (overwrite and is_planned(name)):
+        if made_with is None or (overwrite and is_planned(name)):
+            continue
+        if made_with == ours and not renamed:
             continue
         remedy = "choose another DEST" if overwrite else "choose another DEST, or `--overwrite`"
         raise StaeError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from stae_cli.files.stores import is_url
 from stae_cli.files.tars import Tar, tar_of
 
 SHARED_FILES = ("failures", "manifest")
+NEVER_LATENTS = ("._", ".stae-")  # what a Mac leaves on foreign disks, and our temporary files
 
 
 @dataclass
@@ -38,6 +39,7 @@ def list_sources(
     suffixes: Iterable[str],
     with_tars: bool = False,
     listed: SourceList | None = None,
+    hidden: bool = False,
 ) -> Listing:
     """Lists every input below the sources.
 
@@ -50,6 +52,7 @@ def list_sources(
         suffixes: lowercase suffixes, with the dot, of the files to take from folders.
         with_tars: whether tars are taken too.
         listed: more files, which are always taken.
+        hidden: whether hidden files are taken too: latents, which are named as their pictures.
 
     Raises:
         UsageError: a source does not exist, or DEST lies inside one.
@@ -59,7 +62,7 @@ def list_sources(
     for source in sources:
         if not is_url(source):
             _check_source(Path(source), dest)
-    listing = list_below(sources, wanted, dest=dest)
+    listing = list_below(sources, wanted, dest=dest, hidden=hidden)
     for found in listed.entries() if listed else ():
         _add(found, wanted, listing)
     if not (listing.entries or listing.tars or listing.problems):
@@ -73,24 +76,33 @@ def list_sources(
 
 
 def list_below(
-    sources: Sequence[Path | str], wanted: frozenset[str], *, dest: Path | str | None = None
+    sources: Sequence[Path | str],
+    wanted: frozenset[str],
+    *,
+    dest: Path | str | None = None,
+    hidden: bool = False,
 ) -> Listing:
     """What `list_sources` lists of sources that exist; it may be nothing."""
     listing = Listing()
+    passes = _is_no_latent if hidden else _is_no_input
     for source in sources:
-        _take(source, dest, wanted, listing)
+        _take(source, dest, wanted, passes, listing)
     return listing
 
 
 def _take(
-    source: Path | str, dest: Path | str | None, wanted: frozenset[str], listing: Listing
+    source: Path | str,
+    dest: Path | str | None,
+    wanted: frozenset[str],
+    passes: Callable[[str], bool],
+    listing: Listing,
 ) -> None:
-    """Adds what one SOURCE holds."""
+    """Adds what one SOURCE holds, without files and folders of names that are passed over."""
     if isinstance(source, str) and is_url(source):
-        for found in list_objects(source, dest, suffixes=wanted, is_own=_is_own):
+        for found in list_objects(source, dest, suffixes=wanted, passes=passes):
             _add(found, wanted, listing)
     elif (path := Path(source)).is_dir():
-        _walk(path, wanted, listing)
+        _walk(path, wanted, passes, listing)
     else:
         _add(FileEntry(path.name, str(path)), wanted, listing)
 
@@ -106,7 +118,9 @@ def _check_source(source: Path, dest: Path | str | None) -> None:
         )
 
 
-def _walk(source: Path, wanted: frozenset[str], listing: Listing) -> None:
+def _walk(
+    source: Path, wanted: frozenset[str], passes: Callable[[str], bool], listing: Listing
+) -> None:
     seen: set[str] = set()
     stack = [("", source)]
     while stack:
@@ -121,6 +135,7 @@ def _walk(source: Path, wanted: frozenset[str], listing: Listing) -> None:
         except OSError as error:
             listing.problems.append(Problem(prefix or str(source), _reason(error)))
             continue
+        items = [item for item in items if not passes(item.name)]
         subfolders = _sort_items(items, prefix, wanted, listing)
         stack.extend(reversed(subfolders))  # popped in name order
 
@@ -131,8 +146,6 @@ def _sort_items(
     """Files to the listing; returns the subfolders with the prefixes of their keys."""
     subfolders = []
     for item in items:
-        if item.name.startswith(".") or _is_own(item.name):
-            continue
         if _is_folder(item):
             subfolders.append((f"{prefix}{item.name}/", Path(item.path)))
         elif _suffix(item.name) in wanted and not _is_special(item):
@@ -155,8 +168,16 @@ def _add(
         listing.entries.append(found)
 
 
+def _is_no_input(name: str) -> bool:
+    """Hidden files, and those that stand beside latents."""
+    return name.startswith(".") or _is_own(name)
+
+
+def _is_no_latent(name: str) -> bool:
+    return name.startswith(NEVER_LATENTS) or _is_own(name)
+
+
 def _is_own(name: str) -> bool:
-    """Files that stand beside latents, and are no one's input."""
     return name == "stae.json" or any(is_shared_file(name, own) for own in SHARED_FILES)
 
 

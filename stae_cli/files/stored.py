@@ -11,7 +11,7 @@ from typing import BinaryIO
 from stae_cli.errors import InputError
 from stae_cli.files.entries import Entry, Problem, SourceState
 from stae_cli.files.header import Shape, TensorPlace, read_tensors
-from stae_cli.files.latents import SUFFIX, Latent, LatentInfo, latent_of, parse_latent
+from stae_cli.files.latents import SUFFIX, Latent, LatentInfo, check_data, latent_of, parse_latent
 from stae_cli.files.remote import RemoteEntry
 from stae_cli.files.shards import FORMAT as SHARD
 from stae_cli.files.shards import HEADER_LIMIT, parse_shard
@@ -52,7 +52,7 @@ class StoredLatent:
         """The latent (C, h, w).
 
         Raises:
-            InputError: the file has changed since its header was read.
+            InputError: the file has changed since its header was read, or its data are damaged.
             OSError: it cannot be read.
         """
         with self.file.open() as file:
@@ -64,6 +64,7 @@ class StoredLatent:
         data = file.read(self.size)
         if self.file.state() != self.state or len(data) != self.size:
             raise InputError("it changed while it was read")
+        check_data(data, self.info)
         return latent_of(data, self.shape, self.dtype)
 
 
@@ -86,7 +87,7 @@ def list_latents(sources: Sequence[Path | str], dest: Path | str | None = None) 
         UsageError: a source does not exist, or DEST lies inside one.
         StaeError: there is no file to look at, or a store cannot be reached.
     """
-    listing = list_sources(sources, dest, suffixes=[SUFFIX])
+    listing = list_sources(sources, dest, suffixes=[SUFFIX], hidden=True)
     found = StoredListing(problems=list(listing.problems), passed_over=listing.passed_over)
     for result in _looked_into(listing.entries):
         if isinstance(result, Problem):

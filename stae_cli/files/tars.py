@@ -29,6 +29,10 @@ PIECE = 1 << 20  # bytes that are looked at together
 DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, MemoryError, RecursionError)
 
 
+class DamagedTar(Problem):
+    """A tar of which more members may be missing than are told."""
+
+
 @dataclass(frozen=True)
 class Tar(ABC):
     """A tar of images; their keys begin with `prefix`, its own key without the suffix."""
@@ -164,7 +168,7 @@ def members(tar: Tar, *, suffixes: Collection[str]) -> Iterator[Entry | Problem]
             _check_end(file)
     except DAMAGE as error:
         reason = str(error) or type(error).__name__
-        yield Problem(tar.prefix + SUFFIX, f"damaged or truncated tar: {reason}")
+        yield DamagedTar(tar.prefix + SUFFIX, f"damaged or truncated tar: {reason}")
 
 
 def _check_end(file: tarfile.TarFile) -> None:

@@ -14,7 +14,7 @@ from stae_cli.files.record import settle_record
 from stae_cli.pipeline.encodeplan import EncodePlan
 from stae_cli.pipeline.encoding import EncodeTask, encode_units
 from stae_cli.pipeline.report import Report
-from stae_cli.pipeline.units import shard_name
+from stae_cli.pipeline.units import shard_number
 from stae_cli.pipeline.workers import CodecMaker, Worker, Workers
 
 if TYPE_CHECKING:
@@ -96,9 +96,10 @@ def _refuse_surplus(plan: EncodePlan) -> None:
     """Shards behind the last one are another run's, whose pictures would be there twice."""
     if not plan.settings.shard_size:
         return
-    name = shard_name("", plan.listed_shards)
-    if plan.destination.holds(name):
-        raise StaeError(
-            f"`{plan.destination.place(name)}` is more than this run's sources need",
-            "choose another DEST; or, if sources are gone for good, remove the shards of DEST",
-        )
+    for name in plan.destination.top_names():
+        number = shard_number(name)
+        if number is not None and number >= plan.listed_shards:
+            raise StaeError(
+                f"`{plan.destination.place(name)}` is more than this run's sources need",
+                "choose another DEST; or, if sources are gone for good, remove the shards of DEST",
+            )

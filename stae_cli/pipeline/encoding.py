@@ -20,9 +20,10 @@ from stae_cli.files.finished import all_stored
 from stae_cli.files.latents import Latent, LatentInfo, is_finite
 from stae_cli.files.manifest import Manifest
 from stae_cli.files.readahead import Reserve, read_ahead
-from stae_cli.files.record import FILES, SHARDS, RunRecord
+from stae_cli.files.record import FILES, SHARDS, STEM, WHOLE, RunRecord
+from stae_cli.files.sharding import ShardStorage
 from stae_cli.files.stored import StoredLatent
-from stae_cli.files.storing import Expected, FileStorage, Job, ShardStorage, Storage, Written
+from stae_cli.files.storing import Expected, FileStorage, Job, Storage, Written
 from stae_cli.files.writebehind import WriteBehind
 from stae_cli.pipeline.ahead import computed
 from stae_cli.pipeline.encodeplan import EncodeSettings, KnownOutputs
@@ -61,6 +62,7 @@ class EncodeTask:
             output=settings.save_dtype,
             layout=SHARDS if settings.shard_size else FILES,
             shard_size=settings.shard_size,
+            names=WHOLE if settings.keep_extension else STEM,
         )
 
     @property
@@ -160,6 +162,7 @@ class _Encoding:
                 writer,
                 known=task.known.__contains__,
                 manifest=self.manifest,
+                overwrite=self.settings.overwrite,
             )
         return FileStorage(task.destination, expected, writer)
 
@@ -229,18 +232,21 @@ class _Encoding:
                 continue
             if isinstance(result, Problem):
                 self.report.fail(result)
+                if job is not None:
+                    storage.fail(job)
             else:
                 self.report.skip()
-            if job is not None:
-                storage.settle(job)
+                if job is not None:
+                    storage.settle(job)
 
     def _save(self, job: Job, picture: Picture, latent: Latent | None, storage: Storage) -> None:
         kept = self._kept(job.planned.entry.key, latent)
         if isinstance(kept, Problem):
             self.report.fail(kept)
-        else:
-            self.report.pixels += picture.prepared.width * picture.prepared.height
-            storage.save(job, kept, self._info(picture))
+            storage.fail(job)
+            return
+        self.report.pixels += picture.prepared.width * picture.prepared.height
+        storage.save(job, kept, self._info(picture))
         storage.settle(job)
 
     def _kept(self, key: str, latent: Latent | None) -> Latent | Problem:

@@ -155,7 +155,7 @@ def survey(
         UsageError: a source does not exist.
         StaeError: no sound latents, or latents of several checkpoints.
     """
-    listing = list_sources(sources, None, suffixes=[SUFFIX])
+    listing = list_sources(sources, None, suffixes=[SUFFIX], hidden=True)
     found, whole, first = Surveyed(problems=list(listing.problems)), None, None
     with scanning(listing.entries, _read, workers=workers) as files:
         for file in files:

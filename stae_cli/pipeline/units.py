@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,9 +16,10 @@ from stae_cli.files.naming import Planned, folded, output_name, plan_outputs
 from stae_cli.files.shards import TarNote
 from stae_cli.files.sources import Listing
 from stae_cli.files.storing import Job, Shard
-from stae_cli.files.tars import Tar, members
+from stae_cli.files.tars import DamagedTar, Tar, members
 
 UNIT = 256  # pictures, where each has a file of its own
+SHARD = re.compile(rf"shard-(\d{{5,18}}){re.escape(SUFFIX)}")
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,14 @@ class Unit:
             yield Problem(f"{self.folder.removesuffix('/')}.tar", error.message)
 
     def _sharded(self, exists: Callable[[str], bool] | None) -> Iterator[Job | Problem]:
-        """Finds all pictures before the first job: a tar that cannot be read changes nothing."""
-        pictures, problems = [], 0
+        """Finds all pictures before the first job: a tar that cannot be read changes nothing.
+
+        Nor does it take anything away if it can be read in part: the rest may be a copy that is
+        under way, or damaged.
+        """
+        pictures, problems, part = [], 0, False
         for found in self.find():
+            part = part or isinstance(found, DamagedTar)
             reason = None if isinstance(found, Problem) else problem_of(found.output)
             if isinstance(found, Planned) and reason is None:
                 pictures.append(found)
@@ -106,17 +113,23 @@ class Unit:
         note = TarNote(self.etag, len(pictures), problems) if self.etag else None
         size, number = self.layout.shard_size, 0
         for begin in range(0, len(pictures), size):
-            shard = Shard(self.shard_name(number), pictures[begin : begin + size], note)
+            shard = Shard(self.shard_name(number), pictures[begin : begin + size], note, part)
             yield from (Job(planned, shard) for planned in shard.planned)
             number += 1
         surplus = self.shard_name(number)
-        if self.folder and exists and exists(surplus):
+        if self.folder and not part and exists and exists(surplus):
             yield Problem(surplus, "more than its tar needs now; remove it if the tar is sound")
 
 
 def shard_name(folder: str, number: int) -> str:
     """The file name of a shard, relative to DEST."""
     return f"{folder}shard-{number:05}{SUFFIX}"
+
+
+def shard_number(name: str) -> int | None:
+    """The number of a shard directly in DEST; None for any other file."""
+    match = SHARD.fullmatch(name)
+    return int(match[1]) if match else None
 
 
 def cut_units(listing: Listing, layout: Layout) -> tuple[list[Planned], list[Unit]]:

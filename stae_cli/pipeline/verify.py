@@ -100,7 +100,7 @@ def plan_verify(
     against = None
     if sources:
         against = list_sources(sources, dest, suffixes=IMAGE_SUFFIXES, with_tars=True)
-    listing = list_below([dest], frozenset([SUFFIX]))
+    listing = list_below([dest], frozenset([SUFFIX]), hidden=True)
     return VerifyPlan(
         destination_at(dest), listing.entries, listing.problems, against, sample, seed, workers
     )

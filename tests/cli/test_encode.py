@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,7 @@ def test_the_file_is_as_documented(stae, tiny, tmp_path):
         "source_mtime_ns": str(stat.st_mtime_ns), "width": "21", "height": "9",
         "original_width": "21", "original_height": "9", "prep": "{}", "compute_dtype": "float32",
     }  # fmt: skip
+    expected["data_crc32"] = f"{zlib.crc32(latent.tobytes()):08x}"
     assert expected.items() <= metadata.items()
     padded = np.pad(pixels, ((0, 7), (0, 3), (0, 0)), mode="edge")
     reference = checkpoint.model().encode(
@@ -198,6 +200,51 @@ def test_overwrite_replaces_all_or_nothing(stae, photos, tiny, other_tiny, tmp_p
     )
     same = stae("encode", photos / "p0.png", out, "--weights", other_tiny, "--overwrite", "--json")
     assert same.json["done"] == 1
+
+
+def test_a_failed_picture_leaves_no_latent_of_other_settings(stae, photos, tiny, tmp_path):
+    out = tmp_path / "out"
+    assert stae("encode", photos, out, "--weights", tiny).code == 0
+    foreign = out / "p1.safetensors"
+    save_file({"x": torch.zeros(3)}, foreign)
+    for number in (1, 2):
+        (photos / f"p{number}.png").write_bytes(b"\x89PNG and nothing else")
+    same = stae("encode", photos, out, "--weights", tiny, "--overwrite")
+    assert (same.code, (out / "p2.safetensors").exists()) == (3, True)
+    ran = stae("encode", photos, out, "--weights", tiny, "--overwrite", "--short-side", 16)
+    assert (ran.code, (out / "p2.safetensors").exists(), foreign.exists()) == (3, False, True)
+
+
+def test_names_with_and_without_extensions_are_not_mixed(stae, photos, tiny, tmp_path):
+    out = tmp_path / "out"
+    arguments = ("encode", photos, out, "--weights", tiny)
+    assert stae(*arguments).code == 0
+    before = latents(out)
+    stae(*arguments, "--keep-extension").assert_fails(1, "with extensions")
+    stae(*arguments, "--keep-extension", "--overwrite").assert_fails(1, "would stay")
+    assert latents(out) == before
+    other = tmp_path / "other"
+    assert stae("encode", photos, other, "--weights", tiny, "--keep-extension").code == 0
+    stae("encode", photos, other, "--weights", tiny).assert_fails(1, "without extensions")
+
+
+def test_a_file_that_is_anothers_folder_is_refused(stae, tiny, tmp_path):
+    photos = tmp_path / "photos"
+    (photos / "A.safetensors").mkdir(parents=True)
+    for path in (photos / "a.png", photos / "A.safetensors" / "b.png"):
+        Image.fromarray(noise(16, 16)).save(path)
+    ran = stae("encode", photos, tmp_path / "out", "--weights", tiny)
+    ran.assert_fails(2, "a.safetensors", "which is a folder for")
+
+
+@pytest.mark.parametrize("text", ['{"weights_sha256": null}', "[" * 5000, '"x"'])
+def test_a_record_that_is_none_is_told(stae, photos, tiny, tmp_path, text):
+    out = tmp_path / "out"
+    assert stae("encode", photos, out, "--weights", tiny).code == 0
+    record = out / "stae.json"
+    text = json.dumps(json.loads(record.read_text()) | json.loads(text)) if ":" in text else text
+    record.write_text(text)
+    stae("encode", photos, out, "--weights", tiny).assert_fails(1, "stae.json", "no run record")
 
 
 def test_colliding_outputs_are_refused_before_any_work(stae, photos, tiny, tmp_path):

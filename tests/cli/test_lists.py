@@ -5,8 +5,10 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
-from tests.pictures import write_photos
+from stae_cli import LatentDataset
+from tests.pictures import noise, write_photos
 
 
 @pytest.fixture
@@ -34,6 +36,20 @@ def test_stdin_counts_from_the_working_folder(stae, photos, tiny, tmp_path, monk
     ran = stae("encode", tmp_path / "out", "--from-list", "-", "--weights", tiny)
     assert ran.code == 0, ran.err
     assert outputs(tmp_path / "out") == {"sub/p3.safetensors"}
+
+
+def test_what_is_listed_by_a_hidden_name_is_found_again(stae, tiny, tmp_path):
+    (tmp_path / ".x").mkdir()
+    for name in (".x/b.png", "c.png", ".a.png"):
+        Image.fromarray(noise(16, 16)).save(tmp_path / name)
+    (tmp_path / "list").write_text(".x/b.png\nc.png\n.a.png\n")
+    out = tmp_path / "out"
+    assert stae("encode", "--from-list", tmp_path / "list", out, "--weights", tiny).code == 0
+    (out / "._c.safetensors").write_bytes(b"what a Mac leaves on foreign disks")
+    ran = stae("decode", out, tmp_path / "pictures", "--weights", tiny, "--json")
+    assert (ran.code, ran.json["done"]) == (0, 3)
+    assert stae("verify", out, "--json").json["latents"] == 3
+    assert len(LatentDataset(out)) == 3
 
 
 def test_lines_that_give_nothing_are_listed(stae, photos, tiny, tmp_path):

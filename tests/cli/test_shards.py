@@ -11,6 +11,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from stae_cli import LatentDataset
+from stae_cli.files.entries import FileEntry
+from stae_cli.files.stored import list_latents
 from tests.cli.test_encode import run_apart, wait_for_some
 from tests.pictures import noise, write_photos
 
@@ -175,8 +177,6 @@ def test_a_picture_between_others_moves_them_on(encode, out, photos):
 
 def test_sources_that_cannot_be_reached_lose_nothing(encode, out, photos, monkeypatch):
     """An unreachable server is no reason to throw away what was made from it."""
-    from stae_cli.files.entries import FileEntry
-
     before, latents, state = times(out), tensors(out), FileEntry.state
 
     def unreachable(self):
@@ -270,3 +270,76 @@ def test_a_stopped_run_leaves_no_manifest_that_is_out_of_date(encode, out, photo
     for row in rows:
         with safe_open(out / row["shard"], framework="np") as file:
             assert row["key"] in file.keys()  # noqa: SIM118
+
+
+def preps(dest):
+    """What every latent says was done to its picture, by key."""
+    return {latent.key: latent.info.prep for latent in list_latents([dest]).latents}
+
+
+def test_latents_of_other_settings_do_not_stay_in_a_shard(encode, out, photos):
+    """Not for a picture that fails, nor where an earlier run that replaced them was cut off."""
+    broken = photos / "p2.png"
+    broken.write_bytes(broken.read_bytes()[:-30])
+    smaller = ("--short-side", 16)
+    assert encode(*smaller, "--overwrite", "--strict").code == 1
+    assert set(preps(out).values()) == {"{}"}  # it ended before a shard was whole
+    ran = encode(*smaller)
+    assert (ran.code, ran.json["done"], ran.json["failed"]) == (3, 8, 1)
+    assert set(preps(out).values()) == {'{"short_side":16}'}
+    assert "p2" not in preps(out)
+    assert len(lines(out / "manifest.jsonl")) == 8
+
+
+def test_a_shard_of_nothing_but_other_settings_goes(encode, out, photos):
+    for number in range(4):
+        (photos / f"p{number}.png").write_bytes(b"\x89PNG and nothing else")
+    assert encode("--short-side", 16, "--overwrite").code == 3
+    assert set(preps(out).values()) == {'{"short_side":16}'}
+    assert not (out / SHARDS[0]).exists()
+    assert len(lines(out / "manifest.jsonl")) == 5
+
+
+def test_overwriting_keeps_what_cannot_be_made_again(encode, out, photos):
+    latents = tensors(out)
+    (photos / "p2.png").write_bytes(b"\x89PNG and nothing else")
+    ran = encode("--overwrite")
+    assert (ran.code, ran.json["done"]) == (3, 8)
+    assert tensors(out) == latents
+
+
+def test_no_old_shard_stays_behind_larger_ones(encode, tiny, stae, photos, tmp_path):
+    """Also where the one just behind the last is missing."""
+    out = tmp_path / "few"
+    few = ("encode", photos, out, "--weights", tiny, "--shard-size")
+    assert stae(*few, 1, "--unit-rank", 0, "--unit-count", 4).code == 0
+    stae(*few, 4, "--overwrite").assert_fails(1, "shard-00004", "more than this run's sources")
+
+
+def test_a_shard_that_cannot_be_read_is_not_taken_for_an_absent_one(
+    encode, out, photos, monkeypatch
+):
+    latents, place = tensors(out), str(out / SHARDS[0])
+    opened = FileEntry.open
+
+    def failing(self):
+        if self.place == place:
+            raise OSError(5, "Input/output error")
+        return opened(self)
+
+    monkeypatch.setattr(FileEntry, "open", failing)
+    Image.fromarray(noise(25, 33, seed=50)).save(photos / "p1.png")
+    encode().assert_fails(1, SHARDS[0], "Input/output error")
+    monkeypatch.undo()
+    assert tensors(out) == latents
+
+
+def test_a_kept_latent_whose_data_are_damaged_is_not_passed_on(encode, out, photos):
+    shard = out / SHARDS[0]
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1  # of p3
+    shard.write_bytes(data)
+    Image.fromarray(noise(25, 33, seed=50)).save(photos / "p1.png")
+    encode().assert_fails(1, "p3", "not those that were written", "remove that file")
+    shard.unlink()
+    assert encode().code == 0

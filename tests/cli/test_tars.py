@@ -186,3 +186,21 @@ def test_pixels_of_a_tar_are_read_as_those_of_files(encode, tmp_path):
     (latent,) = list_latents([tmp_path / "tar"]).latents
     assert np.prod(latent.shape[1:]) == 6
     assert (latent.info.width, latent.info.height) == (16, 24)
+
+
+def test_a_tar_that_is_cut_short_takes_nothing_away(encode, tars, tmp_path):
+    """It may be a copy that is under way."""
+    tar, out = tars / "a.tar", tmp_path / "out"
+    assert encode(tars, "--shard-size", 4).code == 0
+    latents, whole = stored(out), tar.read_bytes()
+    with tarfile.open(tar) as file:
+        second = [member.offset for member in file][2]
+    tar.write_bytes(whole[: second + 700])
+    ran = encode(tars, "--shard-size", 4)
+    assert (ran.code, ran.json["failed"]) == (3, 1)
+    assert stored(out) == latents
+    listed = [json.loads(line)["key"] for line in (out / "manifest.jsonl").read_text().splitlines()]
+    assert set(listed) >= {key for key in latents if key.startswith("more/")}
+    tar.write_bytes(whole)
+    assert encode(tars, "--shard-size", 4).code == 0
+    assert stored(out) == latents

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import zlib
 from dataclasses import fields, replace
 
 import numpy as np
@@ -72,7 +73,20 @@ def test_round_trip(tmp_path, latent, dtype):
     assert read.dtype == dtype
     assert np.array_equal(read, latent)
     assert header == read_header(tmp_path / "a.safetensors")
-    assert header.info == INFO
+    crc = f"{zlib.crc32(latent.astype(dtype).tobytes()):08x}"
+    assert header.info == replace(INFO, data_crc32=crc)
+
+
+def test_data_that_are_not_those_written_are_noticed(path):
+    """And only a header that says nothing of them, as those of earlier versions, lets them pass."""
+    whole = bytearray(path.read_bytes())
+    whole[-9] ^= 4
+    path.write_bytes(whole)
+    assert read_header(path)
+    with pytest.raises(InputError, match="not those that were written"):
+        read_latent(path)
+    path.write_bytes(whole.replace(b"data_crc32", b"data_crc33"))
+    read_latent(path)
 
 
 def test_every_truncation_is_noticed(path):

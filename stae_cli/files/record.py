@@ -108,10 +108,9 @@ def settle_record(
             f"`{destination.place()}` holds another run: {'; '.join(differences)}",
             "choose another DEST, or `--overwrite` to replace its outputs",
         )
-    if existing is None or differences:
+    if existing is None or differences:  # the same weights under another name are no difference
         renamed = existing is not None and existing.names != record.names
         _refuse_strays(destination, record, is_planned, overwrite, renamed=renamed)
-    if existing != record:
         with destination.writing(NAME) as path:
             path.write_text(json.dumps(asdict(record), indent=2) + "\n", encoding="utf-8")
 

@@ -186,6 +186,16 @@ def test_another_runs_dest_is_refused(stae, photos, tiny, other_tiny, tmp_path):
     assert stae("encode", photos, out, "--weights", tiny, "--json").json["skipped"] == 9
 
 
+def test_the_same_weights_by_another_name_are_no_other_run(stae, photos, tiny, tmp_path):
+    out, renamed = tmp_path / "out", tmp_path / "renamed.safetensors"
+    renamed.write_bytes(tiny.read_bytes())
+    assert stae("encode", photos, out, "--weights", tiny).code == 0
+    before = (out / "stae.json").read_text()
+    ran = stae("encode", photos, out, "--weights", renamed, "--json")
+    assert (ran.code, ran.json["skipped"]) == (0, 9)
+    assert (out / "stae.json").read_text() == before
+
+
 def test_overwrite_replaces_all_or_nothing(stae, photos, tiny, other_tiny, tmp_path):
     out = tmp_path / "out"
     stae("encode", photos, out, "--weights", tiny)

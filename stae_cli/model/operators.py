@@ -1,7 +1,8 @@
 """What `torch.compile` sees of a codec: two operators that it calls and does not look into.
 
 A compiled function then computes the same numbers as a plain one, and needs no graph break. The
-operators take a codec's number, since torch lets no other objects through.
+operators take a codec's number, since torch lets no other objects through. Inductor leaves them out
+of its CUDA graphs: a codec records its own.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Coder(Protocol):
 
 _numbers = count()
 _coders: WeakValueDictionary[int, Coder] = WeakValueDictionary()
+_OUTSIDE_OF_GRAPHS = (torch.Tag.cudagraph_unsafe,)
 
 
 def enrol(coder: Coder) -> int:
@@ -43,7 +45,10 @@ def enrol(coder: Coder) -> int:
 
 
 @torch.library.custom_op(
-    "stae::encode", mutates_args=(), schema="(Tensor[] images, int codec) -> Tensor"
+    "stae::encode",
+    mutates_args=(),
+    schema="(Tensor[] images, int codec) -> Tensor",
+    tags=_OUTSIDE_OF_GRAPHS,
 )
 def encode(images: Sequence[Tensor], codec: int) -> Tensor:
     """Images of any sizes to tokens (N, C)."""
@@ -56,7 +61,10 @@ def _(images: Sequence[Tensor], codec: int) -> Tensor:
 
 
 @torch.library.custom_op(
-    "stae::decode", mutates_args=(), schema="(Tensor[] latents, int codec) -> Tensor[]"
+    "stae::decode",
+    mutates_args=(),
+    schema="(Tensor[] latents, int codec) -> Tensor[]",
+    tags=_OUTSIDE_OF_GRAPHS,
 )
 def decode(latents: Sequence[Tensor], codec: int) -> list[Tensor]:
     """Latents (C, h, w) of any sizes to images (3, H, W)."""

@@ -10,7 +10,7 @@ import torch
 from stae_cli import Codec
 from stae_cli.errors import InputError
 from stae_cli.model import codec as room
-from stae_cli.model import inference
+from stae_cli.model import inference, operators
 from stae_cli.model.architecture import PRESETS
 from tests.seeded import TINY, seeded_model, tiny_like
 
@@ -81,6 +81,27 @@ def test_compiled_functions_get_the_same_bytes(codec, backend):
     batch = codec.encode(drawn(2, 3, 16, 24))
     assert torch.equal(compiled(codec.decode)(batch), codec.decode(batch))
     assert compiled(codec.decode)(batch).stride() == codec.decode(batch).stride()
+
+
+def test_compilers_leave_the_codec_out_of_their_cuda_graphs():
+    for operator in (operators.encode, operators.decode):
+        assert torch.Tag.cudagraph_unsafe in operator._opoverload.tags
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore")  # what inductor says of the machine
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_function_compiled_to_cuda_graphs_gets_the_same_bytes():
+    codec = Codec(seeded_model(TINY), device="cuda")
+
+    def there_and_back(images):
+        return codec.decode(codec.encode(images * 0.5) * 2) + 1
+
+    compiled = torch.compile(there_and_back, mode="reduce-overhead", fullgraph=True)
+    for seed in range(6):  # it warms up, records, and replays
+        images = drawn(2, 3, 64, 64, seed=seed).cuda()
+        assert torch.equal(compiled(images), there_and_back(images))
+        assert torch.equal(codec.encode(images[:1]), codec.encode(images)[:1])  # recorded apart
 
 
 def test_one_compiled_function_keeps_codecs_apart(codec):

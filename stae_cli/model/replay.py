@@ -15,7 +15,10 @@ from torch import Tensor
 Work = Callable[[Tensor], Sequence[Tensor]]
 
 KEPT = 8  # recordings at a time, each with memory for all that its work computes
-LIVE = 16  # graphs at a time on one device in this process, each on a stream of torch's 32
+LIVE = 16  # graphs at a time on one device in this process, each on a stream of its own
+# Torch has 32 streams for each of a few priorities, and hands them out in turn to whoever asks: to
+# most for the usual one, to those who want the highest for that. Recorded work keeps its priority.
+PRIORITY = -2
 REMEMBERED = 64  # kinds of work that may become a recording
 
 # To record waits for the device, and takes as long as dozens of calls. Where there is no room, one
@@ -44,7 +47,8 @@ class _Streams:
     """Streams to record on, which are kept for as long as the process runs.
 
     What cuBLAS works in belongs to a thread and a stream, the graphs recorded there go on using
-    it, and torch frees it with the first of them: no two graphs that are kept share a stream.
+    it, and torch frees it with the first of them: no two graphs that are kept share a stream, nor
+    does one share it with what the caller does.
     """
 
     def __init__(self) -> None:
@@ -63,9 +67,9 @@ class _Streams:
         made = self._made[device]
         if len(made) >= LIVE:
             raise NoRoomError
-        stream = torch.cuda.Stream(device)
-        while stream in made:  # torch has only 32, and hands them out in turn to whoever asks
-            stream = torch.cuda.Stream(device)
+        stream = torch.cuda.Stream(device, PRIORITY)
+        while stream in made:  # others ask too, if seldom
+            stream = torch.cuda.Stream(device, PRIORITY)
         made.append(stream)
         return stream
 

@@ -6,6 +6,7 @@ import pickle
 import threading
 import time
 import weakref
+from collections import Counter
 from contextlib import contextmanager
 from itertools import cycle, islice
 from types import SimpleNamespace
@@ -16,7 +17,16 @@ import torch
 from stae_cli import Codec
 from stae_cli.model import replay
 from stae_cli.model.linear_encoder import PARTS, LinearEncoder
-from stae_cli.model.replay import IDLE, KEPT, LIVE, OFTEN, CudaGraph, NoRoomError, Replay
+from stae_cli.model.replay import (
+    IDLE,
+    KEPT,
+    LIVE,
+    OFTEN,
+    PRIORITY,
+    CudaGraph,
+    NoRoomError,
+    Replay,
+)
 from tests.seeded import TINY, seeded_model
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -285,7 +295,7 @@ class Device:
 
     def __init__(self):
         self._thread = threading.local()
-        self._made = 0
+        self._made = Counter()  # streams, by priority
         self.under_way = {}  # pools that torch's allocator takes for those of captures: their graph
         self.most_under_way = 0
         self.released = []
@@ -300,9 +310,9 @@ class Device:
     def set_stream(self, stream):
         self._thread.current = stream
 
-    def new_stream(self, _device=None):
-        self._made += 1
-        return 1 + self._made % 32
+    def new_stream(self, _device=None, priority=0):
+        self._made[priority] += 1
+        return 1 + self._made[priority] % 32 - 100 * priority
 
     @contextmanager
     def device(self, _device):
@@ -491,12 +501,18 @@ def streams_of(graphs):
     return {graph._graph.stream for graph in graphs}
 
 
+def test_no_graph_shares_a_stream_with_the_caller(cuda):
+    graphs = [CudaGraph(doubled, torch.ones(2)) for _ in range(LIVE)]
+    theirs = {torch.cuda.Stream(None, priority) for priority in (0, -1, -5) for _ in range(32)}
+    assert not streams_of(graphs) & theirs
+
+
 def test_no_two_graphs_share_a_stream_and_there_is_an_end_to_them(cuda):
     graphs = []
     for _ in range(LIVE):
         graphs.append(CudaGraph(doubled, torch.ones(2)))
         for _ in range(31):  # others take streams too, so that they come round
-            torch.cuda.Stream()
+            torch.cuda.Stream(None, PRIORITY)
     assert len(streams_of(graphs)) == LIVE
     with pytest.raises(NoRoomError):
         CudaGraph(doubled, torch.ones(2))
@@ -687,6 +703,14 @@ def test_streams_do_not_mix_their_work():
         torch.cuda.synchronize()
         for one, other in zip(found, expected, strict=True):
             assert torch.equal(one, other)
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_the_callers_streams_are_not_those_of_graphs():
+    device = torch.device("cuda", torch.cuda.current_device())
+    stream = replay._Streams().take(device)
+    assert stream.cuda_stream not in {torch.cuda.Stream().cuda_stream for _ in range(64)}
 
 
 @pytest.mark.gpu

@@ -19,6 +19,10 @@ LIVE = 16  # graphs at a time on one device in this process, each on a stream of
 # Torch has 32 streams for each of a few priorities, and hands them out in turn to whoever asks: to
 # most for the usual one, to those who want the highest for that. Recorded work keeps its priority.
 PRIORITY = -2
+STREAMS = 32
+# Before 2.12 torch did not free what cuBLAS worked in when a graph ended: the next one on its
+# stream would go on there, and be left without it by whoever empties the caches.
+STREAMS_COME_AGAIN = torch.__version__ >= "2.12"  # torch compares versions, not texts
 REMEMBERED = 64  # kinds of work that may become a recording
 
 # To record waits for the device, and takes as long as dozens of calls. Where there is no room, one
@@ -59,13 +63,15 @@ class _Streams:
     def take(self, device: torch.device) -> torch.cuda.Stream:
         """A stream that no graph was recorded on, or none that is kept; while `recording`.
 
+        Older versions of torch have one for each of STREAMS graphs, and none for later ones.
+
         Raises:
             NoRoomError: there is none left.
         """
-        if self._free[device]:
-            return self._free[device].popleft()
-        made = self._made[device]
-        if len(made) >= LIVE:
+        made, free = self._made[device], self._free[device]
+        if free and STREAMS_COME_AGAIN:
+            return free.popleft()
+        if len(made) - len(free) >= LIVE or len(made) >= STREAMS:
             raise NoRoomError
         stream = torch.cuda.Stream(device, PRIORITY)
         while stream in made:  # others ask too, if seldom

@@ -23,6 +23,8 @@ from stae_cli.model.replay import (
     LIVE,
     OFTEN,
     PRIORITY,
+    STREAMS,
+    STREAMS_COME_AGAIN,
     CudaGraph,
     NoRoomError,
     Replay,
@@ -61,6 +63,13 @@ class Static:
 @pytest.fixture(autouse=True)
 def _count_anew():
     Static.made = Static.open = 0
+
+
+@pytest.fixture
+def fresh_streams(monkeypatch):
+    """As in a new process, where none are used up."""
+    monkeypatch.setattr(replay, "_STREAMS", replay._Streams())
+    torch._C._cuda_clearCublasWorkspaces()
 
 
 def doubled(given):
@@ -402,6 +411,7 @@ def cuda(monkeypatch):
     monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", device.end_allocate, raising=False)
     monkeypatch.setattr(torch._C, "_cuda_releasePool", device.release, raising=False)
     monkeypatch.setattr(replay, "_STREAMS", replay._Streams())
+    monkeypatch.setattr(replay, "STREAMS_COME_AGAIN", True)
     monkeypatch.setattr(replay, "_ABANDONED", [])
     return device
 
@@ -520,6 +530,22 @@ def test_no_two_graphs_share_a_stream_and_there_is_an_end_to_them(cuda):
         graphs.pop(0).close()
         graphs.append(CudaGraph(doubled, torch.ones(2)))
         assert len(streams_of(graphs)) == LIVE
+
+
+def test_where_torch_leaves_memory_behind_no_stream_is_used_again(cuda, monkeypatch):
+    monkeypatch.setattr(replay, "STREAMS_COME_AGAIN", False)
+    graphs = []
+    for _ in range(STREAMS):
+        graphs.append(CudaGraph(doubled, torch.ones(2)))
+        if len(graphs) == LIVE:
+            with pytest.raises(NoRoomError):
+                CudaGraph(doubled, torch.ones(2))
+            graphs.pop(0).close()
+    graphs.clear()
+    captured = [stream for what, stream in cuda.happened if what == "capture"]
+    assert len(set(captured)) == len(captured) == STREAMS
+    with pytest.raises(NoRoomError):
+        CudaGraph(doubled, torch.ones(2))
 
 
 @pytest.mark.parametrize(
@@ -728,7 +754,7 @@ def test_a_callers_own_graph_takes_the_codec_in():
 
 @pytest.mark.gpu
 @needs_cuda
-def test_work_that_waits_is_done_as_it_is_on_the_callers_stream():
+def test_work_that_waits_is_done_as_it_is_on_the_callers_stream(fresh_streams):
     def work(given):
         return [given * given.sum().item()]
 
@@ -751,7 +777,7 @@ def test_work_that_waits_is_done_as_it_is_on_the_callers_stream():
 
 @pytest.mark.gpu
 @needs_cuda
-def test_graphs_outlive_the_end_of_others():
+def test_graphs_outlive_the_end_of_others(fresh_streams):
     """What cuBLAS works in is another's for each, whoever empties its caches."""
 
     def work(given):
@@ -761,19 +787,21 @@ def test_graphs_outlive_the_end_of_others():
     inputs = [torch.randn(size, 2048, device="cuda", dtype=torch.float16) for size in sizes]
     expected = [work(given)[0] for given in inputs]
     graphs = [CudaGraph(work, given) for given in inputs]
-    for _ in range(40):
+    for _ in range(40 if STREAMS_COME_AGAIN else STREAMS - 2 * len(sizes)):
         graphs[0].close()
         torch._C._cuda_clearCublasWorkspaces()
         torch.cuda.empty_cache()
         graphs = [*graphs[1:], CudaGraph(work, inputs[0])]
         inputs, expected = [*inputs[1:], inputs[0]], [*expected[1:], expected[0]]
+        torch._C._cuda_clearCublasWorkspaces()  # and what it was recorded with
+        torch.cuda.empty_cache()
         for graph, given, result in zip(graphs, inputs, expected, strict=True):
             assert torch.equal(graph(given)[0], result)
 
 
 @pytest.mark.gpu
 @needs_cuda
-def test_cleared_it_gives_its_memory_back():
+def test_cleared_it_gives_its_memory_back(fresh_streams):
     again = Replay()
     given = torch.ones(1 << 20, device="cuda")
     torch.cuda.empty_cache()

@@ -31,6 +31,7 @@ REMEMBERED = 64  # kinds of work that may become a recording
 IDLE = 256
 OFTEN = 8
 RECORDED = 64
+ATTEMPTS = 3  # to record, that ended because memory did: what else runs may leave more of it later
 
 
 class NoRoomError(Exception):
@@ -110,6 +111,7 @@ class CudaGraph:
 
     Raises:
         NoRoomError: there are too many already.
+        torch.OutOfMemoryError: there is too little memory now.
         RuntimeError: the device cannot record it.
     """
 
@@ -147,6 +149,8 @@ class CudaGraph:
         try:
             with capture:
                 return list(self._work(self._given))
+        except torch.OutOfMemoryError:
+            raise  # torch's allocator says so to the work alone: the capture has ended well
         except BaseException:
             torch.cuda.set_stream(before)  # torch does not come to it where a capture cannot end
             self._end.detach()  # nobody knows in what state `aside` is
@@ -190,6 +194,7 @@ class Replay:
         self._seen: dict[Hashable, int] = {}  # how often, of what is not kept; oldest first
         self._calls = 0
         self._recorded = 0
+        self._short = 0  # how often memory has ended
         self._lock = threading.Lock()
         self._works = True
 
@@ -262,8 +267,10 @@ class Replay:
             recording = self._record(work, given)
         except NoRoomError:
             return None
-        except RuntimeError:  # too little memory, or a library that cannot be recorded
-            self._works = False
+        except Exception as error:  # noqa: BLE001 - a driver, a compiler and libraries raise here
+            self._short += 1
+            ran_out = isinstance(error, torch.OutOfMemoryError)
+            self._works = ran_out and self._short < ATTEMPTS
             self._drop_all()
             return None
         finally:

@@ -18,6 +18,7 @@ from stae_cli import Codec
 from stae_cli.model import replay
 from stae_cli.model.linear_encoder import PARTS, LinearEncoder
 from stae_cli.model.replay import (
+    ATTEMPTS,
     IDLE,
     KEPT,
     LIVE,
@@ -183,15 +184,42 @@ def test_what_was_seen_long_ago_is_forgotten(monkeypatch):
     assert Static.made == 1
 
 
-def test_what_cannot_be_recorded_is_done_as_it_is():
+class CompilerError(Exception):
+    """As Triton's, which are no RuntimeError."""
+
+
+@pytest.mark.parametrize("error", [RuntimeError, CompilerError])
+def test_what_cannot_be_recorded_is_done_as_it_is(error):
     def fail(_work, _given):
         Static.made += 1
-        raise torch.OutOfMemoryError
+        raise error
 
     again = Replay(fail)
     for _ in range(5):
         assert again(doubled, torch.ones(2))[0].tolist() == [2.0, 2.0]
     assert Static.made == 1  # not tried again and again
+
+
+@pytest.mark.parametrize(("times", "works"), [(ATTEMPTS - 1, True), (ATTEMPTS, False)])
+def test_memory_that_ends_meanwhile_is_given_back_and_recording_tried_again(times, works):
+    room = True
+
+    def record(work, given):
+        if not room:
+            raise torch.OutOfMemoryError
+        return Static(work, given)
+
+    again = Replay(record)
+    for _ in range(2):
+        again(doubled, torch.ones(1))
+    room = False
+    for _ in range(2 * times):  # it counts as new each time
+        assert again(doubled, torch.ones(2))[0].tolist() == [2.0, 2.0]
+    assert Static.open == 0
+    room = True
+    for _ in range(3):
+        assert again(doubled, torch.ones(2))[0].tolist() == [2.0, 2.0]
+    assert Static.open == works
 
 
 def test_without_room_work_is_done_as_it_is_until_there_is():
@@ -503,6 +531,22 @@ def test_work_that_fails_before_it_is_captured_takes_up_no_stream(cuda):
     for _ in range(2 * LIVE):
         with pytest.raises(torch.OutOfMemoryError):
             CudaGraph(fail, torch.ones(2))
+    graphs = [CudaGraph(doubled, torch.ones(2)) for _ in range(LIVE)]
+    assert len(streams_of(graphs)) == LIVE
+
+
+def test_memory_that_ends_while_it_is_captured_takes_up_no_stream(cuda):
+    def work(given):
+        if cuda.current:
+            raise torch.OutOfMemoryError
+        return [given]
+
+    for _ in range(2 * LIVE):
+        with pytest.raises(torch.OutOfMemoryError):
+            CudaGraph(work, torch.ones(2))
+    assert cuda.current == 0
+    assert not cuda.under_way
+    assert not replay._ABANDONED
     graphs = [CudaGraph(doubled, torch.ones(2)) for _ in range(LIVE)]
     assert len(streams_of(graphs)) == LIVE
 

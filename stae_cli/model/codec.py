@@ -74,7 +74,8 @@ class Codec:
         self.batch_patches = batch_patches or BATCH_PATCHES[self.device.type]
         self.ran_out_of_memory = False  # `batch_patches` is then what it went on with
         self._model, self._triton = model, triton
-        with plain_arithmetic(self.device), torch.no_grad():
+        # Weights are folded on the CPU, whatever the caller's default device is.
+        with plain_arithmetic(self.device), torch.no_grad(), torch.device("cpu"):
             self.unfused, fused, multiplied = None, False, False
             if self.device.type == "cuda" and triton:
                 self.unfused = why_unfused(self.device, self.dtype)

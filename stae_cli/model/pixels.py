@@ -213,8 +213,8 @@ class PixelCodec(Codec):
         size = math.prod(shape) * dtype.itemsize
         if self.device.type == "cuda" and size <= LARGEST_LOCKED:
             with suppress(RuntimeError):  # a limit on locked memory
-                return torch.empty(tuple(shape), dtype=dtype, pin_memory=True)
-        return torch.empty(tuple(shape), dtype=dtype)
+                return torch.empty(tuple(shape), dtype=dtype, device="cpu", pin_memory=True)
+        return torch.empty(tuple(shape), dtype=dtype, device="cpu")
 
     def _mark(self) -> Callable[[], None]:
         """Waits, when called, for all that is under way now."""

@@ -7,6 +7,7 @@ import torch
 
 from stae_cli import Codec
 from stae_cli.errors import DeviceError, InputError
+from stae_cli.model import affine, trial
 from stae_cli.model.codec import LEAST_PATCHES
 from stae_cli.model.device import pick_device
 from stae_cli.model.pixels import PixelCodec
@@ -162,6 +163,27 @@ def test_a_deep_copy_has_weights_of_its_own(kind):
     assert second.batch_patches == 777
     assert second._model is not first._model
     assert torch.equal(second.encode(images), first.encode(images))
+
+
+def test_the_callers_default_device_is_none_of_its_business(model, codec):
+    picture = levels(24, 16, 3)
+    affine.can_pack.cache_clear()
+    with torch.device("meta"):
+        other = PixelCodec(model, device="cpu")
+        (latent,) = other.encode_pixels([picture.numpy()])
+        assert other.decode_pixels([latent])[0].shape == (24, 16, 3)
+        assert deepcopy(other).encode(picture[None]).device.type == "cpu"
+    assert torch.equal(torch.from_numpy(latent), codec.encode([picture])[0])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_default_device_leaves_cuda_its_kernels(model):
+    trial.why_unfused.cache_clear()
+    trial.has_gelu_epilogue.cache_clear()
+    with torch.device("cuda"):
+        assert PixelCodec(model, device="cuda").unfused is None
+    trial.why_unfused.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "xpu", "meta"])

@@ -13,7 +13,7 @@ from itertools import groupby
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, gelu, linear
+from torch.nn.functional import conv2d
 
 from stae_cli.model import kernels
 from stae_cli.model.affine import Affine
@@ -165,4 +165,5 @@ def write_tanh_gelu(layer: Affine, rows: Tensor, result: Tensor) -> None:
     if has_gelu_epilogue(rows.device, rows.dtype):
         torch._addmm_activation(layer.bias, rows, layer.weight.T, use_gelu=True, out=result)
     else:
-        result.copy_(gelu(linear(rows, layer.weight, layer.bias), approximate="tanh"))
+        write(layer, rows, result)
+        torch.ops.aten.gelu_(result, approximate="tanh")

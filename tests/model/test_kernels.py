@@ -7,6 +7,7 @@ cards is tried too; that they are fast only a card can show.
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from torch.nn.functional import gelu
 
 pytest.importorskip("triton")
 
 from stae_cli.model import folding, inference, kernels, products, trial
+from stae_cli.model import fused as fused_layers
+from stae_cli.model.affine import Affine
 from stae_cli.model.architecture import PRESETS, Architecture
 from stae_cli.model.arithmetic import plain_arithmetic
-from stae_cli.model.fused import FusedFieldHead, FusedTrunk, GegluStep
+from stae_cli.model.fused import FusedFieldHead, FusedTrunk, GegluStep, write_tanh_gelu
 from stae_cli.model.inference import InferenceForm
 from stae_cli.model.layers import FieldHead, centred, patches_of
 from stae_cli.model.multiplied import EncoderProducts, ProductTrunk
@@ -145,6 +149,43 @@ def test_a_compiler_that_fails_is_a_reason_not_an_error(monkeypatch):
     monkeypatch.setattr(kernels, "normed", fail)
     reason = trial.why_unfused(DEVICE, torch.float16)
     assert reason == "Triton does not work here (Failed to find C compiler.)"
+
+
+def coarse_tanh_gelu(values):
+    """By a tanh as coarse as that of a card's own instruction."""
+    wide = values.double()
+    tanh = torch.tanh(0.7978845608 * (wide + 0.044715 * wide**3))
+    return wide * (1 + tanh * (1 + 2**-11 * torch.sin(1000 * wide))) / 2
+
+
+@pytest.mark.parametrize(
+    ("function", "dtypes"),
+    [
+        pytest.param(partial(gelu, approximate="tanh"), {torch.float32, *HALVES}, id="tanh"),
+        pytest.param(coarse_tanh_gelu, {*HALVES}, id="coarse"),
+        pytest.param(gelu, {}, id="exact"),
+        pytest.param(torch.relu, {}, id="relu"),
+        pytest.param(lambda values: gelu(values, approximate="tanh") * 1.1, {}, id="wrong"),
+    ],
+)
+def test_a_products_own_gelu_is_used_where_it_is_the_approximation(monkeypatch, function, dtypes):
+    def product(bias, rows, weight, *, use_gelu, out=None):
+        return function((bias + rows @ weight).float()).to(rows.dtype)
+
+    monkeypatch.setattr(torch, "_addmm_activation", product)
+    for dtype in (torch.float32, *HALVES):
+        trial.has_gelu_epilogue.cache_clear()
+        assert trial.has_gelu_epilogue(DEVICE, dtype) == (dtype in dtypes)
+    trial.has_gelu_epilogue.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
+def test_without_it_the_approximation_is_made_in_place(monkeypatch, dtype):
+    monkeypatch.setattr(fused_layers, "has_gelu_epilogue", lambda *_: False)
+    layer = Affine(*(drawn(*shape).to(dtype) for shape in ((24, 16), (24,))))
+    rows, result = drawn(5, 16, seed=1).to(dtype), drawn(9, 24).to(dtype)[2:7]
+    write_tanh_gelu(layer, rows, result)
+    torch.testing.assert_close(result, gelu(layer(rows), approximate="tanh"))
 
 
 def test_triton_can_be_left_out(monkeypatch):

@@ -25,6 +25,7 @@ SPAN = 128  # columns at most that are finished and stored at once
 GROUP = 8  # columns of a gate, before as many of what it gates
 NARROWEST = 16  # sides of the matrices that a tensor core takes
 NARROW = 64  # outputs up to which reading the rows takes longer than multiplying them
+HALF = 2  # bytes of the numbers that tensor cores multiply
 ALIGNMENT = 16  # bytes, of whatever the copy engine reads
 HOPPER = 9  # major compute capability; its successors need more memory for the same tiles
 
@@ -162,15 +163,18 @@ def add_product_squares(
     return _launch(hidden, weight, rows, adds=True, lacking=lacking, tiles=tiles)
 
 
-def tiles_for(outputs: int, shared: int, *, engine: bool, adds: bool) -> Tiles:
+def tiles_for(outputs: int, shared: int, *, size: int, engine: bool, adds: bool) -> Tiles:
     """The tiles that fit.
 
     Args:
         outputs: columns of the product.
+        size: bytes of a factor's element; what has more than 2 is for tests, and small everywhere.
         shared: bytes of shared memory that a program may have.
         engine: whether the device has Hopper's copy engine.
         adds: whether the epilogue reads a residual, for which it needs memory.
     """
+    if size > HALF:
+        return Tiles(64, 64, warps=4, stages=2)
     if outputs <= NARROW:
         return Tiles(64, NARROW, warps=4, stages=4, programs=4 * engine)
     if engine and shared >= 227 * 1024:
@@ -213,7 +217,7 @@ def _launch(
     (count, inputs), outputs = rows.shape, len(weight)
     assert norm is None or norm.squares.shape[1] == count
     factors = rows, weight, result
-    cut = _fitted(tiles or _chosen(rows.device, outputs, adds), factors, outputs)
+    cut = _fitted(tiles or _chosen(rows, outputs, adds), factors, outputs)
     step = min(STEP, triton.next_power_of_2(inputs))
     span = cut.columns // 2 if form == "geglu" else min(cut.columns, SPAN)
     parts = triton.cdiv(outputs, span) if lacking is not None else 0
@@ -235,9 +239,9 @@ def _launch(
     return squares
 
 
-def _chosen(device: torch.device, outputs: int, adds: bool) -> Tiles:
-    shared, engine = _abilities(device)
-    return tiles_for(outputs, shared, engine=engine, adds=adds)
+def _chosen(rows: Tensor, outputs: int, adds: bool) -> Tiles:
+    shared, engine = _abilities(rows.device)
+    return tiles_for(outputs, shared, size=rows.element_size(), engine=engine, adds=adds)
 
 
 def _sources(factors: Sequence[Tensor], cut: Tiles, step: int, span: int) -> Sequence[object]:

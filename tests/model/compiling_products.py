@@ -37,8 +37,9 @@ CASES = {  # inputs, outputs, form, adds, pointers that are not given
 
 def build(name, capability, tiles=None, dtype="fp16"):
     inputs, outputs, form, adds, absent = CASES[name]
+    engine = capability // 10 == products.HOPPER
     cut = tiles or products.tiles_for(
-        outputs, SHARED[capability], engine=capability // 10 == products.HOPPER, adds=adds
+        outputs, SHARED[capability], size=products.HALF, engine=engine, adds=adds
     )
     columns, step = min(cut.columns, outputs), min(products.STEP, inputs)
     span = columns // 2 if form == "geglu" else min(columns, products.SPAN)

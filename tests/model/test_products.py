@@ -21,13 +21,13 @@ pytest.importorskip("triton")
 
 from stae_cli.model import products
 from stae_cli.model.arithmetic import plain_arithmetic
-from stae_cli.model.products import Norm, Tiles
+from stae_cli.model.products import Norm, Tiles, tiles_for
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 POINTERS = Tiles(16, 32, warps=4, stages=2)
 COPIES = replace(POINTERS, programs=1)  # one program for all tiles, by the copy engine
 HALVED = Tiles(16, 256, warps=4, stages=2)
-TILES = [POINTERS, COPIES, HALVED, replace(HALVED, programs=1)]
+TILES = [POINTERS, COPIES, HALVED, replace(HALVED, stages=1, programs=1)]  # in float32 too
 DTYPES = [torch.float32, torch.float16]
 ROUNDING = {torch.float32: 3e-6, torch.float16: 6e-4}  # relative, of sums and of the result
 ACTIVATIONS = {
@@ -102,6 +102,19 @@ def test_the_chosen_tiles_do(form):
     assert_near(
         multiplied(form, rows, weight, bias, tiles=None), expected(form, rows, weight, bias)
     )
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize(
+    ("shared", "engine"), [(64, False), (99, False), (163, False), (227, False), (227, True)]
+)
+def test_the_chosen_tiles_fit(shared, engine, size):
+    for outputs in (16, 512, 2048):
+        for adds in (False, True):
+            cut = tiles_for(outputs, shared * 1024, size=size, engine=engine, adds=adds)
+            held = cut.stages if cut.programs else cut.stages - 1
+            factors = (cut.rows + cut.columns) * products.STEP * size
+            assert held * factors <= shared * 1024
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

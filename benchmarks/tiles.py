@@ -8,15 +8,17 @@ import torch
 from subject import Subject
 from torch import Tensor
 
+from stae_cli.model.trial import why_unmultiplied
+
 Task = tuple[Callable[[Tensor], object], list[Tensor]]
 
 
 def tiles(subject: Subject) -> dict:
     """Milliseconds of each product of the encoder, by rows, columns, warps, stages and programs.
 
-    Rows are those that go through the layers at once.
+    Rows are those that go through the layers at once. None where Triton does not make them.
     """
-    if subject.device.type != "cuda":
+    if why_unmultiplied(subject.device, subject.dtype) is not None:
         return {}
     from stae_cli.model.products import configurations
 

@@ -26,11 +26,26 @@ def failing(_given):
     raise RuntimeError("misaligned address\nat line 7")
 
 
+class OutOfResourcesError(Exception):
+    """As Triton's, which is no RuntimeError."""
+
+
+def too_large(_given):
+    raise OutOfResourcesError("out of resource: shared memory")
+
+
 def test_what_does_not_run_is_left_out_of_the_rounds(subject):
     given = [torch.zeros(3)]
-    times = subject.timed({"bad": (failing, given), "good": (torch.neg, given)})
-    assert set(times) == {"good"}
-    assert subject.failures == {"bad": "misaligned address"}
+    tasks = {"bad": (failing, given), "large": (too_large, given), "good": (torch.neg, given)}
+    assert set(subject.timed(tasks)) == {"good"}
+    assert subject.failures == {
+        "bad": "misaligned address", "large": "out of resource: shared memory",
+    }  # fmt: skip
+
+
+def test_no_products_are_timed_where_triton_makes_none(stages, subject):
+    assert stages.tiles(subject) == {}
+    assert subject.failures == {}
 
 
 def test_a_form_that_fails_does_not_stop_the_others(subject, monkeypatch):

@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from random import Random
 from time import monotonic
 
-import torch
-
 from stae_cli.errors import StaeError
+from stae_cli.model.memory import ran_out
 from stae_cli.model.seeding import SEED
 
 FEWEST_ROUNDS = 3
@@ -47,5 +46,5 @@ def memory_errors(case: object) -> Iterator[None]:
 
 
 def is_memory_error(error: RuntimeError) -> bool:
-    """Whether memory ran out; on the CPU there is no kind of its own for that."""
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
+    """Whether memory ran out, the CPU's or a device's."""
+    return ran_out(error) or "allocate memory" in str(error)

@@ -11,11 +11,12 @@ from weakref import WeakMethod
 import torch
 from torch import Tensor
 
-from stae_cli.errors import DeviceError, InputError
+from stae_cli.errors import InputError
 from stae_cli.model import operators
 from stae_cli.model.arithmetic import plain_arithmetic
 from stae_cli.model.device import numbered, pick_device
 from stae_cli.model.inference import InferenceForm
+from stae_cli.model.memory import memory_told, ran_out, too_little_memory
 from stae_cli.model.packed import PackedLatents
 from stae_cli.model.replay import Replay
 from stae_cli.model.stupid_ae import StupidAE
@@ -55,7 +56,7 @@ class Codec:
         unfused: why a CUDA device goes without them and is slower; None where all is well.
 
     Raises:
-        DeviceError: the device is absent.
+        DeviceError: the device is absent, or has no room for the weights.
     """
 
     def __init__(
@@ -74,8 +75,8 @@ class Codec:
         self.batch_patches = batch_patches or BATCH_PATCHES[self.device.type]
         self.ran_out_of_memory = False  # `batch_patches` is then what it went on with
         self._model, self._triton = model, triton
-        # Weights are folded on the CPU, whatever the caller's default device is.
-        with plain_arithmetic(self.device), torch.no_grad(), torch.device("cpu"):
+        on_cpu = torch.device("cpu")  # where weights are folded, whatever the caller's default is
+        with memory_told(self.device), plain_arithmetic(self.device), torch.no_grad(), on_cpu:
             self.unfused, fused, multiplied = None, False, False
             if self.device.type == "cuda" and triton:
                 self.unfused = why_unfused(self.device, self.dtype)
@@ -260,12 +261,11 @@ class Codec:
         while True:
             try:
                 return run()
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not ran_out(error):
+                    raise
                 if self.batch_patches <= LEAST_PATCHES:
-                    raise DeviceError(
-                        f"device `{self.device}` has too little free memory",
-                        "end what else runs on it, or use `--device cpu`",
-                    ) from error
+                    raise too_little_memory(self.device, error) from error
                 self._replay.clear()
                 self._form.forget()
                 self.ran_out_of_memory = True

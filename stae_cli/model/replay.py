@@ -12,6 +12,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from stae_cli.model.memory import ran_out
+
 Work = Callable[[Tensor], Sequence[Tensor]]
 
 KEPT = 8  # recordings at a time, each with memory for all that its work computes
@@ -269,8 +271,7 @@ class Replay:
             return None
         except Exception as error:  # noqa: BLE001 - a driver, a compiler and libraries raise here
             self._short += 1
-            ran_out = isinstance(error, torch.OutOfMemoryError)
-            self._works = ran_out and self._short < ATTEMPTS
+            self._works = ran_out(error) and self._short < ATTEMPTS
             self._drop_all()
             return None
         finally:

@@ -19,6 +19,7 @@ from torch.nn.functional import gelu, linear
 
 from stae_cli.model.affine import Affine
 from stae_cli.model.layers import FieldHead, centred, normed, patches_of
+from stae_cli.model.memory import ran_out
 
 SWITCH = "STAE_TRITON"  # in the environment; 0 leaves the kernels out, `products` adds those
 PRODUCTS = "products"
@@ -58,7 +59,9 @@ def _why_not(name: str, trials: Trials, device: torch.device, dtype: torch.dtype
         )  # fmt: skip
     except ImportError as error:
         return f"Triton is not installed ({error})"
-    except Exception as error:  # noqa: BLE001 - a compiler, a driver and two libraries raise here
+    except Exception as error:  # a compiler, a driver and two libraries raise here
+        if ran_out(error):  # which says nothing of Triton
+            raise
         return f"Triton does not work here ({str(error).strip().partition(chr(10))[0]})"
     return f"Triton computes something else for `{wrong}`" if wrong else None
 

@@ -450,8 +450,15 @@ def test_the_examples_encode_with_the_builtin_checkpoint(stae, tmp_path):
     assert ran.json["done"] >= 6
 
 
+ENDS_OF_MEMORY = [
+    torch.OutOfMemoryError("simulated: only a device has its own memory"),
+    RuntimeError("FIND was unable to find an engine to execute this computation"),
+]
+
+
+@pytest.mark.parametrize("error", ENDS_OF_MEMORY, ids=["torch", "cuDNN"])
 def test_a_device_without_memory_is_told_once_and_the_run_goes_on(
-    stae, tiny, tmp_path, monkeypatch
+    stae, tiny, tmp_path, monkeypatch, error
 ):
     from stae_cli.model.inference import InferenceForm
 
@@ -462,7 +469,7 @@ def test_a_device_without_memory_is_told_once_and_the_run_goes_on(
     def with_little_memory(self, patches):
         calls.append(1)
         if len(calls) < 3:
-            raise torch.OutOfMemoryError("simulated: only a device has its own memory")
+            raise error
         return encode(self, patches)
 
     monkeypatch.setattr(InferenceForm, "encode", with_little_memory)
@@ -471,3 +478,14 @@ def test_a_device_without_memory_is_told_once_and_the_run_goes_on(
     assert ran.err.count("ran out of memory") == 1
     assert "--batch-patches 512" in ran.err
     assert latents(tmp_path / "out") == latents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("error", ENDS_OF_MEMORY, ids=["torch", "cuDNN"])
+def test_a_device_without_any_memory_ends_the_run(stae, tiny, tmp_path, monkeypatch, error):
+    def never(_form, _patches):
+        raise error
+
+    photos = write_photos(tmp_path / "photos")
+    monkeypatch.setattr("stae_cli.model.inference.InferenceForm.encode", never)
+    ran = stae("encode", photos, tmp_path / "out", "--weights", tiny)
+    ran.assert_fails(1, "too little free memory", "--device cpu")

@@ -8,10 +8,19 @@ import torch
 from stae_cli import Codec
 from stae_cli.errors import DeviceError, InputError
 from stae_cli.model import affine, trial
+from stae_cli.model import codec as room
 from stae_cli.model.codec import LEAST_PATCHES
 from stae_cli.model.device import pick_device
 from stae_cli.model.pixels import PixelCodec
 from tests.seeded import TINY, seeded_model
+
+ENDS_OF_MEMORY = [
+    torch.OutOfMemoryError("simulated: only a device has its own memory"),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED\nat line 7"),
+    RuntimeError("FIND was unable to find an engine to execute this computation"),
+    RuntimeError("Triton Error [CUDA]: out of memory"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -125,14 +134,15 @@ def test_half_precision_gives_its_own_dtype(model, codec, dtype):
     assert (images.float() - codec.decode(exact)).abs().max() < 100 * torch.finfo(dtype).eps
 
 
-def test_memory_that_ends_halves_the_pieces(model, monkeypatch):
+@pytest.mark.parametrize("error", ENDS_OF_MEMORY, ids=str)
+def test_memory_that_ends_halves_the_pieces(model, monkeypatch, error):
     codec = Codec(model, device="cpu", batch_patches=4096)
     whole = codec.decode(torch.ones(1, 16, 40, 40))
     run = codec._form.decode
 
     def with_little_memory(latents):
         if sum(latent.shape[:2].numel() for latent in latents) > 1024:
-            raise torch.OutOfMemoryError("simulated: only a device has its own memory")
+            raise error
         return run(latents)
 
     monkeypatch.setattr(codec._form, "decode", with_little_memory)
@@ -142,16 +152,33 @@ def test_memory_that_ends_halves_the_pieces(model, monkeypatch):
     assert codec.ran_out_of_memory
 
 
-def test_no_memory_at_all_is_a_clear_error(model, monkeypatch):
+@pytest.mark.parametrize("error", ENDS_OF_MEMORY, ids=str)
+def test_no_memory_at_all_is_a_clear_error(model, monkeypatch, error):
     codec = Codec(model, device="cpu")
 
-    def never(latents):
-        raise torch.OutOfMemoryError("simulated")
+    def never(*_given, **_named):
+        raise error
 
     monkeypatch.setattr(codec._form, "encode", never)
-    with pytest.raises(DeviceError, match="too little free memory"):
+    with pytest.raises(DeviceError, match="too little free memory") as caught:
         codec.encode(floats(1, 3, 16, 16))
     assert codec.batch_patches == LEAST_PATCHES
+    assert ("CUDNN" in str(caught.value)) == ("CUDNN" in str(error))
+    monkeypatch.setattr(room, "InferenceForm", never)
+    with pytest.raises(DeviceError, match="too little free memory"):
+        Codec(model, device="cpu")
+
+
+def test_what_is_no_end_of_memory_stays_what_it_is(model, monkeypatch):
+    codec = Codec(model, device="cpu")
+
+    def fail(_images):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(codec._form, "encode", fail)
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        codec.encode(floats(1, 3, 16, 16))
+    assert not codec.ran_out_of_memory
 
 
 @pytest.mark.parametrize("kind", [Codec, PixelCodec])

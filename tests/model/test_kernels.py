@@ -151,6 +151,17 @@ def test_a_compiler_that_fails_is_a_reason_not_an_error(monkeypatch):
     assert reason == "Triton does not work here (Failed to find C compiler.)"
 
 
+def test_memory_that_ends_is_no_reason_to_do_without(monkeypatch):
+    def fail(*_given):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(kernels, "normed", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        trial.why_unfused(DEVICE, torch.float16)
+    monkeypatch.undo()
+    assert trial.why_unfused(DEVICE, torch.float16) is None
+
+
 def coarse_tanh_gelu(values):
     """By a tanh as coarse as that of a card's own instruction."""
     wide = values.double()

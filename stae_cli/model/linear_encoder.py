@@ -18,8 +18,9 @@ from stae_cli.model.layers import Layer
 from stae_cli.model.replay import Replay
 from stae_cli.model.stupid_ae import Encoder, GegluBlock
 
-# Parts of a full number of rows that are computed alone on CUDA, where they suffice.
-PARTS = (16, 4)
+# Parts of a full number of rows that are computed alone on CUDA, where they suffice. All but the
+# fewest rows are filled up to less than twice as many.
+PARTS = (16, 8, 4, 2)
 ALIGNMENT = 256  # bytes, of whatever torch allocates
 
 

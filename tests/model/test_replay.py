@@ -710,16 +710,16 @@ def test_fewer_rows_are_computed_alone_only_where_no_byte_changes():
         return rows * 3
 
     def depends_on_company(rows):
-        return rows * 3 if len(rows) != 64 // PARTS[1] else rows * 3.0000005
+        return rows * 3 if len(rows) != 64 // PARTS[2] else rows * 3.0000005
 
     example = torch.rand(64, 5, generator=torch.Generator().manual_seed(0))
     encoder = LinearEncoder([faithful], 64)
     assert encoder._sizes == [64]
     encoder.allow_parts(example)
-    assert encoder._sizes == [4, 16, 64]
+    assert encoder._sizes == [4, 8, 16, 32, 64]
     picky = LinearEncoder([depends_on_company], 64)
     picky.allow_parts(example)
-    assert picky._sizes == [4, 64]
+    assert picky._sizes == [4, 8, 32, 64]
     for form in (encoder, picky):
         for count in (1, 3, 4, 5, 16, 17, 64):
             assert torch.equal(form(example[:count]), example[:count] * 3)

@@ -214,7 +214,8 @@ def test_activations_keep_the_digits_of_small_results(form):
     identity = torch.eye(16, device=DEVICE)
     found = multiplied(form, values, identity, identity[0] * 0).double()
     meant = ACTIVATIONS[form](values.double())
-    torch.testing.assert_close(found, meant, rtol=3e-7, atol=3e-7)
+    # A card's reciprocal root is off by up to 2^-22, twice as much when squared.
+    torch.testing.assert_close(found, meant, rtol=1e-6, atol=3e-7)
     middle = (values > -5) & (values < -0.1)  # where float64's own erf has digits left
     torch.testing.assert_close(found[middle], meant[middle], rtol=2**-9, atol=0)
 

@@ -25,6 +25,8 @@ STREAMS = 32
 # Before 2.12 torch did not free what cuBLAS worked in when a graph ended: the next one on its
 # stream would go on there, and be left without it by whoever empties the caches.
 STREAMS_COME_AGAIN = torch.__version__ >= "2.12"  # torch compares versions, not texts
+# Before 2.13 one that failed might go on for the device's generator of random numbers.
+CAPTURES_ARE_FORGOTTEN = torch.__version__ >= "2.13"
 REMEMBERED = 64  # kinds of work that may become a recording
 
 # To record waits for the device, and takes as long as dozens of calls. Where there is no room, one
@@ -156,7 +158,7 @@ class CudaGraph:
         except BaseException:
             torch.cuda.set_stream(before)  # torch does not come to it where a capture cannot end
             self._end.detach()  # nobody knows in what state `aside` is
-            _abandon(self._graph, self._given.get_device(), pool)
+            _abandon(self._graph, self._given.device, pool)
             raise
 
 
@@ -165,7 +167,7 @@ def _destroy(graph: torch.cuda.CUDAGraph, device: torch.device, stream: torch.cu
     _STREAMS.give_back(device, stream)
 
 
-def _abandon(graph: torch.cuda.CUDAGraph, device: int, pool: tuple[int, int]) -> None:
+def _abandon(graph: torch.cuda.CUDAGraph, device: torch.device, pool: tuple[int, int]) -> None:
     """Ends for torch's allocator a capture that failed, or it could never empty its cache again.
 
     Newer versions do so themselves, and refuse to end it twice. The pool is not released then:
@@ -175,8 +177,23 @@ def _abandon(graph: torch.cuda.CUDAGraph, device: int, pool: tuple[int, int]) ->
     with suppress(RuntimeError):
         graph.reset()
     with suppress(RuntimeError, AttributeError):
-        torch._C._cuda_endAllocateToPool(device, pool)
-        torch._C._cuda_releasePool(device, pool)
+        torch._C._cuda_endAllocateToPool(device.index, pool)
+        torch._C._cuda_releasePool(device.index, pool)
+    if not CAPTURES_ARE_FORGOTTEN:
+        with suppress(RuntimeError, NoRoomError):
+            _capture_little(device)
+
+
+def _capture_little(device: torch.device) -> None:
+    """Takes from the device's random numbers the belief that a capture goes on: one that ends does.
+
+    Nobody could draw any otherwise.
+    """
+    stream = _STREAMS.take(device)
+    graph, number = torch.cuda.CUDAGraph(), torch.zeros(1, device=device)
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        number.add_(1)
+    _destroy(graph, device, stream)
 
 
 class Replay:

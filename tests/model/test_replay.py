@@ -339,6 +339,7 @@ class Device:
         self.happened = []  # what, and on which stream
         self.tidies_up = False  # as torch does since 2.12, when a capture fails
         self.begins = True
+        self.generator_captures = False  # the random numbers', which older versions of torch keep
 
     @property
     def current(self):
@@ -396,12 +397,13 @@ class Graph:
         self.broken = False
         self.stream = None
 
-    def capture_begin(self, pool, **_):
+    def capture_begin(self, pool=None, **_):
         cuda = self._cuda
         self.pool, self.stream = pool, cuda.current
         cuda.under_way[pool] = self
         cuda.most_under_way = max(cuda.most_under_way, len(cuda.under_way))
         cuda.happened.append(("capture", self.stream))
+        cuda.generator_captures = True
         if not cuda.begins:
             raise RuntimeError("cannot begin")
 
@@ -411,6 +413,7 @@ class Graph:
             self._cuda.end_allocate(0, self.pool)
         if self.broken:
             raise RuntimeError("operation failed due to a previous error during capture")
+        self._cuda.generator_captures = False
 
     def replay(self):
         self._cuda.happened.append(("replay", self._cuda.current))
@@ -493,6 +496,24 @@ def test_a_capture_that_does_not_begin_leaves_nothing_behind(cuda):
         CudaGraph(doubled, torch.ones(2))
     assert cuda.current == 40
     assert not cuda.under_way
+
+
+def test_a_capture_that_fails_does_not_go_on_for_random_numbers(cuda, monkeypatch):
+    monkeypatch.setattr(replay, "CAPTURES_ARE_FORGOTTEN", False)
+    cuda.set_stream(40)
+
+    def work(given):
+        cuda.wait()
+        return [given]
+
+    with pytest.raises(RuntimeError, match="previous error"):
+        CudaGraph(work, torch.ones(2))
+    assert not cuda.generator_captures
+    assert not cuda.under_way
+    assert cuda.current == 40
+    (failed, _, little, _), streams = zip(*cuda.happened, strict=True)
+    assert failed == little == "capture"
+    assert streams[0] != streams[2]
 
 
 def test_an_interrupted_capture_leaves_nothing_behind(cuda):
@@ -811,7 +832,8 @@ def test_work_that_waits_is_done_as_it_is_on_the_callers_stream(fresh_streams):
             assert torch.cuda.current_stream() == ours
             assert (result == 1000 * value * value).all()
     torch.cuda.synchronize()
-    torch.cuda.empty_cache()  # refused where a capture still counts as under way
+    torch.cuda.empty_cache()  # refused where a capture still counts as under way; so is this
+    assert torch.rand(3, device="cuda").isfinite().all()
     given = torch.randn(64, 64, device="cuda")
     after = Replay()
     for _ in range(3):

@@ -8,9 +8,12 @@ functions, is not used: results stay right, and only come more slowly.
 from __future__ import annotations
 
 import os
+import sysconfig
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from importlib import import_module
+from pathlib import Path
+from subprocess import CalledProcessError
 from types import ModuleType
 
 import torch
@@ -62,8 +65,16 @@ def _why_not(name: str, trials: Trials, device: torch.device, dtype: torch.dtype
     except Exception as error:  # a compiler, a driver and two libraries raise here
         if ran_out(error):  # which says nothing of Triton
             raise
-        return f"Triton does not work here ({str(error).strip().partition(chr(10))[0]})"
+        return f"Triton does not work here ({_told(error)})"
     return f"Triton computes something else for `{wrong}`" if wrong else None
+
+
+def _told(error: Exception) -> str:
+    """Its first line; of a C compiler that failed what it lacked, which it told stderr alone."""
+    header = Path(str(sysconfig.get_config_var("INCLUDEPY")), "Python.h")
+    if isinstance(error, CalledProcessError) and not header.exists():
+        return f"`{header}` is missing: install Python's headers, on Debian `python3-dev`"
+    return str(error).strip().partition("\n")[0]
 
 
 @lru_cache

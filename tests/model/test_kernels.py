@@ -7,6 +7,7 @@ cards is tried too; that they are fast only a card can show.
 import os
 import subprocess
 import sys
+import sysconfig
 from functools import partial
 from pathlib import Path
 
@@ -149,6 +150,20 @@ def test_a_compiler_that_fails_is_a_reason_not_an_error(monkeypatch):
     monkeypatch.setattr(kernels, "normed", fail)
     reason = trial.why_unfused(DEVICE, torch.float16)
     assert reason == "Triton does not work here (Failed to find C compiler.)"
+
+
+@pytest.mark.parametrize(
+    ("there", "words"), [(False, "Python.h` is missing"), (True, "gcc")], ids=["none", "some"]
+)
+def test_headers_that_a_compiler_lacks_are_named(monkeypatch, tmp_path, there, words):
+    def fail(*_given):
+        raise subprocess.CalledProcessError(1, ["gcc", "main.c"])
+
+    if there:
+        (tmp_path / "Python.h").touch()
+    monkeypatch.setattr(sysconfig, "get_config_var", {"INCLUDEPY": tmp_path}.get)
+    monkeypatch.setattr(kernels, "normed", fail)
+    assert words in trial.why_unfused(DEVICE, torch.float16)
 
 
 def test_memory_that_ends_is_no_reason_to_do_without(monkeypatch):

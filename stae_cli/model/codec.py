@@ -16,6 +16,7 @@ from stae_cli.model import operators
 from stae_cli.model.arithmetic import plain_arithmetic
 from stae_cli.model.device import numbered, pick_device
 from stae_cli.model.inference import InferenceForm
+from stae_cli.model.layouts import check_channels, count_of, rows_of
 from stae_cli.model.memory import memory_told, ran_out, too_little_memory
 from stae_cli.model.packed import PackedLatents
 from stae_cli.model.replay import Replay
@@ -129,7 +130,7 @@ class Codec:
         """
         if not isinstance(images, Tensor):
             return [latent.contiguous() for latent in self.encode_packed(images).unpack()]
-        if len(images) and self._is_small(images, *self._grid_of(self._rows_of(images[0]))):
+        if len(images) and self._is_small(images, *self._grid_of(self._rows_of(images, 4))):
             return self._recorded(self._latents, images)
         packed = self.encode_packed(images)
         return _as_batch(packed.tokens, len(images), *packed.sizes[0])
@@ -143,10 +144,14 @@ class Codec:
         """
         if not len(images):
             raise InputError("no images to encode", "give at least one")
-        listed = list(images)
+        if isinstance(images, Tensor):
+            given, sizes = [images], [self._grid_of(self._rows_of(images, 4))] * len(images)
+        else:
+            given = list(images)
+            sizes = [self._grid_of(self._rows_of(image, 3)) for image in given]
         compiling = torch.compiler.is_compiling()
-        tokens = operators.encode(listed, self._number) if compiling else self.tokens_of(listed)
-        return PackedLatents(tokens, tuple(self._grid_of(self._rows_of(each)) for each in listed))
+        tokens = operators.encode(given, self._number) if compiling else self.tokens_of(given)
+        return PackedLatents(tokens, tuple(sizes))
 
     @overload
     def decode(self, latents: Tensor) -> Tensor: ...
@@ -168,7 +173,7 @@ class Codec:
             InputError: the number of channels is not this network's.
         """
         if isinstance(latents, Tensor):
-            self._check_channels(latents, dimensions=4)
+            check_channels(latents, self.architecture.channels, dimensions=4)
             if self._is_small(latents, *latents.shape[2:]):
                 return self._recorded(self._images, latents)
             if torch.compiler.is_compiling():
@@ -179,12 +184,12 @@ class Codec:
             return self._within_memory(lambda: self._images(latents))
         listed = latents.unpack() if isinstance(latents, PackedLatents) else list(latents)
         for latent in listed:
-            self._check_channels(latent, dimensions=3)
+            check_channels(latent, self.architecture.channels, dimensions=3)
         compiling = torch.compiler.is_compiling() and listed
         return operators.decode(listed, self._number) if compiling else self.images_of(listed)
 
     def tokens_of(self, images: Sequence[Tensor]) -> Tensor:
-        """`encode_packed` of a list, the tokens alone, without what prepares it for a caller."""
+        """`encode_packed` of images or batches, the tokens alone, without what prepares them."""
         return self._within_memory(lambda: self._tokens(images))
 
     def images_of(self, latents: Sequence[Tensor]) -> list[Tensor]:
@@ -195,8 +200,7 @@ class Codec:
 
     def empty_tokens(self, images: Sequence[Tensor]) -> Tensor:
         """Uninitialised, as large as what `tokens_of` returns."""
-        grids = [self._grid_of(self._rows_of(image)) for image in images]
-        rows = sum(height * width for height, width in grids)
+        rows = sum(self._positions_of(self._rows_of(image)) for image in images)
         channels = self.architecture.channels
         return torch.empty(rows, channels, dtype=self.dtype, device=self.device)
 
@@ -241,10 +245,7 @@ class Codec:
 
     def _latents(self, images: Tensor) -> Tensor:
         """A batch, as `encode` takes it, to (B, C, h, w)."""
-        listed = list(images)
-        return _as_batch(
-            self._tokens(listed), len(listed), *self._grid_of(self._rows_of(listed[0]))
-        )
+        return _as_batch(self._tokens([images]), len(images), *self._grid_of(self._rows_of(images)))
 
     def _images(self, latents: Tensor) -> Tensor:
         """(B, C, h, w) to (B, 3, 8h, 8w), clamped."""
@@ -272,7 +273,7 @@ class Codec:
                 self.batch_patches = max(LEAST_PATCHES, self.batch_patches // 2)
 
     def _tokens(self, images: Sequence[Tensor]) -> Tensor:
-        """Images cut to patches, encoded as one pack -> (N, C).
+        """Images or batches cut to patches, encoded as one pack -> (N, C).
 
         Bytes and floats are encoded apart: neither shows what it is encoded with.
         """
@@ -284,46 +285,42 @@ class Codec:
             return packs[layouts[0].dtype]
         parts = []
         for rows in layouts:
-            count = math.prod(self._grid_of(rows))
+            count = self._positions_of(rows)
             part, packs[rows.dtype] = packs[rows.dtype].tensor_split([count])
             parts.append(part)
         return torch.cat(parts)
 
     def _encoded(self, layouts: Sequence[Tensor]) -> Tensor:
-        """Images (H, W, 3) of one dtype -> (N, C)."""
+        """Images (H, W, 3) or batches of one dtype -> (N, C)."""
         return self._form.encode(band for rows in layouts for band in self._bands(rows))
 
-    def _grid_of(self, rows: Tensor) -> tuple[int, int]:
-        """The height and width of the latent of an image (H, W, 3)."""
-        size = self.architecture.downsample
-        return rows.shape[0] // size, rows.shape[1] // size
+    def _rows_of(self, images: Tensor, *dimensions: int) -> Tensor:
+        """See `rows_of`."""
+        return rows_of(images, self.architecture.downsample, dimensions=dimensions or (3, 4))
 
-    def _rows_of(self, image: Tensor) -> Tensor:
-        """One image as (H, W, 3), uint8 or float in [-1, 1], where it lies."""
+    def _grid_of(self, rows: Tensor) -> tuple[int, int]:
+        """The height and width of the latent of an image (H, W, 3), or of each of a batch."""
         size = self.architecture.downsample
-        if image.dtype == torch.uint8 and image.ndim == 3 and image.shape[2] == 3:
-            rows = image
-        elif image.is_floating_point() and image.ndim == 3 and image.shape[0] == 3:
-            rows = image.permute(1, 2, 0)
-        else:
-            raise InputError(
-                f"cannot encode a {image.dtype} tensor of shape {tuple(image.shape)}",
-                "give (B, 3, H, W) float in [-1, 1] or (B, H, W, 3) uint8",
-            )
-        height, width = rows.shape[:2]
-        if height % size or width % size or not height or not width:
-            raise InputError(
-                f"an image of {width}x{height} has a side that is no multiple of {size}",
-                "pad or crop it first; `stae encode` pads and records the true size",
-            )
-        return rows
+        return rows.shape[-3] // size, rows.shape[-2] // size
+
+    def _positions_of(self, rows: Tensor) -> int:
+        """All latent positions of an image, or of a batch."""
+        return count_of(rows) * math.prod(self._grid_of(rows))
 
     def _bands(self, rows: Tensor) -> Iterator[Tensor]:
-        """An image (H, W, 3) on the device; a large one in bands, so as not to be there twice."""
-        size = self.architecture.downsample
-        band = size * max(1, self._positions * size // rows.shape[1])
-        for part in rows.split(band):
-            yield part.to(self.device)
+        """Images on the device: of a batch as many at once as there are to be, large ones in bands.
+
+        So nothing large is there twice.
+        """
+        height, width = self._grid_of(rows)
+        if self._positions_of(rows) <= self._positions:
+            yield rows.to(self.device)
+        elif rows.ndim == 4:
+            for part in rows.split(max(1, self._positions // (height * width))):
+                yield from self._bands(part if len(part) > 1 else part[0])
+        else:
+            for part in rows.split(self.architecture.downsample * max(1, self._positions // width)):
+                yield part.to(self.device)
 
     @property
     def _positions(self) -> int:
@@ -359,14 +356,6 @@ class Codec:
         size, rows, columns = self.architecture.downsample, piece.rows, piece.columns
         inner = pixels[rows.inner(size), columns.inner(size)]
         return inner, image[rows.target(size), columns.target(size)]
-
-    def _check_channels(self, latents: Tensor, *, dimensions: int) -> None:
-        channels = self.architecture.channels
-        if latents.ndim != dimensions or latents.shape[-3] != channels or not latents.numel():
-            raise InputError(
-                f"cannot decode a tensor of shape {tuple(latents.shape)}",
-                f"latents of this network are (B, {channels}, h, w), or a list of them without B",
-            )
 
 
 def _as_batch(tokens: Tensor, count: int, height: int, width: int) -> Tensor:

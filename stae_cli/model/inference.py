@@ -76,7 +76,7 @@ class InferenceForm:
         self.halo = -(-architecture.halo // self.alignment) * self.alignment
 
     def encode(self, images: Iterable[Tensor]) -> Tensor:
-        """Images (H, W, 3), uint8 or float in [-1, 1], with sides that P divides.
+        """Images (H, W, 3) or (B, H, W, 3), uint8 or float in [-1, 1], with sides that P divides.
 
         P pixels on a side are one latent position of the whole network.
 
@@ -84,12 +84,20 @@ class InferenceForm:
             Latents (N, C) of all positions in order.
         """
         encoder = self._encoder
-        rows = _portions(map(self._cut, images), encoder.rows)
+        some = (part for image in images for part in self._some_at_once(image))
+        rows = _portions(map(self._cut, some), encoder.rows)
         latents = torch.cat([encoder(portion) for portion in rows])
         return latents if self._second is None else self._second.encode(latents)
 
+    def _some_at_once(self, images: Tensor) -> Sequence[Tensor]:
+        """Of images (B, H, W, 3) as many as the encoder takes at once; an image (H, W, 3) whole."""
+        if images.ndim == 3:
+            return [images]
+        patches = images.shape[1] * images.shape[2] // self.patch**2
+        return images.split(max(1, self._encoder.rows // patches))
+
     def _cut(self, image: Tensor) -> Tensor:
-        """The first stage's patches (n, patch^2 * 3) of an image, in the encoder's order."""
+        """The first stage's patches (n, patch^2 * 3) of images, in the encoder's order."""
         if self._cuts_in_one:
             from stae_cli.model import kernels
 

@@ -35,18 +35,21 @@ def can_paint(width: int, pixels: int) -> bool:
 def cut(image: Tensor, patch: int, dtype: torch.dtype) -> Tensor:
     """The patches of an image (H, W, 3), uint8 or float in [-1, 1], with any strides, `centred`.
 
+    Also of images (B, H, W, 3), one after another.
+
     Returns:
         (n, patch * patch * 3), each row ordered by (row, column, channel).
     """
-    down, across = image.shape[0] // patch, image.shape[1] // patch
+    images = image if image.ndim == 4 else image[None]
+    count, down, across = len(images), images.shape[1] // patch, images.shape[2] // patch
     line = patch * COLOURS
-    result = torch.empty(down * across, patch * line, dtype=dtype, device=image.device)
+    result = torch.empty(count * down * across, patch * line, dtype=dtype, device=image.device)
     scale, offset = _to_centre(image.dtype)
     rows = triton.next_power_of_2(patch)
     values = max(1, VALUES // rows)
     with torch.cuda.device_of(image):
-        _cut[(down, triton.cdiv(across * line, values))](
-            image, result, across, *image.stride(), patch=patch, rows=rows,
+        _cut[(count * down, triton.cdiv(across * line, values))](
+            images, result, down, across, *images.stride(), patch=patch, rows=rows,
             colours=COLOURS, values=values, scale=scale, offset=offset,
         )  # fmt: skip
     return result
@@ -161,20 +164,21 @@ def _centre(
     tl.store(result_at + place, result.to(result_at.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["across", "row_step"])
+@triton.jit(do_not_specialize=["down", "across", "image_step", "row_step"])
 def _cut(
-    image_at, result_at, across, row_step, column_step, colour_step,
+    images_at, result_at, down, across, image_step, row_step, column_step, colour_step,
     patch: tl.constexpr, rows: tl.constexpr, colours: tl.constexpr, values: tl.constexpr,
     scale: tl.constexpr, offset: tl.constexpr,
 ):  # fmt: skip
     line: tl.constexpr = patch * colours
-    top = tl.program_id(0).to(tl.int64)  # a row of patches
+    top = tl.program_id(0).to(tl.int64)  # a row of patches, of all images
     row = tl.arange(0, rows)
     place = tl.program_id(1) * values + tl.arange(0, values)  # in a row of pixels
     length = across * line
     inside = (row < patch)[:, None] & (place < length)[None, :]
     column, colour = (place // colours).to(tl.int64), (place % colours).to(tl.int64)
-    source = image_at + top * patch * row_step + row[:, None] * row_step
+    source = images_at + top // down * image_step
+    source += top % down * patch * row_step + row[:, None] * row_step
     source += (column * column_step + colour * colour_step)[None, :]
     result = tl.load(source, mask=inside, other=0).to(tl.float32) * scale + offset
     target = result_at + top * patch * length + row[:, None] * line

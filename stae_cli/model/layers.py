@@ -200,9 +200,12 @@ class FieldHead(Head):
 
 
 def patches_of(image: Tensor, size: int) -> Tensor:
-    """The patches (n, size * size * 3) of an image (H, W, 3), each by row, column and channel."""
-    grid = image.unflatten(1, (-1, size)).unflatten(0, (-1, size))
-    return grid.transpose(1, 2).flatten(2).flatten(0, 1)
+    """The patches (n, size * size * 3) of an image (H, W, 3), each by row, column and channel.
+
+    Also of images (B, H, W, 3), one after another.
+    """
+    grid = image.unflatten(-2, (-1, size)).unflatten(-4, (-1, size))
+    return grid.transpose(-4, -3).flatten(-3).flatten(0, -2)
 
 
 def centred(dtype: torch.dtype, patches: Tensor) -> Tensor:

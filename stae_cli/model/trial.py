@@ -119,7 +119,8 @@ def _trials(
     pixels = torch.arange(256, dtype=torch.uint8, device=device).repeat(3, 3)
     yield "centred", kernels.centred(dtype, pixels), centred(torch.float32, pixels)
     image = drawn(32, 24, 3).clamp_(-1, 1)
-    for given in (image, pixels.view(3, 768)[:, :192].reshape(24, 8, 3), image.permute(1, 0, 2)):
+    bytes_, batch = pixels.view(3, 768)[:, :192].reshape(24, 8, 3), image.view(2, 16, 24, 3)
+    for given in (image, bytes_, image.permute(1, 0, 2), batch.transpose(1, 2)):
         meant = centred(torch.float32, patches_of(given, 8))
         yield "cut", kernels.cut(given, 8, dtype), meant
     rows, product = drawn(37, 512), drawn(37, 512)

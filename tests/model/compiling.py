@@ -32,7 +32,7 @@ CASES = [
     ("_paint", PAINT | {"levels": True}),
     ("_paint", PAINT | {"levels": False}),
 ]
-BYTES = {"pixels_at", "image_at", "finite_at"}
+BYTES = {"pixels_at", "images_at", "finite_at"}
 FLOATS = {"lacking_at"}
 
 

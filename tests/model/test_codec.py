@@ -75,9 +75,40 @@ def test_lists_of_mixed_sizes_and_kinds_keep_their_order(codec):
     assert codec.decode([]) == []
 
 
+@pytest.mark.parametrize("batch_patches", [None, 256])
+@pytest.mark.parametrize(("count", "side"), [(1, 8), (21, 64), (3, 256)])
+@pytest.mark.parametrize("kind", ["bytes", "floats", "channels last"])
+def test_a_batch_has_the_bytes_of_its_images(model, kind, count, side, batch_patches):
+    codec = Codec(model, device="cpu", batch_patches=batch_patches)
+    images = levels(count, side, side + 8, 3)
+    if kind != "bytes":
+        images = images.permute(0, 3, 1, 2).float() / 127.5 - 1
+        images = images.contiguous() if kind == "floats" else images
+    together = codec.encode(images)
+    assert torch.equal(together, torch.stack(codec.encode(list(images))))
+    assert torch.equal(together[-1], codec.encode([images[-1]])[0])
+    packed = codec.encode_packed(images)
+    assert packed.sizes == ((side // 8, side // 8 + 1),) * count
+    assert torch.equal(torch.stack(packed.unpack()), together)
+
+
+@pytest.mark.parametrize(
+    ("batch_patches", "copies"),
+    [
+        (4096, [(5, 128, 128, 3)]),
+        (600, [(2, 128, 128, 3), (2, 128, 128, 3), (128, 128, 3)]),
+        (128, [(64, 128, 3)] * 10),
+    ],
+)
+def test_a_batch_goes_to_the_device_in_few_copies(model, batch_patches, copies):
+    codec = Codec(model, device="cpu", batch_patches=batch_patches)
+    assert [tuple(part.shape) for part in codec._bands(levels(5, 128, 128, 3))] == copies
+
+
 @pytest.mark.parametrize(
     ("images", "words"),
     [
+        ([floats(1, 3, 16, 16)], "shape"),
         (floats(1, 3, 12, 16), "16x12"),
         (levels(1, 16, 9, 3), "9x16"),
         (levels(1, 3, 16, 16), "shape"),

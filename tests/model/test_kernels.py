@@ -352,15 +352,20 @@ def test_patches_lie_where_the_image_has_them():
 @pytest.mark.parametrize("size", [8, 32])
 @pytest.mark.parametrize("kind", ["bytes", "rows", "planes", "a part"])
 def test_images_are_cut_as_they_lie(size, kind):
-    image = drawn_bytes(3 * size, 5 * size, 3)
+    images = drawn_bytes(4, 3 * size, 5 * size, 3)[::2]
     if kind != "bytes":
-        image = image.float() / 127.5 - 1
+        images = images.float() / 127.5 - 1
     if kind == "planes":
-        image = image.permute(2, 0, 1).contiguous().permute(1, 2, 0)
+        images = images.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
     if kind == "a part":
-        image = image[size:, size : 4 * size]
-    expected = centred(torch.float32, patches_of(image, size))
-    torch.testing.assert_close(kernels.cut(image, size, torch.float32), expected)
+        images = images[:, size:, size : 4 * size]
+    expected = [centred(torch.float32, patches_of(image, size)) for image in images]
+    for image, patches in zip(images, expected, strict=True):
+        torch.testing.assert_close(kernels.cut(image, size, torch.float32), patches)
+    torch.testing.assert_close(kernels.cut(images, size, torch.float32), torch.cat(expected))
+    torch.testing.assert_close(
+        centred(torch.float32, patches_of(images, size)), torch.cat(expected)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Literal, Self, TypeVar, overload
 from weakref import WeakMethod
 
@@ -16,7 +17,7 @@ from stae_cli.model import operators
 from stae_cli.model.arithmetic import plain_arithmetic
 from stae_cli.model.device import numbered, pick_device
 from stae_cli.model.inference import InferenceForm
-from stae_cli.model.layouts import check_channels, count_of, rows_of
+from stae_cli.model.layouts import check_channels, check_tensors, count_of, rows_of
 from stae_cli.model.memory import memory_told, ran_out, too_little_memory
 from stae_cli.model.packed import PackedLatents
 from stae_cli.model.replay import Replay
@@ -28,6 +29,7 @@ Result = TypeVar("Result")
 
 # Patches of 8x8 pixels that the decoder holds at once, about 5 kB of float32 each on the CPU.
 BATCH_PATCHES = {"cpu": 32768, "cuda": 131072, "mps": 32768}
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 LEAST_PATCHES = 256
 RECORDED_PATCHES = 4096  # at most, in a batch that is computed on CUDA as one recorded graph
 
@@ -58,6 +60,7 @@ class Codec:
 
     Raises:
         DeviceError: the device is absent, or has no room for the weights.
+        InputError: another dtype, or no patches.
     """
 
     def __init__(
@@ -72,10 +75,13 @@ class Codec:
         self.architecture = model.architecture
         self.device = numbered(pick_device(device))
         half = torch.float16 if self.device.type == "cuda" else torch.float32
-        self.dtype = half if dtype is None else dtype
+        self.dtype = half if dtype is None else _checked(dtype)
+        if batch_patches is not None and batch_patches < 1:
+            raise InputError(f"batch_patches is {batch_patches}", "give at least 1")
         self.batch_patches = batch_patches or BATCH_PATCHES[self.device.type]
         self.ran_out_of_memory = False  # `batch_patches` is then what it went on with
-        self._model, self._triton = model, triton
+        # The caller's may be trained on: what is made of it later must be the same codec.
+        self._model, self._triton = deepcopy(model).cpu().requires_grad_(False), triton
         on_cpu = torch.device("cpu")  # where weights are folded, whatever the caller's default is
         with memory_told(self.device), plain_arithmetic(self.device), torch.no_grad(), on_cpu:
             self.unfused, fused, multiplied = None, False, False
@@ -86,7 +92,11 @@ class Codec:
                 self.unfused = why_unmultiplied(self.device, self.dtype)
                 multiplied = self.unfused is None
             self._form = InferenceForm(
-                model, device=self.device, dtype=self.dtype, fused=fused, multiplied=multiplied
+                self._model,
+                device=self.device,
+                dtype=self.dtype,
+                fused=fused,
+                multiplied=multiplied,
             )
         self._replay = Replay()
         self._number = operators.enrol(self)
@@ -118,8 +128,8 @@ class Codec:
         """Images to latents.
 
         Args:
-            images: (B, 3, H, W) float in [-1, 1], or (B, H, W, 3) uint8, or a list of mixed
-                sizes of either without the batch dimension.
+            images: (B, 3, H, W) or (B, H, W, 3), float in [-1, 1] or uint8, or a list of mixed
+                sizes of any of these without the batch dimension.
 
         Returns:
             (B, 16, H/8, W/8), or a list of (16, h, w) in order; the codec's dtype and device.
@@ -142,8 +152,7 @@ class Codec:
         Raises:
             InputError: as `encode`.
         """
-        if not len(images):
-            raise InputError("no images to encode", "give at least one")
+        check_tensors(images, "encode")
         if isinstance(images, Tensor):
             given, sizes = [images], [self._grid_of(self._rows_of(images, 4))] * len(images)
         else:
@@ -182,11 +191,12 @@ class Codec:
                     0, 3, 1, 2
                 )
             return self._within_memory(lambda: self._images(latents))
-        listed = latents.unpack() if isinstance(latents, PackedLatents) else list(latents)
+        listed = latents.unpack() if isinstance(latents, PackedLatents) else latents
+        check_tensors(listed, "decode")
         for latent in listed:
             check_channels(latent, self.architecture.channels, dimensions=3)
-        compiling = torch.compiler.is_compiling() and listed
-        return operators.decode(listed, self._number) if compiling else self.images_of(listed)
+        compiling = torch.compiler.is_compiling()
+        return operators.decode(list(listed), self._number) if compiling else self.images_of(listed)
 
     def tokens_of(self, images: Sequence[Tensor]) -> Tensor:
         """`encode_packed` of images or batches, the tokens alone, without what prepares them."""
@@ -208,21 +218,16 @@ class Codec:
         """Uninitialised, as large as what `images_of` returns."""
         return [self._canvas(latent).permute(2, 0, 1) for latent in latents]
 
-    def __setstate__(self, state: dict[str, object]) -> None:
-        """A copy has a number and recordings of its own: both lead to the codec that made them."""
-        self.__dict__.update(state)
-        self._replay = Replay()
-        self._number = operators.enrol(self)
-
-    def __deepcopy__(self, memo: dict[int, object]) -> Self:
-        """Made anew from its model: weights in a library's own layout cannot be copied."""
-        return type(self)(
-            deepcopy(self._model, memo),
+    def __reduce__(self) -> tuple[Callable[[StupidAE], Self], tuple[StupidAE]]:
+        """Copied and pickled as its weights: what a library lays out and records is made anew."""
+        made_alike = partial(
+            type(self),
             device=self.device,
             dtype=self.dtype,
             batch_patches=self.batch_patches,
             triton=self._triton,
         )
+        return made_alike, (self._model,)
 
     def _is_small(self, batch: Tensor, height: int, width: int) -> bool:
         """Whether all that is done to a batch of latents of this size is worth a recording."""
@@ -356,6 +361,12 @@ class Codec:
         size, rows, columns = self.architecture.downsample, piece.rows, piece.columns
         inner = pixels[rows.inner(size), columns.inner(size)]
         return inner, image[rows.target(size), columns.target(size)]
+
+
+def _checked(dtype: torch.dtype) -> torch.dtype:
+    if dtype not in DTYPES:
+        raise InputError(f"cannot compute in {dtype}", "give torch.float16, bfloat16 or float32")
+    return dtype
 
 
 def _as_batch(tokens: Tensor, count: int, height: int, width: int) -> Tensor:

@@ -1,9 +1,13 @@
 """The codec as Python users call it: every layout, any sizes, devices, refusals."""
 
-from copy import deepcopy
+import pickle
+from copy import copy, deepcopy
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 
 from stae_cli import Codec
 from stae_cli.errors import DeviceError, InputError
@@ -72,7 +76,6 @@ def test_lists_of_mixed_sizes_and_kinds_keep_their_order(codec):
     decoded = codec.decode([latents[2], latents[0], latents[2]])
     assert [tuple(image.shape) for image in decoded] == [(3, 8, 8), (3, 16, 8), (3, 8, 8)]
     assert torch.equal(decoded[0], decoded[2])
-    assert codec.decode([]) == []
 
 
 @pytest.mark.parametrize("batch_patches", [None, 256])
@@ -111,13 +114,12 @@ def test_a_batch_goes_to_the_device_in_few_copies(model, batch_patches, copies):
         ([floats(1, 3, 16, 16)], "shape"),
         (floats(1, 3, 12, 16), "16x12"),
         (levels(1, 16, 9, 3), "9x16"),
-        (levels(1, 3, 16, 16), "shape"),
-        (floats(1, 16, 16, 3), "shape"),
+        (levels(1, 16, 3, 16), "shape"),
         (floats(1, 4, 16, 16), "shape"),
         (floats(1, 3, 16, 16).long(), "int64"),
         (floats(3, 16, 16), "shape"),
-        (floats(0, 3, 16, 16), "no images"),
-        ([], "no images"),
+        (floats(0, 3, 16, 16), "nothing to encode"),
+        ([], "nothing to encode"),
     ],
 )
 def test_what_cannot_be_encoded_is_told(codec, images, words):
@@ -213,14 +215,95 @@ def test_what_is_no_end_of_memory_stays_what_it_is(model, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", [Codec, PixelCodec])
-def test_a_deep_copy_has_weights_of_its_own(kind):
+@pytest.mark.parametrize(
+    "copied", [copy, deepcopy, lambda codec: pickle.loads(pickle.dumps(codec))],
+    ids=["copy", "deepcopy", "pickle"],
+)  # fmt: skip
+def test_a_copy_is_the_same_codec(kind, copied):
     first = kind(seeded_model(TINY), device="cpu", batch_patches=777)
-    second = deepcopy({"codec": first})["codec"]
+    second = copied(first)
     images = floats(1, 3, 16, 16)
     assert type(second) is kind
     assert second.batch_patches == 777
-    assert second._model is not first._model
+    assert second._number != first._number
     assert torch.equal(second.encode(images), first.encode(images))
+
+
+def test_training_the_model_further_changes_nothing():
+    """Neither what is encoded now, nor copies, nor what overflows and is computed in float32."""
+    model = seeded_model(TINY)
+    with torch.no_grad():
+        model.encoder[0].out.model[2].weight *= 1e6
+    codec = PixelCodec(model, device="cpu", dtype=torch.float16)
+    exact = PixelCodec(model, device="cpu")
+    picture = levels(16, 24, 3)
+    expected = exact.encode_pixels([picture.numpy()])[0]
+    assert np.abs(expected).max() > torch.finfo(torch.float16).max
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.mul_(1.1)
+    assert np.array_equal(codec.encode_pixels([picture.numpy()])[0], expected)
+    assert np.array_equal(deepcopy(exact).encode_pixels([picture.numpy()])[0], expected)
+    assert all(weights.requires_grad for weights in model.parameters())
+
+
+def test_spawned_workers_can_have_one(model):
+    codec, pictures = Codec(model, device="cpu"), [floats(3, 16, 16, seed=n) for n in range(3)]
+    loader = DataLoader(Encoded(codec, pictures), num_workers=1, multiprocessing_context="spawn")
+    for (latent,), picture in zip(loader, pictures, strict=True):
+        assert torch.equal(latent, codec.encode(picture[None])[0])
+
+
+class Encoded(Dataset):
+    def __init__(self, codec, pictures):
+        self.codec, self.pictures = codec, pictures
+
+    def __len__(self):
+        return len(self.pictures)
+
+    def __getitem__(self, index):
+        return self.codec.encode(self.pictures[index][None])[0]
+
+
+def test_colours_may_come_first_or_last(codec):
+    bytes_ = levels(2, 16, 24, 3)
+    floats_ = bytes_.permute(0, 3, 1, 2) / 127.5 - 1
+    assert torch.equal(codec.encode(bytes_.permute(0, 3, 1, 2)), codec.encode(bytes_))
+    assert torch.equal(codec.encode(floats_.permute(0, 2, 3, 1)), codec.encode(floats_))
+    listed = codec.encode([bytes_[0].permute(2, 0, 1), floats_[1].permute(1, 2, 0)])
+    assert torch.equal(listed[0], codec.encode(bytes_)[0])
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda codec: codec.encode(torch.rand(3, 64, 64)), r"\(3, 64, 64\)"),
+        (lambda codec: codec.encode(torch.rand(2, 4, 64, 64)), r"\(2, 4, 64, 64\)"),
+        (lambda codec: codec.encode(np.zeros((1, 8, 8, 3), np.uint8)), "a ndarray"),
+        (lambda codec: codec.encode([np.zeros((8, 8, 3), np.uint8)]), "a ndarray"),
+        (lambda codec: codec.encode(Image.new("RGB", (8, 8))), "a Image"),
+        (lambda codec: codec.encode([]), "nothing to encode"),
+        (lambda codec: codec.decode([]), "nothing to decode"),
+        (lambda codec: codec.decode(np.zeros((1, 16, 2, 2), np.float32)), "a ndarray"),
+        (lambda codec: codec.decode(torch.zeros(1, 16, 2, 2, dtype=torch.int32)), "int32"),
+    ],
+)
+def test_what_is_no_picture_and_no_latent_is_named(codec, call, words):
+    with pytest.raises(InputError, match=words):
+        call(codec)
+
+
+def test_what_no_codec_can_be_is_named(model):
+    for options, words in [
+        ({"dtype": torch.int8}, "int8"), ({"dtype": torch.float64}, "float64"),
+        ({"dtype": "float32"}, "float32"), ({"batch_patches": 0}, "at least 1"),
+        ({"batch_patches": -1}, "at least 1"),
+    ]:  # fmt: skip
+        with pytest.raises(InputError) as caught:
+            Codec(model, device="cpu", **options)
+        assert words in f"{caught.value.message} {caught.value.hint}"
+    with pytest.raises(DeviceError, match="nonsense"):
+        Codec(model, device="nonsense")
 
 
 def test_the_callers_default_device_is_none_of_its_business(model, codec):

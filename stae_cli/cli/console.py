@@ -28,6 +28,11 @@ def print_note(message: str) -> None:
     _stderr().print(printable(message), markup=False, highlight=False, soft_wrap=True)
 
 
+def print_help(text: str) -> None:
+    """A command's help on stderr, where it was not asked for."""
+    sys.stderr.write(f"{text}\n")
+
+
 def print_line(text: str) -> None:
     """One line of data on stdout."""
     sys.stdout.write(f"{text}\n")

@@ -13,7 +13,7 @@ import typer
 
 from stae_cli import __version__
 from stae_cli.cli.bench import bench
-from stae_cli.cli.console import print_error, print_line
+from stae_cli.cli.console import print_error, print_help, print_line
 from stae_cli.cli.decode import decode
 from stae_cli.cli.encode import encode
 from stae_cli.cli.flops import flops
@@ -52,15 +52,25 @@ app.command("stats", short_help="Mean, deviation, scale and correlation of laten
 app.add_typer(weights, name="weights")
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print_line(f"stae {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def stae(
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version and exit.",
+            is_eager=True,
+            callback=_print_version,
+        ),
     ] = False,
 ) -> None:
-    if version:
-        print_line(f"stae {__version__}")
-        raise typer.Exit
+    pass
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,8 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.filterwarnings("ignore", module=r"PIL\.")
             code = app(args=argv, prog_name="stae", standalone_mode=False)
     except typer.TyperException as error:
-        if error.format_message():  # empty after the help of a bare `stae`
-            print_error(error.format_message(), "see `stae --help`")
+        _print_misuse(error)
         return error.exit_code
     except StaeError as error:
         print_error(error.message, error.hint)
@@ -86,6 +95,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if code == INTERRUPTED:  # Typer turns KeyboardInterrupt into this
         print_error("interrupted", "run the same command again to go on where it stopped")
     return int(code or 0)
+
+
+def _print_misuse(error: typer.TyperException) -> None:
+    """What is wrong with the command line; the help alone where it names no command."""
+    context = getattr(error, "ctx", None)  # where there is one
+    message = error.format_message()
+    if context is not None and message == context.get_help():
+        print_help(message)
+    else:
+        print_error(message, "see `stae --help`")
 
 
 def run() -> None:

@@ -1,6 +1,23 @@
-"""`python -m stae_cli` is `stae`."""
+"""The `stae` program; `python -m stae_cli` is the same."""
 
-from stae_cli.cli.main import run
+import sys
+
+INTERRUPTED = 130
+
+
+def run() -> None:
+    """Loads and runs the command line, which takes a while during which Ctrl-C may come."""
+    try:
+        from stae_cli.cli.main import run as run_loaded
+
+        run_loaded()
+    except (KeyboardInterrupt, RuntimeError) as error:
+        # Until 3.12 Python wraps what strikes while a class is made.
+        if KeyboardInterrupt not in (type(error), type(error.__cause__)):
+            raise
+        sys.stderr.write("error: interrupted\n")
+        sys.exit(INTERRUPTED)
+
 
 if __name__ == "__main__":
     run()

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from stae_cli.errors import StaeError
+
 WIDTH_OF_FILES = 160
 
 
@@ -34,8 +36,20 @@ def print_help(text: str) -> None:
 
 
 def print_line(text: str) -> None:
-    """One line of data on stdout."""
-    sys.stdout.write(f"{text}\n")
+    """One line of data on stdout.
+
+    Raises:
+        StaeError: it is closed, or takes no more.
+    """
+    if sys.stdout is None:
+        raise StaeError("cannot write to stdout: it is closed", "send it to a file or a pipe")
+    try:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads it has seen enough: Typer ends quietly
+        raise
+    except OSError as error:
+        raise StaeError(f"cannot write to stdout: {error.strerror}", "send it elsewhere") from error
 
 
 def print_json(value: Any) -> None:

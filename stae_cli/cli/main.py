@@ -20,6 +20,7 @@ from stae_cli.cli.flops import flops
 from stae_cli.cli.inspect import inspect
 from stae_cli.cli.roundtrip import roundtrip
 from stae_cli.cli.stats import stats
+from stae_cli.cli.streams import leave_stdout, open_streams
 from stae_cli.cli.train import train
 from stae_cli.cli.verify import verify
 from stae_cli.cli.weights import weights
@@ -89,6 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StaeError as error:
         print_error(error.message, error.hint)
         return USAGE if isinstance(error, UsageError) else FATAL
+    except OSError as error:  # of stdout, to which Typer itself writes the help
+        print_error(str(error))
+        return FATAL
     except TerminationError:
         print_error("terminated", "run the same command again to go on where it stopped")
         return TERMINATED
@@ -108,9 +112,12 @@ def _print_misuse(error: typer.TyperException) -> None:
 
 
 def run() -> None:
-    """The `stae` program."""
+    """The `stae` program, once it is loaded."""
     signal.signal(signal.SIGTERM, _terminate)
-    sys.exit(main())
+    open_streams()
+    code = main()
+    leave_stdout()
+    sys.exit(code)
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:

@@ -63,7 +63,9 @@ ComputeDtype = Annotated[
 ]
 BatchPatches = Annotated[
     int | None,
-    typer.Option("--batch-patches", min=1, help="8x8 patches on the device at once."),
+    typer.Option(
+        "--batch-patches", min=1, max=2**31 - 1, help="8x8 patches on the device at once."
+    ),
 ]
 Workers = Annotated[
     int | None,

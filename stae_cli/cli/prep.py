@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,13 +54,19 @@ def parse_prep(
     """The options as one description.
 
     Raises:
-        UsageError: options that exclude each other, or an unknown colour.
+        UsageError: options that exclude each other, too large a square, or an unknown colour.
     """
+    from stae_cli.files.images import MAX_PIXELS
     from stae_cli.files.prep import Prep, parse_background
 
     if square is not None and (short_side or max_pixels):
         raise UsageError(
             "`--square` already sets the size", "leave `--short-side` and `--max-pixels` away"
+        )
+    if square is not None and square**2 > MAX_PIXELS:
+        raise UsageError(
+            f"`--square {square}` is more than {MAX_PIXELS // 10**6} megapixels",
+            f"give at most {math.isqrt(MAX_PIXELS)}",
         )
     return Prep(
         edges=edges.value,

@@ -63,8 +63,16 @@ def prepare(image: ImageFile, prep: Prep, *, patch: int) -> Prepared:
     """Reads, resizes and pads or crops one image.
 
     Raises:
-        InputError: the image cannot be read, or its size does not do with these edges.
+        InputError: the image cannot be read, its size does not do with these edges, or there is no
+            memory for it.
     """
+    try:
+        return _prepared(image, prep, patch)
+    except (MemoryError, OverflowError) as error:
+        raise InputError("there is not enough memory for its pixels") from error
+
+
+def _prepared(image: ImageFile, prep: Prep, patch: int) -> Prepared:
     pixels = _resized(image.pixels(prep.background), prep)
     if prep.edges == "error" and (pixels.shape[0] % patch or pixels.shape[1] % patch):
         raise InputError(f"{_size(pixels)} has a side that is no multiple of {patch}")
@@ -128,9 +136,11 @@ def _resized(pixels: Pixels, prep: Prep) -> Pixels:
 def _shrunk(width: int, height: int, prep: Prep) -> tuple[int, int]:
     scale = 1.0
     if prep.short_side is not None:
-        scale = min(scale, prep.short_side / min(width, height))
+        side = min(width, height)
+        scale = min(prep.short_side, side) / side
     if prep.max_pixels is not None:
-        scale = min(scale, math.sqrt(prep.max_pixels / (width * height)))
+        pixels = width * height
+        scale = min(scale, math.sqrt(min(prep.max_pixels, pixels) / pixels))
     sides = max(1, round(width * scale)), max(1, round(height * scale))
     if prep.max_pixels is not None and sides[0] * sides[1] > prep.max_pixels:
         sides = max(1, int(width * scale)), max(1, int(height * scale))

@@ -1,8 +1,15 @@
-"""What `stae` says before any command: its version, its help, and what is no command line."""
+"""The program around the commands: version, help, numbers and streams that do not do."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from stae_cli import __version__
+from tests.pictures import EXAMPLES, write_photos
+from tests.signals import heed_interrupts
 
 
 def test_the_version(stae):
@@ -19,3 +26,84 @@ def test_without_a_command_there_is_help(stae, command):
 
 def test_an_unknown_command_is_named(stae):
     stae("encoed").assert_fails(2, "encoed", "stae --help")
+
+
+def ran_as_a_program(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "stae_cli", *map(str, arguments)],
+        capture_output="stdout" not in options,
+        stderr=subprocess.PIPE if "stdout" in options else None,
+        text=True,
+        **options,
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", [("flops", "--json"), ("--version",), ("--help",)])
+def test_a_full_stdout_is_an_error(arguments):
+    with Path("/dev/full").open("w") as full:
+        ran = ran_as_a_program(*arguments, stdout=full)
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("error: ")
+    assert "No space left on device" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert "Exception" not in ran.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="closes descriptors as shells do")
+def test_a_closed_stdout_is_an_error():
+    ran = ran_as_a_program("--version", preexec_fn=lambda: os.close(1))
+    assert ran.returncode == 1
+    assert "stdout: it is closed" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="closes descriptors as shells do")
+def test_outputs_do_not_take_the_place_of_closed_streams():
+    """What libraries write to stderr would be written into them."""
+    program = (
+        "import os, sys\n"
+        "from stae_cli.cli.streams import open_streams\n"
+        "open_streams()\n"
+        "assert os.open(os.devnull, os.O_RDONLY) > 2\n"
+        "sys.stderr.write('nowhere')\n"
+    )
+    closing = {"preexec_fn": lambda: [os.close(number) for number in range(3)]}
+    assert subprocess.run([sys.executable, "-c", program], **closing).returncode == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals as shells send them")
+@pytest.mark.parametrize("within", ["", "class A:\n  class B:\n    __set_name__ = "])
+def test_an_interrupt_while_the_program_loads(tmp_path, within):
+    strike = "lambda *_: signal.raise_signal(signal.SIGINT)\n"
+    strike = f"{within}{strike}  b = B()" if within else f"({strike})()"
+    (tmp_path / "typer.py").write_text(f"import signal\n{strike}\n")
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    ran = ran_as_a_program(env={**os.environ, "PYTHONPATH": path}, preexec_fn=heed_interrupts)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "error: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--square", "22628"], ["--square 22628", "512 megapixels", "22627"]),
+        (["--square", "100000000"], ["512 megapixels"]),
+        (["--batch-patches", 10**20], ["--batch-patches", "2147483647"]),
+    ],
+    ids=lambda each: " ".join(map(str, each)) if each[0].startswith("--") else "",
+)
+@pytest.mark.parametrize("command", ["encode", "roundtrip"])
+def test_numbers_beyond_all_memory_are_refused(stae, tmp_path, command, options, words):
+    stae(command, EXAMPLES, tmp_path / "out", *options).assert_fails(2, *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_picture_without_memory_is_a_failure_like_any(stae, tiny, tmp_path, monkeypatch):
+    def full(*_arguments):
+        raise MemoryError
+
+    photos = write_photos(tmp_path / "photos")
+    monkeypatch.setattr("stae_cli.files.prep._resized", full)
+    ran = stae("encode", photos, tmp_path / "out", "--weights", tiny, "--json")
+    assert (ran.code, ran.json["failed"]) == (3, 9)
+    assert "not enough memory" in ran.json["failures"][0]["reason"]

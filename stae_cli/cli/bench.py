@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stae_cli.cli.benchloop import bench_loop
+from stae_cli.cli.benchmodes import LOOP, PATH, PLAIN, check_options
 from stae_cli.cli.benchpath import bench_path
 from stae_cli.cli.benchweights import SEEDED, load_weights
 from stae_cli.cli.console import print_json, print_note, print_table, print_warning
@@ -81,6 +82,7 @@ Transformers = Annotated[
 
 
 def bench(
+    context: typer.Context,
     size: Sizes = ["1024"],  # noqa: B006  # Typer copies it
     batch: Batches = [1],  # noqa: B006
     against: Against = "",
@@ -108,6 +110,7 @@ def bench(
     device = parse_device(device)
     if loop and path is not None:
         raise UsageError("`--loop` and `--path` measure different things", "give one of them")
+    check_options(_given(context), LOOP if loop else PLAIN if path is None else PATH)
     if path is not None:
         bench_path(
             path,
@@ -143,6 +146,7 @@ def bench(
 
     names = parse_names(against)
     check_against(names)
+    _check_variants(names, device)
     if plot is not None:
         check_target(plot)
     checkpoint = load_weights(weights, architecture)
@@ -162,6 +166,33 @@ def bench(
         draw(report, plot)
     if as_json:
         print_json(report.as_json())
+
+
+def _given(context: typer.Context) -> list[str]:
+    """The options that are on the command line, by their long names."""
+    return [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name and _is_given(context, parameter.name)
+    ]
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _check_variants(names: Sequence[str], device: str) -> None:
+    """Refuses forms of the codec that are the codec itself on this device."""
+    from stae_cli.benchmark.contenders import VARIANTS
+    from stae_cli.model.device import pick_device
+
+    variants = [name for name in names if name in VARIANTS]
+    if variants and (kind := pick_device(device).type) != "cuda":
+        raise UsageError(
+            f"`{variants[0]}` differs from stae on CUDA only, and this is `{kind}`",
+            "leave it away, or use `--device cuda`",
+        )
 
 
 def _silent(_case: Case) -> None:

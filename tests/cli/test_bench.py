@@ -115,6 +115,10 @@ def test_the_chart_is_written(bench, tmp_path):
         (["--device", "tpu"], ["unknown device `tpu`"]),
         (["--plot", "absent/chart.png"], ["no folder `absent`"]),
         (["--plot", "chart.svg"], ["does not end in .png"]),
+        (["--against", "unfused"], ["`unfused` differs from stae on CUDA only", "`cpu`"]),
+        (["--against", "reference,products"], ["`products` differs from stae on CUDA only"]),
+        (["--transformer", "base"], ["`--transformer` is for `--loop`"]),
+        (["--workers", "2"], ["`--workers` is for `--path`"]),
     ],
     ids=lambda each: " ".join(each) if each[0].startswith("--") else "",
 )
@@ -209,3 +213,21 @@ def test_transformers_sizes_and_batches_all_meet(bench):
 )
 def test_loops_that_make_no_sense_are_refused(bench, arguments, words):
     bench(*arguments).assert_fails(2, *words)
+
+
+@pytest.mark.parametrize(
+    ("mode", "option"),
+    [
+        *((["--path", "photos"], [name, "8"]) for name in ("--size", "--batch", "--seconds")),
+        (["--path", "photos"], ["--against", "reference"]),
+        (["--path", "photos"], ["--plot", "chart.png"]),
+        (["--path", "photos"], ["--transformer", "base"]),
+        (["--loop"], ["--against", "reference"]),
+        (["--loop"], ["--plot", "chart.png"]),
+        (["--loop"], ["--workers", "2"]),
+    ],
+    ids=" ".join,
+)
+def test_options_that_would_be_ignored_are_refused(stae, mode, option):
+    ran = stae("bench", *mode, *option)
+    ran.assert_fails(2, f"`{option[0]}` does not go with `{mode[0]}`", "leave one of them away")

@@ -20,7 +20,7 @@ SIZES_SHOWN = 8
 
 def inspect(
     sources: Annotated[
-        list[str], typer.Argument(metavar="PATH", help="Latent files, folders or URLs of them.")
+        list[str], typer.Argument(metavar="SOURCE", help="Latent files, folders of them, or URLs.")
     ],
     files: Annotated[bool, typer.Option("--files", help="Print a row for every file.")] = False,
     as_json: AsJson = False,

@@ -27,6 +27,7 @@ from stae_cli.cli.weights import weights
 from stae_cli.errors import StaeError, UsageError
 
 FATAL, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+RESUMING = ("encode", "decode", "train")
 
 
 class TerminationError(BaseException):
@@ -79,11 +80,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 all good; 1 fatal; 2 usage; 3 some inputs failed; 130 SIGINT; 143 SIGTERM.
     """
+    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         with warnings.catch_warnings():
             # What Pillow thinks of a file's metadata; what matters is an error, and listed.
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            code = app(args=argv, prog_name="stae", standalone_mode=False)
+            code = app(args=arguments, prog_name="stae", standalone_mode=False)
     except typer.TyperException as error:
         _print_misuse(error)
         return error.exit_code
@@ -94,21 +96,40 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_error(str(error))
         return FATAL
     except TerminationError:
-        print_error("terminated", "run the same command again to go on where it stopped")
+        print_error("terminated", _how_to_go_on(arguments))
         return TERMINATED
     if code == INTERRUPTED:  # Typer turns KeyboardInterrupt into this
-        print_error("interrupted", "run the same command again to go on where it stopped")
+        print_error("interrupted", _how_to_go_on(arguments))
     return int(code or 0)
 
 
 def _print_misuse(error: typer.TyperException) -> None:
     """What is wrong with the command line; the help alone where it names no command."""
-    context = getattr(error, "ctx", None)  # where there is one
+    context: typer.Context | None = getattr(error, "ctx", None)
     message = error.format_message()
-    if context is not None and message == context.get_help():
+    if context is None:
+        print_error(message, "see `stae --help`")
+    elif message == context.get_help():
         print_help(message)
     else:
-        print_error(message, "see `stae --help`")
+        path = context.command_path
+        if _lacks_a_place(error, context):
+            message = f"`{path}` needs SOURCE and DEST"
+        print_error(message, f"see `{path} --help`")
+
+
+def _lacks_a_place(error: typer.TyperException, context: typer.Context) -> bool:
+    """Whether SOURCE is missing, or DEST: what is given alone is taken for the last one."""
+    names = {parameter.name for parameter in context.command.params}
+    missing = getattr(error, "param", None)
+    return {"sources", "dest"} <= names and missing is not None and missing.name == "sources"
+
+
+def _how_to_go_on(arguments: Sequence[str]) -> str:
+    """The hint after an interruption; empty where a command starts from its beginning again."""
+    if not arguments or arguments[0] not in RESUMING or "--overwrite" in arguments:
+        return ""
+    return "run the same command again to go on where it stopped"
 
 
 def run() -> None:

@@ -86,8 +86,10 @@ def parse_device(name: str) -> str:
     """The device's name, checked for its form; whether it is there shows later.
 
     Raises:
-        UsageError: no such kind of device.
+        UsageError: no name, or no such kind of device.
     """
+    if not name:
+        raise UsageError("an empty name of a device", "use auto, cuda, cuda:N, mps or cpu")
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", name):
         raise UsageError(f"unknown device `{name}`", "use auto, cuda, cuda:N, mps or cpu")
     return name

@@ -6,17 +6,22 @@ import re
 
 from stae_cli.errors import UsageError
 
+DIGITS = 6  # of a side
+
 
 def parse_size(text: str) -> tuple[int, int]:
     """`N` or `WxH` as (width, height) in pixels.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: it is neither, or a side is too long.
     """
-    match = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?", text.strip().lower())
+    match = re.fullmatch(r"(\d+)(?:x(\d+))?", text.strip().lower())
     if match is None:
         raise UsageError(f"malformed size `{text}`", "write N or WxH, such as 1024 or 1920x1080")
-    return int(match[1]), int(match[2] or match[1])
+    sides = match[1], match[2] or match[1]
+    if max(map(len, sides)) > DIGITS:
+        raise UsageError(f"size `{text}` is too large", f"give sides of at most {DIGITS} digits")
+    return int(sides[0]), int(sides[1])
 
 
 def parse_names(text: str) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ weights = typer.Typer(
     help="List, show, fetch and convert checkpoints.", no_args_is_help=True, rich_markup_mode=None
 )
 
+HUB_HINT = "name `builtin` instead, which needs no network, or a file"
 HISTORY = ("recipe", "data", "training", "validation", "latents")  # in the order of the story
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="What --weights takes.")]
@@ -65,9 +66,7 @@ def list_weights(as_json: AsJson = False) -> None:
 @weights.command("show")
 def show_weights(name: Name, as_json: AsJson = False) -> None:
     """Show a checkpoint's fingerprint, architecture, size and metadata."""
-    from stae_cli.model.checkpoint import load_checkpoint
-
-    facts = _facts(load_checkpoint(name))
+    facts = _facts(_load(name))
     if as_json:
         print_json(facts)
         return
@@ -84,7 +83,7 @@ def fetch_weights(name: Name) -> None:
     from stae_cli.model.checkpoint import read_checkpoint
 
     hub_file = hub_file_of(name)
-    path = locate(name).path if hub_file is None else fetch(hub_file)
+    path = locate(name).path if hub_file is None else fetch(hub_file, hint=HUB_HINT)
     read_checkpoint(path, name=name)
     print_line(str(path))
 
@@ -109,14 +108,16 @@ def convert_weights(
     """
     import torch
 
-    from stae_cli.model.checkpoint import load_checkpoint, write_checkpoint
+    from stae_cli.model.checkpoint import write_checkpoint
     from stae_cli.model.linear_layout import KEY, LINEAR, to_linear
 
     if target.suffix != ".safetensors":
         raise UsageError(f"`{target}` does not end in .safetensors", "name such a file")
     if target.exists() and not overwrite:
         raise UsageError(f"`{target}` exists", "give another name, or `--overwrite`")
-    checkpoint = load_checkpoint(name)
+    if not target.parent.is_dir():
+        raise UsageError(f"no folder `{target.parent}`", "make it first, or give another path")
+    checkpoint = _load(name)
     stored = None if dtype is StoredDtype.keep else getattr(torch, dtype.value)
     tensors = {key: tensor.to(stored) for key, tensor in checkpoint.tensors.items()}
     metadata = dict(checkpoint.metadata)
@@ -124,6 +125,14 @@ def convert_weights(
         tensors, metadata[KEY] = to_linear(tensors), LINEAR
     write_checkpoint(target, tensors, checkpoint.architecture, metadata)
     print_note(f"wrote {target}")
+
+
+def _load(name: str) -> Checkpoint:
+    """The checkpoint, for commands that take its name without `--weights`."""
+    from stae_cli.model.checkpoint import read_checkpoint
+
+    located = locate(name, hint=HUB_HINT)
+    return read_checkpoint(located.path, name=located.name)
 
 
 def _listed() -> list[Listed]:

@@ -42,7 +42,7 @@ def list_objects(
             if not any(map(passes, _parts(name))):
                 yield _entry(store, name, info, suffixes)
     except FileNotFoundError as error:
-        raise UsageError(f"nothing is there: `{url}`", "check the SOURCE URL") from error
+        raise UsageError(f"nothing is there: `{url}`", "check the URL") from error
     except OSError as error:
         raise unreachable(url, error) from error
 

@@ -12,6 +12,7 @@ The hub is huggingface_hub's business: its cache, `HF_HOME`, `HF_TOKEN`, `HF_HUB
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,11 +55,15 @@ class Located:
     path: Path
 
 
-def locate(spec: str) -> Located:
+def locate(spec: str, *, hint: str = HUB_HINT) -> Located:
     """Finds what `--weights` names; a hub file is fetched when it is not cached.
 
     The hub is asked for news only by `stae weights fetch`, so that a run neither waits for the
     network nor meets other weights than the last one without being told to.
+
+    Args:
+        spec: the name.
+        hint: what to do when the hub cannot be reached.
 
     Raises:
         UsageError: a malformed `hf://` name.
@@ -67,7 +72,7 @@ def locate(spec: str) -> Located:
     if (builtin := builtin_file(spec)) is not None:
         return Located(builtin.stem, builtin)
     if (hub_file := hub_file_of(spec)) is not None:
-        path = cached(hub_file) or fetch(hub_file)
+        path = cached(hub_file) or fetch(hub_file, hint=hint)
         return Located(_permanent_name(spec, hub_file, path), path)
     return _locate_file(spec)
 
@@ -131,8 +136,10 @@ def cached(hub_file: HubFile) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def fetch(hub_file: HubFile) -> Path:
+def fetch(hub_file: HubFile, *, hint: str = HUB_HINT) -> Path:
     """The local copy of a hub file as the hub has it now; downloaded only if that is new.
+
+    `hint` says what to do when the hub cannot be reached.
 
     Raises:
         CheckpointError: it does not exist, is private, or the hub cannot be reached.
@@ -158,7 +165,7 @@ def fetch(hub_file: HubFile) -> Path:
             f"`{hub_file}` is gated", "accept its terms on the hub and set HF_TOKEN"
         ) from error
     except LocalEntryNotFoundError as error:
-        raise _unfetched(hub_file, error) from error
+        raise _unfetched(hub_file, error, hint) from error
     except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError) as error:
         what = type(error).__name__.removesuffix("NotFoundError").removeprefix("Remote").lower()
         raise CheckpointError(
@@ -168,23 +175,41 @@ def fetch(hub_file: HubFile) -> Path:
     except HFValidationError as error:
         raise UsageError(f"malformed checkpoint name `{hub_file}`: {error}") from error
     except (HTTPError, OSError) as error:
-        raise _unfetched(hub_file, error) from error
+        raise _unfetched(hub_file, error, hint) from error
 
 
-def _unfetched(hub_file: HubFile, error: BaseException) -> CheckpointError:
+def _unfetched(hub_file: HubFile, error: BaseException, hint: str) -> CheckpointError:
     reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-    return CheckpointError(f"`{hub_file}` is not cached and cannot be fetched: {reason}", HUB_HINT)
+    return CheckpointError(f"`{hub_file}` is not cached and cannot be fetched: {reason}", hint)
 
 
 def _locate_file(spec: str) -> Located:
-    path = Path(spec).expanduser()
-    if path.suffix.lower() not in (*PICKLE_SUFFIXES, SAFETENSORS_SUFFIX) and not path.exists():
+    if "://" in spec:
+        raise CheckpointError(
+            f"checkpoints are not read from `{spec}`", "fetch the file yourself, or use hf://"
+        )
+    path = Path(os.path.expanduser(spec))  # noqa: PTH111 (which fails where there is no such user)
+    absent = not spec or _is_absent(path)
+    if absent and path.suffix.lower() not in (*PICKLE_SUFFIXES, SAFETENSORS_SUFFIX):
         raise CheckpointError(
             f"unknown checkpoint `{spec}`",
             f"name one of builtin, {', '.join(BUILTIN_NAMES)}, {DEFAULT_WEIGHTS}, "
             "hf://OWNER/REPO/FILE, or a .safetensors, .pt or .pth file",
         )
+    if absent:
+        raise CheckpointError(f"no checkpoint file `{spec}`", "check the path")
     return Located(path.name, path)
+
+
+def _is_absent(path: Path) -> bool:
+    """Whether nothing is there; what is there and cannot be read, its reader names."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _permanent_name(spec: str, hub_file: HubFile, path: Path) -> str:

@@ -25,7 +25,47 @@ def test_without_a_command_there_is_help(stae, command):
 
 
 def test_an_unknown_command_is_named(stae):
-    stae("encoed").assert_fails(2, "encoed", "stae --help")
+    stae("encoed").assert_fails(2, "encoed", "`stae --help`")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["decode"], ["`stae decode` needs SOURCE and DEST", "`stae decode --help`"]),
+        (["decode", "latents"], ["`stae decode` needs SOURCE and DEST"]),
+        (["roundtrip", "photos"], ["`stae roundtrip` needs SOURCE and DEST"]),
+        (["encode", "a", "b", "--sqare", "8"], ["--sqare", "`stae encode --help`"]),
+        (["weights", "show"], ["NAME", "`stae weights show --help`"]),
+        (["inspect"], ["SOURCE", "`stae inspect --help`"]),
+        (["encode", "a", "b", "--device", "cpu,"], ["an empty name of a device"]),
+        (["flops", "--size", "99999992"], ["size `99999992` is too large"]),
+        (["weights", "convert", "builtin", "absent/x.safetensors"], ["no folder `absent`"]),
+    ],
+    ids=lambda each: " ".join(each) if each[0][0] not in "`-" else "",
+)
+def test_what_is_wrong_is_said_with_where_to_look(stae, arguments, words):
+    stae(*arguments).assert_fails(2, *words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["encode", EXAMPLES, "out"], "run the same command again to go on where it stopped"),
+        (["encode", EXAMPLES, "out", "--overwrite"], ""),
+        (["bench", "--size", "8"], ""),
+        (["weights", "show", "builtin"], ""),
+    ],
+)
+def test_an_interruption_promises_only_what_is_true(stae, monkeypatch, tmp_path, arguments, hint):
+    def interrupted(*_arguments, **_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("model.checkpoint.load_checkpoint", "cli.bench.load_weights", "cli.weights._load"):
+        monkeypatch.setattr(f"stae_cli.{name}", interrupted)
+    ran = stae(*arguments)
+    assert ran.code == 130
+    assert ran.err == "error: interrupted\n" + f"hint: {hint}\n" * bool(hint)
 
 
 def ran_as_a_program(*arguments, **options):

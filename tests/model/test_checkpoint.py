@@ -166,7 +166,7 @@ def test_convert_keeps_the_fingerprint(tmp_path, tensors, stae):
     again.assert_fails(2, "exists")
     stae("weights", "convert", tmp_path / "a.pt", tmp_path / "b.pt").assert_fails(2, "b.pt")
     nowhere = stae("weights", "convert", tmp_path / "a.pt", tmp_path / "no" / "b.safetensors")
-    nowhere.assert_fails(1, "cannot write")
+    nowhere.assert_fails(2, "no folder")
 
 
 def test_convert_to_half_precision(tmp_path, stae):

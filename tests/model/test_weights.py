@@ -2,13 +2,14 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from stae_cli.errors import UsageError
+from stae_cli.errors import CheckpointError, UsageError
 from stae_cli.model.weights import HubFile, locate, locate_recorded, parse_hub_file
 from tests.hub import COMMIT, Hub
 
@@ -79,13 +80,15 @@ def test_offline_with_a_cold_cache_names_the_builtin(hub, home):
     ran = stae("weights", "fetch", "stupidae", home=home, endpoint=hub.url, HF_HUB_OFFLINE="1")
     assert ran.returncode == 1
     assert "not cached" in ran.stderr
-    assert "--weights builtin" in ran.stderr
+    assert "`builtin`" in ran.stderr
+    assert "--weights" not in ran.stderr  # which this command does not have
     assert "Traceback" not in ran.stderr
     assert hub.requests == []
 
 
 def test_an_unreachable_hub_is_one_clear_error(hub, home):
-    ran = stae("weights", "fetch", "stupidae", home=home, endpoint="http://127.0.0.1:9")
+    photos, out = Path(__file__).parents[2] / "examples" / "photos", home / "out"
+    ran = stae("encode", photos, out, home=home, endpoint="http://127.0.0.1:9")
     assert ran.returncode == 1
     assert ran.stderr.startswith("error: `hf://Muinez/StupidAE/smol_f8c16.pt` is not cached")
     assert "--weights builtin" in ran.stderr
@@ -140,6 +143,22 @@ def test_builtin_is_the_newest_and_goes_by_its_permanent_name():
     assert locate("builtin") == locate("photo-2")
     assert locate("builtin").name == "photo-2"
     assert locate("builtin").path.is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("http://host/y.pt", "not read from `http://host/y.pt`"),
+        ("absent/./y.pt", "no checkpoint file `absent/./y.pt`"),
+        ("~nobody-at-all/y.pt", "no checkpoint file `~nobody-at-all/y.pt`"),
+        ("y\0.pt", "no checkpoint file"),
+        ("", "unknown checkpoint ``"),
+        ("photo-99", "unknown checkpoint `photo-99`"),
+    ],
+)
+def test_what_is_no_checkpoint_is_named_as_it_was_typed(name, words):
+    with pytest.raises(CheckpointError, match=re.escape(words)):
+        locate(name)
 
 
 def test_hub_names_are_parsed():

@@ -86,12 +86,12 @@ def decode(
     plan = plan_decode(sources, dest, settings)
     codec = maker = None
     if plan.outputs:
-        from stae_cli.model.checkpoint import load_that_made
         from stae_cli.model.device import pick_device
+        from stae_cli.model.recorded import find_that_made
         from stae_cli.pipeline.workers import CodecMaker
 
         load = partial(
-            load_that_made,
+            find_that_made,
             plan.weights, plan.weights_sha256, architecture=plan.architecture, asked=weights,
         )  # fmt: skip
         chosen = None if place.workers else pick_device(place.device)

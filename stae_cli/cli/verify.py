@@ -102,14 +102,14 @@ def verify(
 
 def _codec(found: Verification, weights: str | None, device: str, dtype: Dtype) -> PixelCodec:
     """Runs the checkpoint that the latents were made with."""
-    from stae_cli.model.checkpoint import load_that_made
     from stae_cli.model.device import pick_device
     from stae_cli.model.pixels import PixelCodec
+    from stae_cli.model.recorded import find_that_made
 
     made_with = found.made_with
     assert made_with is not None  # there is a sample of latents
     place = pick_device(device)
-    checkpoint = load_that_made(
+    checkpoint = find_that_made(
         made_with.weights,
         made_with.weights_sha256,
         architecture=made_with.architecture,

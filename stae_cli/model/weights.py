@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,6 +92,14 @@ def locate_recorded(name: str) -> Located | None:
     except UsageError:
         return None
     return None if path is None else Located(name, path)
+
+
+def at_hand() -> Iterator[Located]:
+    """The checkpoints that need no network, whatever they are called elsewhere."""
+    for name in reversed(BUILTIN_NAMES):
+        yield locate(name)
+    if (path := cached(PUBLISHED)) is not None:
+        yield Located(DEFAULT_WEIGHTS, path)
 
 
 def builtin_file(name: str) -> Path | None:

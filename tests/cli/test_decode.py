@@ -5,11 +5,12 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from stae_cli.files.latents import read_latent, write_latent
-from stae_cli.model.checkpoint import read_checkpoint
+from stae_cli.model.checkpoint import load_checkpoint, read_checkpoint
 from stae_cli.model.weights import BUILTIN_FOLDER
 from tests.pictures import EXAMPLES, noise, write_photos
 
@@ -129,6 +130,19 @@ def test_the_recorded_checkpoint_is_found_or_asked_for(stae, photos, latents, tm
     ran = stae("decode", tmp_path / "builtin", tmp_path / "pictures")
     assert ran.code == 0, ran.err
     assert (tmp_path / "pictures" / "p0.png").exists()
+
+
+def test_the_builtin_is_known_by_its_fingerprint_too(stae, photos, tmp_path):
+    """A file of the same tensors is the same checkpoint, wherever it has gone since."""
+    mine = tmp_path / "mine.pth"
+    torch.save(dict(load_checkpoint("builtin").tensors), mine)
+    out = tmp_path / "latents"
+    assert stae("encode", photos / "p0.png", out, "--weights", mine).code == 0
+    mine.unlink()
+    assert stae("decode", out, tmp_path / "pictures").code == 0
+    assert (tmp_path / "pictures" / "p0.png").exists()
+    again = stae("verify", out, "--against", photos / "p0.png", "--reencode", 1, "--json")
+    assert (again.code, [each["equal"] for each in again.json["reencoded"]]) == (0, [True])
 
 
 def test_a_latent_cannot_name_a_file_to_open(stae, latents, tiny, tmp_path):

@@ -180,3 +180,21 @@ def test_what_a_latent_names_is_neither_opened_nor_fetched(name, monkeypatch, tm
     (tmp_path / "x.pt").write_bytes(b"")
     monkeypatch.setattr("stae_cli.model.weights.fetch", lambda _: pytest.fail("fetched"))
     assert locate_recorded(name) is None
+
+
+def test_latents_of_the_cached_published_file_are_known_by_their_fingerprint(
+    hub, home, published, tmp_path
+):
+    (tmp_path / "mine.pt").write_bytes(published)
+    photo = Path(__file__).parents[2] / "examples" / "photos" / "kodim23.png"
+    at = {"home": home, "endpoint": hub.url}
+    made = stae(
+        "encode", photo, tmp_path / "out", "--square", 8, "--weights", tmp_path / "mine.pt", **at
+    )
+    assert made.returncode == 0, made.stderr
+    decode = ("decode", tmp_path / "out", tmp_path / "pictures")
+    assert "`mine.pt`, which is not at hand" in stae(*decode, **at).stderr
+    assert hub.requests == []
+    assert stae("weights", "fetch", "stupidae", **at).returncode == 0
+    ran = stae(*decode, **at)
+    assert ran.returncode == 0, ran.stderr

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from stae_cli.model.packed import PackedLatents as PackedLatents
     from stae_cli.model.stupid_ae import StupidAE as StupidAE
     from stae_cli.pipeline.dataset import LatentDataset as LatentDataset
+    from stae_cli.pipeline.dataset import collate_latents as collate_latents
 
 __version__ = "0.1.0"
 
@@ -25,6 +26,7 @@ _HOMES = {
     "PackedLatents": "stae_cli.model.packed",
     "StaeError": "stae_cli.errors",
     "StupidAE": "stae_cli.model.stupid_ae",
+    "collate_latents": "stae_cli.pipeline.dataset",
 }
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "StaeError",
     "StupidAE",
     "__version__",
+    "collate_latents",
 ]
 
 

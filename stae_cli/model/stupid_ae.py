@@ -8,6 +8,8 @@ activation overflows past 256 and a zero vector would give 0/0.
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, silu
@@ -213,8 +215,11 @@ class StupidAE(nn.Module):
         self.decoder = LastFirst(*map(_decoder, stages))
 
     @classmethod
-    def from_checkpoint(cls, name: str) -> StupidAE:
+    def from_checkpoint(cls, name: str | os.PathLike[str]) -> StupidAE:
         """The model with the weights that `--weights` would name, in float32 on the CPU.
+
+        Args:
+            name: such a name, or a file's path.
 
         Raises:
             UsageError: a malformed `hf://` name.
@@ -222,7 +227,7 @@ class StupidAE(nn.Module):
         """
         from stae_cli.model.checkpoint import load_checkpoint  # which imports this module
 
-        return load_checkpoint(name).model()
+        return load_checkpoint(os.fspath(name)).model()
 
     def latent_scaling(self) -> tuple[float, float]:
         """Shift and scale with which latents have mean 0 and variance 1: (z - shift) * scale.

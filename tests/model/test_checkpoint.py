@@ -155,6 +155,14 @@ def test_recorded_weights_must_have_the_recorded_fingerprint():
         load_recorded("mine.safetensors", known.fingerprint)
 
 
+def test_a_model_is_loaded_from_a_path_too(tmp_path):
+    path = tmp_path / "a.pt"
+    torch.save(seeded_tensors(), path)
+    by_path, by_name = StupidAE.from_checkpoint(path), StupidAE.from_checkpoint(str(path))
+    pairs = zip(by_path.parameters(), by_name.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
 def test_convert_keeps_the_fingerprint(tmp_path, tensors, stae):
     torch.save(seeded_tensors(), tmp_path / "a.pt")
     assert stae("weights", "convert", tmp_path / "a.pt", tmp_path / "b.safetensors").code == 0

@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 import stae_cli.files.mapped
-from stae_cli import LatentDataset, StaeError
+from stae_cli import LatentDataset, StaeError, collate_latents
+from stae_cli.errors import UsageError
 from stae_cli.files.latents import LatentInfo, latent_bytes, write_latent
 from stae_cli.files.shards import write_shard
 
@@ -135,6 +136,30 @@ def test_workers_read_everything_once(shards, start):
     assert [key for batch in batches for key in batch["key"]] == [k for k, _, _ in pictures()]
 
 
+def test_whole_pictures_come_as_a_list(folder):
+    loader = DataLoader(
+        LatentDataset(folder), batch_size=2, num_workers=1, collate_fn=collate_latents
+    )
+    batches, every = list(loader), list(pictures())
+    assert [len(batch["latents"]) for batch in batches] == [2, 2, 1]
+    found = [latents for batch in batches for latents in batch["latents"]]
+    assert all(np.array_equal(a, values) for a, (_, _, values) in zip(found, every, strict=True))
+    assert [key for batch in batches for key in batch["key"]] == [key for key, _, _ in every]
+    widths = torch.cat([batch["width"] for batch in batches])
+    assert widths.tolist() == [info.width for _, info, _ in every]
+
+
+def test_batches_of_one_size_differ_from_torchs_own_in_latents_alone(folder):
+    dataset = LatentDataset(folder, crop=2)
+    samples = [dataset[number] for number in range(3)]
+    ours, torchs = collate_latents(samples), default_collate(samples)
+    assert ours.keys() == torchs.keys()
+    assert torch.equal(torch.stack(ours["latents"]), torchs["latents"])
+    assert ours["key"] == torchs["key"]
+    for name in ("width", "height", "top", "left"):
+        assert torch.equal(ours[name], torchs[name])
+
+
 def test_workers_and_epochs_draw_crops_of_their_own(tmp_path):
     for number in range(40):
         info = replace(INFO, width=800, height=800)
@@ -160,6 +185,19 @@ def test_a_crop_that_nothing_fits_is_refused(folder):
         LatentDataset(folder, crop=50)
     with pytest.raises(StaeError, match="at least 1"):
         LatentDataset(folder, crop=(0, 4))
+
+
+@pytest.mark.parametrize("crop", [(1, 2, 3), (1,), 2.5, (2.5, 1), "44", {1: 2}])
+def test_what_is_no_crop_is_refused(folder, crop):
+    with pytest.raises(UsageError, match="is no crop"):
+        LatentDataset(folder, crop=crop)
+
+
+def test_what_is_no_path_is_refused(folder):
+    with pytest.raises(UsageError, match="give each as an argument"):
+        LatentDataset([folder])
+    with pytest.raises(UsageError, match="`s3://bucket/latents` is a URL"):
+        LatentDataset("s3://bucket/latents")
 
 
 def test_several_checkpoints_are_refused(files):

@@ -10,7 +10,7 @@ from typing import Any
 
 from stae_cli.errors import StaeError
 
-WIDTH_OF_FILES = 160
+UNBOUNDED = 100_000  # columns of a terminal: what does not fit runs over
 
 
 def print_error(message: str, hint: str = "") -> None:
@@ -58,14 +58,17 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stderr; the first column is text, the others are aligned right."""
+    """A table on stderr; the first column is text, the others are aligned right.
+
+    Where there is no room for it, its lines run over: columns of a few letters are hard to read.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for index, name in enumerate(columns):
-        table.add_column(name, justify="right" if index else "left", overflow="fold")
+        table.add_column(name, justify="right" if index else "left", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     _stderr().print(table)
@@ -116,5 +119,4 @@ def _print_labelled(label: str, style: str, message: str) -> None:
 def _stderr() -> Any:
     from rich.console import Console
 
-    # In a file there is no width to keep to.
-    return Console(stderr=True, width=None if sys.stderr.isatty() else WIDTH_OF_FILES)
+    return Console(stderr=True, width=UNBOUNDED)

@@ -62,8 +62,9 @@ def serve() -> None:
     import stae_cli.pipeline.decode
     import stae_cli.pipeline.encode
 
-    with contextlib.redirect_stderr(io.StringIO()):  # what the command line itself needs
-        stae_cli.cli.main.main(["inspect", os.devnull])
+    nowhere = io.StringIO()
+    with contextlib.redirect_stderr(nowhere), contextlib.redirect_stdout(nowhere):
+        stae_cli.cli.main.main(["inspect", os.devnull])  # what the command line itself needs
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:

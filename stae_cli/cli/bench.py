@@ -12,7 +12,7 @@ from stae_cli.cli.benchloop import bench_loop
 from stae_cli.cli.benchmodes import LOOP, PATH, PLAIN, check_options
 from stae_cli.cli.benchpath import bench_path
 from stae_cli.cli.benchweights import SEEDED, load_weights
-from stae_cli.cli.console import print_json, print_note, print_table, print_warning
+from stae_cli.cli.console import print_fact, print_json, print_note, print_table, print_warning
 from stae_cli.cli.options import (
     ArchitectureName,
     AsJson,
@@ -161,6 +161,8 @@ def bench(
         on_case=_silent if quiet else _announce,
     )
     if not quiet:
+        _print_warnings(report)
+    if not (quiet or as_json):
         _print_report(report)
     if plot is not None:
         draw(report, plot)
@@ -203,34 +205,38 @@ def _announce(case: Case) -> None:
     print_note(f"timing {case}")
 
 
-def _print_report(report: Report) -> None:
-    machine = report.machine
-    place = machine.accelerator or "the CPU, no accelerator was used"
-    print_note(f"ran on {place}: {report.dtype}, {report.weights} weights")
-    print_note(
-        f"{machine.cpu}, {machine.threads} threads, python {machine.python}, "
-        f"torch {machine.torch}, stae {machine.stae}"
-    )
+def _print_warnings(report: Report) -> None:
     if report.unfused:
         print_warning(f"stae ran without its fast kernels: {report.unfused}")
     for result in report.results:
-        _print_case(result)
-    print_note("share: of the matmul's FLOP/s in the same round")
-    if any(map(_compares, report.results)):
-        print_note("x stae: time over that of stae in the same round")
-    if report.host_peak_bytes is not None:
-        print_note(f"peak memory of the process: {report.host_peak_bytes / 1e9:.2f} GB")
+        for name, reason in result.left_out.items():
+            print_warning(f"{result.case}: {name} is left out: {reason}")
     if any(_spread(timing) > BUSY for result in report.results for timing in result.timings):
         print_warning("timings vary by more than 25%: the machine was busy, or rounds too few")
+
+
+def _print_report(report: Report) -> None:
+    machine = report.machine
+    place = machine.accelerator or "the CPU, no accelerator was used"
+    print_fact(f"ran on {place}: {report.dtype}, {report.weights} weights")
+    print_fact(
+        f"{machine.cpu}, {machine.threads} threads, python {machine.python}, "
+        f"torch {machine.torch}, stae {machine.stae}"
+    )
+    for result in report.results:
+        _print_case(result)
+    print_fact("share: of the matmul's FLOP/s in the same round")
+    if any(map(_compares, report.results)):
+        print_fact("x stae: time over that of stae in the same round")
+    if report.host_peak_bytes is not None:
+        print_fact(f"peak memory of the process: {report.host_peak_bytes / 1e9:.2f} GB")
 
 
 def _print_case(result: CaseResult) -> None:
     """Alone, one table with a row for each stage; compared, one for each stage."""
     matmul = "x".join(map(str, result.matmul))
     rate = f"a {matmul} matmul does {_rate(result.matmul_tflops.median)}FLOP/s"
-    print_note(f"{result.case}: {result.rounds} rounds; {rate}")
-    for name, reason in result.left_out.items():
-        print_warning(f"{name} is left out: {reason}")
+    print_fact(f"{result.case}: {result.rounds} rounds; {rate}")
     if not _compares(result):
         _print_timings("stae", {timing.stage: timing for timing in result.timings})
         return

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from stae_cli.cli.benchweights import load_weights
-from stae_cli.cli.console import print_json, print_note, print_table
+from stae_cli.cli.console import print_fact, print_json, print_note, print_table
 from stae_cli.cli.options import Dtype, parse_dtype
 
 if TYPE_CHECKING:
@@ -49,22 +49,22 @@ def bench_loop(
         seconds=seconds,
         on_case=announce,
     )
-    if not quiet:
-        _print_report(report)
     if as_json:
         print_json(report.as_json())
+    elif not quiet:
+        _print_report(report)
 
 
 def _print_report(report: LoopReport) -> None:
     machine = report.machine
     place = machine.accelerator or "the CPU, no accelerator was used"
-    print_note(
+    print_fact(
         f"ran on {place}: encoding in {report.dtype}, steps in {report.step_dtype}; "
         f"{machine.cpu}, torch {machine.torch}"
     )
     for result in report.results:
         _print_result(result)
-    print_note("reading files is not counted")
+    print_fact("reading files is not counted")
 
 
 def _print_result(result: LoopResult) -> None:
@@ -79,11 +79,11 @@ def _print_result(result: LoopResult) -> None:
     ]
     print_table(title, ["", "ms", "p10-p90", "images/s"], rows)
     share = result.share.median
-    print_note(
+    print_fact(
         f"encoding is {share:.1%} of a step on the fly: caching would make training "
         f"{1 / (1 - share):.2f}x as fast"
     )
-    print_note(_advice(result))
+    print_fact(_advice(result))
 
 
 def _row(label: str, result: LoopResult, time: Spread) -> list[str]:

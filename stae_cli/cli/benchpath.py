@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from stae_cli.cli.benchweights import load_weights
-from stae_cli.cli.console import print_json, print_note, print_table
+from stae_cli.cli.console import print_fact, print_json, print_table
 from stae_cli.cli.options import Dtype, parse_dtype
 
 if TYPE_CHECKING:
@@ -41,20 +41,20 @@ def bench_path(
     with TemporaryDirectory(prefix="stae-bench-") as folder:
         times = time_path([path], checkpoint, codec, workers=workers, folder=Path(folder))
     machine = describe_machine(place)
-    if not quiet:
-        _print_path(times, machine, codec)
     if as_json:
         print_json(_path_as_json(times, machine, codec, checkpoint.name))
+    elif not quiet:
+        _print_path(times, machine, codec)
 
 
 def _print_path(times: Sequence[PathTimes], machine: Machine, codec: PixelCodec) -> None:
-    """A table for each direction on stderr, and what a faster machine would have to have."""
+    """A table for each direction, and what a faster machine would have to have."""
     on_cpu = machine.accelerator is None
     place = "the CPU, no accelerator was used" if on_cpu else machine.accelerator
     dtype = str(codec.dtype).removeprefix("torch.")
-    print_note(f"ran on {place}: {dtype}; {machine.cpu}, torch {machine.torch}")
+    print_fact(f"ran on {place}: {dtype}; {machine.cpu}, torch {machine.torch}")
     for one in times:
-        print_note(
+        print_fact(
             f"{one.command}: {one.images} images, {one.pixels / 1e6:.1f} megapixels, "
             f"{one.threads} threads for files"
         )
@@ -63,9 +63,9 @@ def _print_path(times: Sequence[PathTimes], machine: Machine, codec: PixelCodec)
             for stage, seconds in one.seconds.items()
         ]
         print_table(one.command, ["alone, and whole", "images/s", "megapixels/s"], rows)
-        print_note(_bound(one))
+        print_fact(_bound(one))
     if on_cpu:
-        print_note("on a CPU the stages share its cores; alone, each had all of them")
+        print_fact("on a CPU the stages share its cores; alone, each had all of them")
 
 
 def _bound(one: PathTimes) -> str:

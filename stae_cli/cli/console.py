@@ -1,4 +1,4 @@
-"""What the terminal shows: messages, tables and progress on stderr, data on stdout."""
+"""What the terminal shows: messages and progress on stderr, data and reports on stdout."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 from stae_cli.errors import StaeError
 
@@ -26,8 +26,8 @@ def print_warning(message: str) -> None:
 
 
 def print_note(message: str) -> None:
-    """One line of report on stderr."""
-    _stderr().print(printable(message), markup=False, highlight=False, soft_wrap=True)
+    """One line on stderr, of how a run went."""
+    _console(sys.stderr).print(printable(message), markup=False, highlight=False, soft_wrap=True)
 
 
 def print_help(text: str) -> None:
@@ -36,20 +36,14 @@ def print_help(text: str) -> None:
 
 
 def print_line(text: str) -> None:
-    """One line of data on stdout.
+    """One line of data on stdout; raises what `_stdout` raises, like all that write there."""
+    with _stdout() as stdout:
+        stdout.write(f"{text}\n")
 
-    Raises:
-        StaeError: it is closed, or takes no more.
-    """
-    if sys.stdout is None:
-        raise StaeError("cannot write to stdout: it is closed", "send it to a file or a pipe")
-    try:
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads it has seen enough: Typer ends quietly
-        raise
-    except OSError as error:
-        raise StaeError(f"cannot write to stdout: {error.strerror}", "send it elsewhere") from error
+
+def print_fact(text: str) -> None:
+    """One line of a report that was asked for, on stdout."""
+    print_line(printable(text))
 
 
 def print_json(value: Any) -> None:
@@ -58,7 +52,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table on stderr; the first column is text, the others are aligned right.
+    """A table on stdout; the first column is text, the others are aligned right.
 
     Where there is no room for it, its lines run over: columns of a few letters are hard to read.
     """
@@ -71,7 +65,8 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         table.add_column(name, justify="right" if index else "left", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
-    _stderr().print(table)
+    with _stdout() as stdout:
+        _console(stdout).print(table)
 
 
 def printable(text: str) -> str:
@@ -109,14 +104,33 @@ def share_bar(what: str, *, quiet: bool) -> Iterator[Callable[[float, str], None
         yield show
 
 
+@contextmanager
+def _stdout() -> Iterator[TextIO]:
+    """Where data go; they have gone there at the end.
+
+    Raises:
+        StaeError: it is closed, or takes no more.
+        BrokenPipeError: whoever reads it has seen enough; Typer ends quietly then.
+    """
+    if sys.stdout is None:
+        raise StaeError("cannot write to stdout: it is closed", "send it to a file or a pipe")
+    try:
+        yield sys.stdout
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StaeError(f"cannot write to stdout: {error.strerror}", "send it elsewhere") from error
+
+
 def _print_labelled(label: str, style: str, message: str) -> None:
     from rich.text import Text
 
     text = Text.assemble((f"{label}: ", style), printable(message))
-    _stderr().print(text, soft_wrap=True, highlight=False)
+    _console(sys.stderr).print(text, soft_wrap=True, highlight=False)
 
 
-def _stderr() -> Any:
+def _console(stream: TextIO | None) -> Any:
     from rich.console import Console
 
-    return Console(stderr=True, width=UNBOUNDED)
+    return Console(file=stream, width=UNBOUNDED)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stae_cli.cli.console import print_json, print_note, print_table
+from stae_cli.cli.console import print_fact, print_json, print_note, print_table
 from stae_cli.cli.options import ArchitectureName, AsJson
 from stae_cli.cli.size import parse_names, parse_size
 from stae_cli.errors import UsageError
@@ -98,7 +98,7 @@ def _print_cost(cost: Cost, *, layers: bool) -> None:
     ]
     print_table(f"{cost.network}: FLOPs for {cost.width}x{cost.height} pixels", columns, rows)
     if published := _published(cost):
-        print_note(f"published: {published.source}. {published.why}")
+        print_fact(f"published: {published.source}. {published.why}")
     for stage in cost.stages if layers else ():
         _print_layers(cost.network, stage)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stae_cli.cli.console import print_error, print_json, print_note, print_table
+from stae_cli.cli.console import print_error, print_fact, print_json, print_table
 from stae_cli.cli.options import AsJson
 from stae_cli.cli.report import ALL_GOOD, SOME_FAILED
 
@@ -58,18 +58,18 @@ def _print_summary(inventory: Inventory) -> None:
     for problem in inventory.problems:
         print_error(f"{problem.key}: {problem.reason}")
     files = inventory.files
-    print_note(
+    print_fact(
         f"{len(inventory.latents)} latents in {len(files)} files, "
         f"{sum(files.values()) / 1e6:.2f} MB; "
         f"{len(inventory.problems)} invalid, {inventory.passed_over} other files"
     )
     for (name, fingerprint), count in inventory.weights.most_common():
-        print_note(f"weights: {name} ({fingerprint[:12]}) in {count}")
+        print_fact(f"weights: {name} ({fingerprint[:12]}) in {count}")
     for what in ("architecture", "prep", "compute_dtype"):
-        print_note(f"{what}: {_listed(inventory.count(what))}")
-    print_note(f"stored as: {_listed(Counter(stored.dtype for stored in inventory.latents))}")
+        print_fact(f"{what}: {_listed(inventory.count(what))}")
+    print_fact(f"stored as: {_listed(Counter(stored.dtype for stored in inventory.latents))}")
     sizes = Counter({f"{w}x{h}": count for (w, h), count in inventory.sizes.items()})
-    print_note(f"pictures: {_listed(sizes)}")
+    print_fact(f"pictures: {_listed(sizes)}")
 
 
 def _listed(counts: Counter[str]) -> str:

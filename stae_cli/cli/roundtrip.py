@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from stae_cli.cli.console import print_note, print_table, progress_bar
+from stae_cli.cli.console import print_fact, print_table, progress_bar
 from stae_cli.cli.options import (
     AsJson,
     BatchPatches,
@@ -77,7 +77,7 @@ def roundtrip(
     )
     with progress_bar(plan.total, what="roundtrip", quiet=quiet) as advance:
         report = run(plan, checkpoint, codec, advance=advance)
-    if not quiet:
+    if not (quiet or as_json):
         _print_figures(report)
     extra = {"overall": report.overall.as_json() if report.overall else None}
     return finish(report, plan, codec, verb="compared", quiet=quiet, as_json=as_json, extra=extra)
@@ -97,8 +97,8 @@ def _print_figures(report: RoundtripReport) -> None:
     ]
     print_table("worst first", ("image", "size", "PSNR dB", "SSIM", "MSE"), rows)
     if len(worst_first) > ROWS_SHOWN:
-        print_note(f"and {len(worst_first) - ROWS_SHOWN} better ones in metrics.json")
-    print_note(_sentence(report.overall))
+        print_fact(f"and {len(worst_first) - ROWS_SHOWN} better ones in metrics.json")
+    print_fact(_sentence(report.overall))
 
 
 def _sentence(overall: Overall) -> str:

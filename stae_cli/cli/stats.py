@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stae_cli.cli.console import print_error, print_json, print_note, print_table, progress_bar
+from stae_cli.cli.console import print_error, print_fact, print_json, print_table, progress_bar
 from stae_cli.cli.options import AsJson, Quiet, Workers
 from stae_cli.cli.report import ALL_GOOD, SOME_FAILED
 
@@ -57,9 +57,9 @@ def _print_statistics(surveyed: Surveyed, statistics: Statistics) -> None:
     columns = ("channel", "mean", "std", "max |z|", "most correlated with")
     print_table("latents by channel", columns, rows)
     scale = "-" if statistics.scale is None else f"{statistics.scale:.5f}"
-    print_note(f"shift {statistics.shift:.5f}, scale {scale}: (z - shift) * scale has variance 1")
-    print_note(f"max |z| {statistics.largest:.3f}")
-    print_note(
+    print_fact(f"shift {statistics.shift:.5f}, scale {scale}: (z - shift) * scale has variance 1")
+    print_fact(f"max |z| {statistics.largest:.3f}")
+    print_fact(
         f"{surveyed.latents} latents of {statistics.positions} positions in {surveyed.files} "
         f"files, made with {surveyed.weights} ({surveyed.weights_sha256[:12]})"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -18,6 +19,8 @@ def open_streams() -> None:
     os.close(descriptor)
     if sys.stderr is None:
         sys.stderr = os.fdopen(LAST_STREAM, "w")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names may hold what its encoding lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def leave_stdout() -> None:

@@ -9,6 +9,7 @@ import typer
 
 from stae_cli.cli.console import (
     print_error,
+    print_fact,
     print_json,
     print_note,
     print_table,
@@ -93,10 +94,10 @@ def verify(
         with progress_bar(len(found.sample), what="encode again", quiet=quiet) as advance:
             compare_sample(found, codec, workers=workers, advance=advance)
     _print_findings(found)
-    if not quiet:
-        _print_summary(found)
     if as_json:
         print_json(_summary(found))
+    elif not quiet:
+        _print_summary(found)
     return SOME_FAILED if found.findings else ALL_GOOD
 
 
@@ -132,18 +133,18 @@ def _print_summary(found: Verification) -> None:
         rows = [(kind, str(count)) for kind, count in found.counts.items()]
         print_table("what is wrong", ("kind", "count"), rows)
         for kind in found.counts:
-            print_note(f"{kind}: {REMEDIES[kind]}")
+            print_fact(f"{kind}: {REMEDIES[kind]}")
     checked = f"{found.latents} latents in {found.files} files, {found.size / 1e6:.2f} MB"
     if found.sources is not None:
         checked += f", against {found.sources} sources"
     if found.reencoded:
         equal = sum(each.equal for each in found.reencoded)
         largest = max(each.difference for each in found.reencoded)
-        print_note(
+        print_fact(
             f"encoded {len(found.reencoded)} again: {equal} with the same bytes, "
             f"largest difference {largest:.4g}"
         )
-    print_note(f"{checked}: {f'{len(found.findings)} findings' if found.findings else 'all good'}")
+    print_fact(f"{checked}: {f'{len(found.findings)} findings' if found.findings else 'all good'}")
 
 
 def _summary(found: Verification) -> dict[str, Any]:

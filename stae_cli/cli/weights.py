@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stae_cli.cli.console import print_json, print_line, print_note, print_table
+from stae_cli.cli.console import print_fact, print_json, print_line, print_note, print_table
 from stae_cli.cli.options import AsJson
 from stae_cli.errors import UsageError
 from stae_cli.model.weights import (
@@ -74,7 +74,7 @@ def show_weights(name: Name, as_json: AsJson = False) -> None:
     known = [key for key in HISTORY if key in metadata]
     others = sorted(metadata.keys() - facts.keys() - set(known))
     for key, value in (facts | {key: metadata[key] for key in [*known, *others]}).items():
-        print_note(f"{key.replace('_', ' ')}: {_in_words(value)}")
+        print_fact(f"{key.replace('_', ' ')}: {_in_words(value)}")
 
 
 @weights.command("fetch")

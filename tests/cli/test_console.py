@@ -18,9 +18,9 @@ class Terminal(io.StringIO):
 def test_words_of_tables_stay_whole(monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr(sys, "stdout", Terminal())
     print_table("latents", ("key", "picture"), [("a/long/path/of/a/key", "100x200"), ("b", "1x1")])
-    plain = re.sub("\x1b\\[[0-9;]*m", "", sys.stderr.getvalue())
+    plain = re.sub("\x1b\\[[0-9;]*m", "", sys.stdout.getvalue())
     lines = [line.split() for line in plain.splitlines()]
     assert ["key", "picture"] in lines
     assert ["a/long/path/of/a/key", "100x200"] in lines

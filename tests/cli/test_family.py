@@ -265,7 +265,7 @@ def test_flops_of_one_network_and_of_the_family(stae):
     assert (one["network"], one["latent"]) == ("f32c64", [64, 1, 2])
     ran = stae("flops", "--all", "--size", "64")
     assert ran.code == 0
-    assert all(f" {name} " in ran.err for name in (*PRESETS, "sdxl", "taesd"))
+    assert all(f" {name} " in ran.out for name in (*PRESETS, "sdxl", "taesd"))
     networks = stae("flops", "--all", "--size", "64", "--json").json["networks"]
     assert [each["network"] for each in networks] == [*PRESETS, "sdxl", "taesd"]
     stae("flops", "--all", "--architecture", "f8c16").assert_fails(2, "--all")
@@ -277,5 +277,5 @@ def test_the_family_is_counted_without_diffusers_too(stae, monkeypatch):
     monkeypatch.setattr("stae_cli.model.peers.peers_are_installed", lambda: False)
     ran = stae("flops", "--all", "--size", "64")
     assert ran.code == 0
-    assert "f32c256-naive" in ran.err
+    assert "f32c256-naive" in ran.out
     assert "pip install 'stae[peers]'" in ran.err

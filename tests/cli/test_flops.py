@@ -8,16 +8,16 @@ import pytest
 def test_the_table_holds_our_figures_and_the_published_ones(stae):
     ran = stae("flops")
     assert ran.code == 0
-    assert ran.out == ""
+    assert ran.err == ""
     for word in ("115.16 G", "322.59 G", "124.18 G", "318.52 G", "3,521,552", "calflops"):
-        assert word in ran.err
-    assert "…" not in ran.err
+        assert word in ran.out
+    assert "…" not in ran.out
 
 
 def test_published_figures_are_shown_for_their_size_only(stae):
     ran = stae("flops", "--size", "512")
-    assert "124.18" not in ran.err
-    assert "calflops" not in ran.err
+    assert "124.18" not in ran.out
+    assert "calflops" not in ran.out
 
 
 def test_layers_sum_to_their_stage(stae):
@@ -32,8 +32,8 @@ def test_layers_sum_to_their_stage(stae):
 
 def test_layers_are_listed_on_request(stae):
     path = "decoder.0.nerf.0.param_gen"
-    assert path not in stae("flops", "--size", "64").err
-    assert path in stae("flops", "--size", "64", "--layers").err
+    assert path not in stae("flops", "--size", "64").out
+    assert path in stae("flops", "--size", "64", "--layers").out
 
 
 def test_json_without_layers_is_short(stae):
@@ -48,8 +48,8 @@ def test_sdxl_stands_beside_ours(stae):
     assert diffusers.AutoencoderKL
     ran = stae("flops", "--against", "sdxl, taesd")
     for word in ("4.879 T", "10.470 T", "4.340 T", "sdxl", "taesd"):
-        assert word in ran.err
-    assert "…" not in ran.err
+        assert word in ran.out
+    assert "…" not in ran.out
 
 
 def test_without_diffusers_the_extra_is_named(stae, monkeypatch):

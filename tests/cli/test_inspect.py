@@ -19,8 +19,9 @@ def latents(stae, tiny, tmp_path):
 def test_summary(stae, latents):
     ran = stae("inspect", latents)
     assert ran.code == 0
-    assert "9 latents" in ran.err
-    assert "tiny.safetensors" in ran.err
+    assert ran.err == ""
+    assert "9 latents" in ran.out
+    assert "tiny.safetensors" in ran.out
     summary = stae("inspect", latents, "--json").json
     assert summary["latents"] == 9
     assert summary["bytes"] == sum(p.stat().st_size for p in latents.rglob("*.safetensors"))
@@ -31,7 +32,7 @@ def test_summary(stae, latents):
 
 def test_files(stae, latents):
     ran = stae("inspect", latents, "--files")
-    assert "sub/p8.safetensors" in ran.err
+    assert "sub/p8.safetensors" in ran.out
     rows = stae("inspect", latents, "--files", "--json").json["files"]
     assert len(rows) == 9
     assert rows[0]["source"] == "p0.png"

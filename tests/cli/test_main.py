@@ -1,6 +1,7 @@
 """The program around the commands: version, help, numbers and streams that do not do."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -79,7 +80,9 @@ def ran_as_a_program(*arguments, **options):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-@pytest.mark.parametrize("arguments", [("flops", "--json"), ("--version",), ("--help",)])
+@pytest.mark.parametrize(
+    "arguments", [("flops", "--json"), ("flops",), ("--version",), ("--help",)], ids=" ".join
+)
 def test_a_full_stdout_is_an_error(arguments):
     with Path("/dev/full").open("w") as full:
         ran = ran_as_a_program(*arguments, stdout=full)
@@ -96,6 +99,14 @@ def test_a_closed_stdout_is_an_error():
     assert ran.returncode == 1
     assert "stdout: it is closed" in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+def test_names_that_stdout_cannot_hold_are_escaped(tiny, tmp_path):
+    shutil.copy(tiny, tmp_path / "ü.safetensors")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    ran = ran_as_a_program("weights", "fetch", tmp_path / "ü.safetensors", env=environment)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.endswith("\\xfc.safetensors\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="closes descriptors as shells do")

@@ -87,11 +87,11 @@ def test_shift_and_scale_are_what_normalize_takes(stae, files, tiny):
 def test_the_table(stae, files):
     ran = stae("stats", files)
     assert ran.code == 0
-    assert ran.out == ""
+    assert ran.err == ""
     found = stae("stats", files, "--json").json
-    assert f"shift {found['shift']:.5f}, scale {found['scale']:.5f}" in ran.err
-    assert f"{found['std'][15]:.5f}" in ran.err
-    assert "9 latents" in ran.err
+    assert f"shift {found['shift']:.5f}, scale {found['scale']:.5f}" in ran.out
+    assert f"{found['std'][15]:.5f}" in ran.out
+    assert "9 latents" in ran.out
 
 
 def test_damaged_latents_are_listed_and_left_out(stae, files):

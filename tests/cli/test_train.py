@@ -167,7 +167,7 @@ def test_codec_scales_latents_with_the_recorded_figures(unbroken, tiny):
 def test_weights_show_tells_the_history_in_words(unbroken, stae):
     ran = stae("weights", "show", unbroken[0])
     assert ran.code == 0
-    told = dict(line.split(": ", 1) for line in ran.err.splitlines())
+    told = dict(line.split(": ", 1) for line in ran.out.splitlines())
     assert list(told)[:3] == ["name", "fingerprint", "architecture"]
     assert list(told)[5:10] == ["recipe", "data", "training", "validation", "latents"]
     assert f"steps {STEPS}" in told["recipe"]
@@ -188,7 +188,7 @@ def test_weights_show_takes_metadata_as_it_comes(stae, tmp_path):
     assert odd.items() <= shown.items()
     ran = stae("weights", "show", path)
     assert ran.code == 0
-    assert "recipe: by hand" in ran.err
+    assert "recipe: by hand" in ran.out
 
 
 def test_two_processes_follow_the_curve_of_one(photos, tiny, out, unbroken):

@@ -37,6 +37,10 @@ one script, and medians are shown: quote the ratios, a shared machine's millisec
 | `python benchmarks/plots.py` | nothing: draws the charts (`pip install matplotlib`) |
 | `python benchmarks/report.py` | nothing: writes this page from `results` |
 
+PHOTOS and TRAIN are folders of photos, which do not come with stae. Scored are
+[the 24 Kodak photos](https://r0k.us/graphics/kodak/), `kodak`; those that were trained on or fitted
+to are from [the card of the built-in checkpoint](../stae_cli/weights/README.md), which lists them.
+
 No figure on this page is from an NVIDIA card unless a section below says so: none was at hand. On a
 machine with one, this fills the CUDA tables in under nine minutes, the most telling cases first; it
 needs no more than stae itself does, not even an installed stae. `--phases` chooses a part of it:

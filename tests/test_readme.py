@@ -89,3 +89,17 @@ def test_python_in_the_readme_runs(stae, tmp_path):
 def test_no_placeholder_is_left_in_the_readme():
     names = set(re.findall(r"[A-Z]{3,}_[A-Z_]+", README))
     assert names == {"STAE_WEIGHTS", "STAE_TRITON", "RAY_ADDRESS"}  # environment variables
+
+
+@pytest.mark.parametrize("command", ["encode", "decode", "roundtrip", "verify", "stats", "train"])
+def test_workers_write_only_where_something_is_written(stae, command):
+    help_text = " ".join(stae(command, "--help").out.split())
+    assert "Reading threads" in help_text
+    assert ("as many writing ones" in help_text) == (command in ("encode", "decode", "roundtrip"))
+
+
+def test_metavars_in_the_table_of_commands_are_those_of_the_help(stae):
+    for command, words in re.findall(r"^\| `stae (\w+) ([^`]*)`", README, re.MULTILINE):
+        usage = " ".join(stae(command, "--help").out.partition("\n\n")[0].split())
+        for word in re.findall(r"[A-Z]{3,}", words.partition("--")[0]):
+            assert word in usage, (command, word)

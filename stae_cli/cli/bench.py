@@ -20,8 +20,8 @@ from stae_cli.cli.options import (
     Device,
     Dtype,
     Quiet,
+    ReadersAndWriters,
     Weights,
-    Workers,
     parse_device,
     parse_dtype,
 )
@@ -95,7 +95,7 @@ def bench(
     path: PathOption = None,
     loop: Loop = False,
     transformer: Transformers = ["base"],  # noqa: B006
-    workers: Workers = None,
+    workers: ReadersAndWriters = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:

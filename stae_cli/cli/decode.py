@@ -28,8 +28,8 @@ from stae_cli.cli.options import (
     Dtype,
     Overwrite,
     Quiet,
+    ReadersAndWriters,
     Sources,
-    Workers,
     parse_dtype,
 )
 from stae_cli.cli.report import finish
@@ -62,7 +62,7 @@ def decode(
     dtype: ComputeDtype = Dtype.auto,
     format: Annotated[Format, typer.Option(help="File format of the pictures.")] = Format.png,  # noqa: A002
     batch_patches: BatchPatches = None,
-    workers: Workers = None,
+    workers: ReadersAndWriters = None,
     engine: EngineOption = Engine.local,
     ray_address: RayAddress = None,
     min_actors: MinActors = 1,

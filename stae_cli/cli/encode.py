@@ -29,8 +29,8 @@ from stae_cli.cli.options import (
     KeepExtension,
     Overwrite,
     Quiet,
+    ReadersAndWriters,
     Weights,
-    Workers,
     parse_dtype,
 )
 from stae_cli.cli.prep import (
@@ -57,7 +57,7 @@ ImageSources = Annotated[
     list[str],
     typer.Argument(
         metavar="SOURCE",
-        help="Files, folders, tars or URLs of them.",
+        help="Files, folders, tars or URLs of them; may be left out with --from-list alone.",
         default_factory=list,  # a `--from-list` may stand in
         show_default=False,
     ),
@@ -112,7 +112,7 @@ def encode(
     shard_size: ShardSize = None,
     keep_extension: KeepExtension = False,
     batch_patches: BatchPatches = None,
-    workers: Workers = None,
+    workers: ReadersAndWriters = None,
     unit_rank: UnitRank = None,
     unit_count: UnitCount = None,
     engine: EngineOption = Engine.local,

@@ -69,6 +69,10 @@ BatchPatches = Annotated[
 ]
 Workers = Annotated[
     int | None,
+    typer.Option("--workers", min=1, help="Reading threads."),
+]
+ReadersAndWriters = Annotated[
+    int | None,
     typer.Option("--workers", min=1, help="Reading threads, and as many writing ones."),
 ]
 Overwrite = Annotated[

@@ -14,9 +14,9 @@ from stae_cli.cli.options import (
     Device,
     Dtype,
     Quiet,
+    ReadersAndWriters,
     Sources,
     Weights,
-    Workers,
     parse_device,
     parse_dtype,
 )
@@ -51,7 +51,7 @@ def roundtrip(
     square: Square = None,
     background: Background = "white",
     batch_patches: BatchPatches = None,
-    workers: Workers = None,
+    workers: ReadersAndWriters = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:

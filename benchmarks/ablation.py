@@ -22,8 +22,9 @@ from stae_cli.model.checkpoint import load_checkpoint, read_checkpoint
 from stae_cli.model.device import pick_device
 from stae_cli.training.ranks import Ranks
 from stae_cli.training.recipe import Recipe
-from stae_cli.training.run import PCA, RANDOM, Run
+from stae_cli.training.run import Run
 from stae_cli.training.settings import TrainSettings
+from stae_cli.training.start import PCA, RANDOM
 from stae_cli.training.workspace import Workspace
 
 

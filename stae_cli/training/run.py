@@ -11,27 +11,23 @@ from typing import Any
 
 import torch
 
-from stae_cli.errors import CheckpointError, StaeError
+from stae_cli.errors import StaeError
 from stae_cli.interrupts import Interrupts, held_interrupts
-from stae_cli.model.checkpoint import Checkpoint, write_checkpoint
-from stae_cli.model.seeding import seeded
-from stae_cli.model.stupid_ae import StupidAE
+from stae_cli.model.checkpoint import write_checkpoint
 from stae_cli.training.crops import Crops
 from stae_cli.training.curve import draw_curve
 from stae_cli.training.description import describe
-from stae_cli.training.linear import fit_pca, set_linear, set_second_linear
 from stae_cli.training.loop import LOG_STEPS, DivergedError, Loop
 from stae_cli.training.photos import PhotoSet, load_photos
 from stae_cli.training.ranks import Ranks
 from stae_cli.training.samples import draw_samples, sample_crops
-from stae_cli.training.second_stage import hold_first, joined_to
 from stae_cli.training.settings import TrainSettings
+from stae_cli.training.start import first_model
 from stae_cli.training.statistics import latent_statistics
 from stae_cli.training.validation import Validation
 from stae_cli.training.workspace import Workspace
 
 VALIDATION_SHARE = 0.03  # of the time, at most
-PCA, RANDOM = "pca", "random"  # starts of new checkpoints
 SAMPLES = 6
 
 
@@ -94,7 +90,7 @@ class Run:
         self._validated_at = self._validation_cost = 0.0
         self._psnr: float | None = None
         self.loop = Loop(
-            self._start(blank=saved is not None),
+            first_model(settings, self.crops, blank=saved is not None),
             recipe,
             self.crops,
             ranks=ranks,
@@ -233,41 +229,6 @@ class Run:
             return None
         facts = {"folder": folder.name, "photos": len(self.validation.keys), "psnr": round(psnr, 3)}
         return facts | ({"also_trained_on": len(self.overlap)} if self.overlap else {})
-
-    def _start(self, *, blank: bool) -> StupidAE:
-        """The model before the first step; its weights do not matter if it is `blank`."""
-        settings, initial = self.settings, self.settings.initial
-        if initial is not None:
-            _check_finite(initial)
-            if not settings.adds_stage:
-                return initial.model()
-        with seeded(settings.recipe.seed):
-            model = StupidAE(settings.architecture)
-            if initial is not None:
-                hold_first(joined_to(initial, model))
-            elif settings.recipe.start == PCA and not blank:
-                set_linear(model, fit_pca(self.crops, patch=settings.architecture.patch))
-            linear = (settings.second_start if initial else settings.recipe.start) == PCA
-            if settings.architecture.second is not None and linear and not blank:
-                self._start_second(model, settings.architecture.second.patch)
-        return model
-
-    def _start_second(self, model: StupidAE, patch: int) -> None:
-        first = model.encoder[0].to(self.crops.device)
-        set_second_linear(model, fit_pca(self.crops, patch=patch, encoder=first))
-
-
-def _check_finite(initial: Checkpoint) -> None:
-    """Checks that a checkpoint can be trained further, or built on.
-
-    Raises:
-        CheckpointError: it is broken.
-    """
-    for name, tensor in initial.tensors.items():
-        if not tensor.isfinite().all():
-            raise CheckpointError(
-                f"`{initial.name}` has NaN or infinity in `{name}`", "start from another checkpoint"
-            )
 
 
 def _validation(settings: TrainSettings, patch: int, device: torch.device) -> Validation | None:

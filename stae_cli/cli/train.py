@@ -154,7 +154,10 @@ def train(
     workers: Workers = None,
     save_every: SaveEvery = 5.0,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Start anew, and replace CHECKPOINT.")
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace CHECKPOINT, and an unfinished run with other settings."
+        ),
     ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -162,6 +165,7 @@ def train(
     """Train or fine-tune a checkpoint on photos.
 
     Run the same command again after an interruption: it goes on where its state was last saved.
+    To start the same run anew, remove the folder NAME.training beside NAME.safetensors.
     """
     device = parse_device(device)
     if stage == 2 and from_ is None:

@@ -70,9 +70,7 @@ class Run:
         recipe.check(patch=patch, processes=ranks.processes)
         self.settings, self.ranks, self.on_progress = settings, ranks, on_progress
         self.workspace = Workspace(settings.out)
-        if ranks.first:
-            self.workspace.prepare(overwrite=settings.overwrite)
-        ranks.wait()
+        self.workspace.check(overwrite=settings.overwrite)
         self.photos = load_photos(
             settings.sources,
             crop=recipe.crop,
@@ -86,7 +84,8 @@ class Run:
             self.photos, crop=recipe.crop, batch=recipe.batch, seed=recipe.seed, device=device
         )
         self.record = _record(settings, self.photos)
-        saved = self.workspace.resume(self.record)
+        saved = self.workspace.resume(self.record, overwrite=settings.overwrite)
+        ranks.wait()  # the first one may change the workspace once all have read it
         self._validated_at = self._validation_cost = 0.0
         self._psnr: float | None = None
         self.loop = Loop(
@@ -96,10 +95,9 @@ class Run:
             ranks=ranks,
             compiled=settings.compiled,
         )
-        self.resumed_at = 0
         if saved is not None:
             self.loop.load_state_dict(saved)
-            self.resumed_at = self.loop.step
+        self.resumed_at = self.loop.step
 
     def train(self) -> Outcome:
         """Trains to the end, or until it is interrupted; then the state is saved.
@@ -108,6 +106,7 @@ class Run:
             StaeError: the loss became NaN, or a file cannot be written; a good state is kept.
         """
         if self.ranks.first:
+            self.workspace.begin(anew=not self.resumed_at)
             self.workspace.cut_log(self.loop.step)
         with held_interrupts() as interrupts:
             self._steps(interrupts)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from stae_cli.errors import StaeError, UsageError
+from stae_cli.errors import CheckpointError, StaeError, UsageError
+from stae_cli.model.checkpoint import fingerprint, read_checkpoint
 from stae_cli.model.weights import SAFETENSORS_SUFFIX
 from stae_cli.training.recipe import differences
 from stae_cli.training.state import load_state, save_state
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Workspace:
@@ -20,7 +22,6 @@ class Workspace:
 
     Args:
         out: the checkpoint to be.
-        settings: JSON of all that must be the same when the run is resumed.
     """
 
     def __init__(self, out: Path) -> None:
@@ -31,53 +32,80 @@ class Workspace:
         self.log = self.folder / "log.jsonl"
         self.curve = self.folder / "curve.png"
         self.samples = self.folder / "samples.png"
+        self._replaced: str | None = None  # digest of the file that the run will replace, if any
 
-    def prepare(self, *, overwrite: bool) -> None:
-        """Makes the folder, and checks that nothing would be lost.
+    def check(self, *, overwrite: bool) -> None:
+        """What can be said before anything is read; nothing is written.
 
         Raises:
-            UsageError: the checkpoint's name does not do, or it exists.
-            StaeError: the folder cannot be made.
+            UsageError: the checkpoint's name does not do, or it exists and no run is under way.
         """
         if self.out.suffix != SAFETENSORS_SUFFIX:
             raise UsageError(f"`{self.out}` does not end in .safetensors", "name such a file")
-        if self.out.is_dir():
-            raise UsageError(f"`{self.out}` is a folder", "name a file")
-        if self.out.exists() and not overwrite:
-            raise UsageError(f"`{self.out}` exists", "give another name, or `--overwrite`")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if overwrite:
-                for path in (self.state, self.last, self.log):
-                    path.unlink(missing_ok=True)
-        except OSError as error:
-            raise StaeError(
-                f"cannot write to `{self.folder}`: {error.strerror or error}",
-                "give another `--out`",
-            ) from error
+        if self.out.exists() and not self.out.is_file():
+            raise UsageError(f"`{self.out}` is a folder or a special file", "name a file")
+        if self.out.exists() and not overwrite and not self.state.exists():
+            raise self._exists()
 
-    def resume(self, settings: str) -> dict[str, Any] | None:
-        """The last state of a run with these settings; None if there is none.
+    def resume(self, settings: str, *, overwrite: bool) -> dict[str, Any] | None:
+        """The last state of an unfinished run with these settings; None to start anew.
+
+        A run that was started to replace a checkpoint goes on to do so, told to or not.
+
+        Args:
+            settings: JSON of all that must be the same when a run is resumed.
+            overwrite: whether the checkpoint, and a state of other settings, may be replaced.
 
         Raises:
-            StaeError: there is one with other settings, or it is damaged.
+            UsageError: the checkpoint exists, and is not the one that the run would replace.
+            StaeError: there is a state of other settings, or it is damaged.
         """
         saved = load_state(self.state)
-        if saved is None:
-            return None
-        if saved.get("format") != FORMAT:
+        if saved is not None and saved.get("format") != FORMAT:
             raise StaeError(
-                f"`{self.state}` was written by another version", "start anew with `--overwrite`"
+                f"`{self.state}` was written by another version", "remove it to start anew"
             )
-        if saved["settings"] != settings:
+        there = _digest(self.out)
+        same = saved if saved and saved["settings"] == settings else None
+        if there and not overwrite and not (same and self._may_replace(there, same)):
+            raise self._exists()
+        if saved and not same and not overwrite:
             what = "; ".join(differences(saved["settings"], settings))
             raise StaeError(
                 f"the run in `{self.folder}` has other settings: {what}",
                 "repeat its settings to go on, or start anew with `--overwrite`",
             )
-        state = saved["loop"]
-        assert isinstance(state, dict)
-        return state
+        self._replaced = same["replaces"] if same else there
+        return same["loop"] if same else None
+
+    def _may_replace(self, there: str, saved: Mapping[str, Any]) -> bool:
+        """Whether the checkpoint is what it was when the run began, or what the run made of it."""
+        if there == saved["replaces"]:
+            return True
+        try:
+            made = read_checkpoint(self.out, name=self.out.name)
+        except CheckpointError:
+            return False
+        return made.fingerprint == fingerprint(saved["loop"]["average"])
+
+    def _exists(self) -> UsageError:
+        return UsageError(f"`{self.out}` exists", "give another name, or `--overwrite`")
+
+    def begin(self, *, anew: bool) -> None:
+        """Makes the folder; what an earlier run left there goes if this one starts anew.
+
+        Raises:
+            StaeError: that cannot be done.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for path in (self.state, self.last, self.log) if anew else ():
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StaeError(
+                f"cannot write to `{self.folder}`: {error.strerror or error}",
+                "give another `--out`",
+            ) from error
 
     def save(self, settings: str, state: Mapping[str, Any]) -> None:
         """Replaces the state.
@@ -85,7 +113,8 @@ class Workspace:
         Raises:
             StaeError: it cannot be written; the old one stays.
         """
-        save_state(self.state, {"format": FORMAT, "settings": settings, "loop": dict(state)})
+        about = {"format": FORMAT, "settings": settings, "replaces": self._replaced}
+        save_state(self.state, {**about, "loop": dict(state)})
 
     def finish(self) -> None:
         """Removes what only an unfinished run needs."""
@@ -126,3 +155,16 @@ class Workspace:
             except ValueError:
                 continue
         return lines
+
+
+def _digest(path: Path) -> str | None:
+    """Of a file's bytes; None if it is not there."""
+    if not path.exists():
+        return None
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise StaeError(
+            f"cannot read `{path}`: {error.strerror or error}", "give another `--out`"
+        ) from error

@@ -17,6 +17,8 @@ from PIL import Image
 
 from stae_cli.model.architecture import Architecture
 from stae_cli.model.checkpoint import read_checkpoint, write_checkpoint
+from stae_cli.training.loop import Loop
+from stae_cli.training.workspace import Workspace
 from tests.pictures import noise, write_photos
 from tests.seeded import TINY, seeded_tensors
 from tests.signals import heed_interrupts
@@ -246,6 +248,78 @@ def test_an_interrupted_run_saves_and_goes_on(stae, photos, tiny, out, number, c
     assert state["loop"]["step"] >= max(curve_of(out))
     other = stae(*arguments(photos, out, tiny, "--lr", 1e-3, steps=4000))
     other.assert_fails(1, "other settings", "learning rate was 0.0005, now 0.001")
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """Has the next runs of this process interrupted after a step; None: not any more."""
+    advance = Loop.advance
+
+    def after(step):
+        def stopped(loop):
+            if loop.step == step:
+                raise KeyboardInterrupt
+            advance(loop)
+
+        monkeypatch.setattr(Loop, "advance", stopped)
+
+    return after
+
+
+def test_a_run_that_replaces_a_checkpoint_goes_on_after_interruptions(
+    stae, photos, tiny, out, interrupted
+):
+    assert stae(*arguments(photos, out, tiny, steps=1)).code == 0
+    before, command = out.read_bytes(), arguments(photos, out, tiny, "--overwrite", "--json")
+    for step in (10, 20):
+        interrupted(step)
+        assert stae(*command).code == 130
+        assert out.read_bytes() == before
+    interrupted(30)  # what it replaces is known: it need not be told again
+    assert stae(*arguments(photos, out, tiny)).code == 130
+    interrupted(None)
+    assert stae(*command).json["resumed_at"] == 30
+    assert list(curve_of(out)) == [10, 20, 30, 40]
+    assert out.read_bytes() != before
+    assert stae(*command).json["resumed_at"] == 0  # of a finished run nothing is left to go on
+
+
+def test_another_checkpoint_than_the_run_began_with_is_not_replaced(
+    stae, photos, tiny, out, interrupted
+):
+    interrupted(10)
+    assert stae(*arguments(photos, out, tiny)).code == 130
+    interrupted(None)
+    shutil.copy(tiny, out)
+    stae(*arguments(photos, out, tiny)).assert_fails(2, "exists")
+    assert out.read_bytes() == tiny.read_bytes()
+    assert stae(*arguments(photos, out, tiny, "--overwrite", "--json")).json["resumed_at"] == 10
+
+
+def test_overwrite_drops_an_unfinished_run_with_other_settings(
+    stae, photos, tiny, out, interrupted
+):
+    interrupted(10)
+    assert stae(*arguments(photos, out, tiny)).code == 130
+    interrupted(None)
+    ran = stae(*arguments(photos, out, tiny, "--overwrite", "--json", steps=20))
+    assert ran.json["resumed_at"] == 0
+    assert list(curve_of(out)) == [10, 20]
+
+
+def test_a_rerun_finishes_what_was_left_after_the_checkpoint_was_written(
+    stae, photos, tiny, out, monkeypatch
+):
+    def killed(_workspace):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Workspace, "finish", killed)
+        assert stae(*arguments(photos, out, tiny, steps=10)).code == 130
+    assert out.exists()
+    ran = stae(*arguments(photos, out, tiny, "--json", steps=10))
+    assert ran.json["resumed_at"] == 10
+    assert not (out.parent / "new.training" / "state.pt").exists()
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,15 @@ class Run:
         self.settings, self.ranks, self.on_progress = settings, ranks, on_progress
         self.workspace = Workspace(settings.out)
         self.workspace.check(overwrite=settings.overwrite)
+        with ExitStack() as stack:
+            if ranks.first:
+                stack.enter_context(self.workspace.held())
+            self._load(device, patch=patch)
+            self._held = stack.pop_all()  # until the end of `train`
+
+    def _load(self, device: torch.device, *, patch: int) -> None:
+        """The photos, and the loop where the last state left it."""
+        settings, recipe = self.settings, self.settings.recipe
         self.photos = load_photos(
             settings.sources,
             crop=recipe.crop,
@@ -85,14 +95,14 @@ class Run:
         )
         self.record = _record(settings, self.photos)
         saved = self.workspace.resume(self.record, overwrite=settings.overwrite)
-        ranks.wait()  # the first one may change the workspace once all have read it
+        self.ranks.wait()  # the first one may change the workspace once all have read it
         self._validated_at = self._validation_cost = 0.0
         self._psnr: float | None = None
         self.loop = Loop(
             first_model(settings, self.crops, blank=saved is not None),
             recipe,
             self.crops,
-            ranks=ranks,
+            ranks=self.ranks,
             compiled=settings.compiled,
         )
         if saved is not None:
@@ -105,12 +115,14 @@ class Run:
         Raises:
             StaeError: the loss became NaN, or a file cannot be written; a good state is kept.
         """
-        if self.ranks.first:
-            self.workspace.begin(anew=not self.resumed_at)
-            self.workspace.cut_log(self.loop.step)
-        with held_interrupts() as interrupts:
-            self._steps(interrupts)
-        return self._finished()
+        with self._held:
+            if self.ranks.first and not self.resumed_at:
+                self.workspace.clear()
+            elif self.ranks.first:
+                self.workspace.cut_log(self.resumed_at)
+            with held_interrupts() as interrupts:
+                self._steps(interrupts)
+            return self._finished()
 
     def _steps(self, interrupts: Interrupts) -> None:
         """Until the end or an interrupt."""

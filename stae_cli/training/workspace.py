@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,16 +92,37 @@ class Workspace:
     def _exists(self) -> UsageError:
         return UsageError(f"`{self.out}` exists", "give another name, or `--overwrite`")
 
-    def begin(self, *, anew: bool) -> None:
-        """Makes the folder; what an earlier run left there goes if this one starts anew.
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Makes the folder, which goes again if nothing was put into it.
+
+        Raises:
+            StaeError: it cannot be made.
+        """
+        made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
+        try:
+            with self._changing():
+                self.folder.mkdir(parents=True, exist_ok=True)
+            yield
+        finally:
+            with suppress(OSError):  # from the first one that is not empty on
+                for path in made:
+                    path.rmdir()
+
+    def clear(self) -> None:
+        """Removes what an earlier run left.
 
         Raises:
             StaeError: that cannot be done.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for path in (self.state, self.last, self.log) if anew else ():
+        with self._changing():
+            for path in (self.state, self.last, self.log):
                 path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise StaeError(
                 f"cannot write to `{self.folder}`: {error.strerror or error}",

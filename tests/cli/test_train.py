@@ -307,6 +307,27 @@ def test_overwrite_drops_an_unfinished_run_with_other_settings(
     assert list(curve_of(out)) == [10, 20]
 
 
+def test_a_run_that_is_refused_changes_nothing(stae, photos, tiny, out, interrupted):
+    refused = (["--validate", "absent"], ["--crop", 512], ["--memory", 0.000001])
+    for more in refused:
+        assert stae(*arguments(photos, out, tiny, *more)).code in (1, 2)
+        assert not out.parent.exists()
+    interrupted(10)
+    assert stae(*arguments(photos, out, tiny)).code == 130
+    folder = out.parent / "new.training"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert {"state.pt", "last.safetensors", "log.jsonl"} <= set(before)
+    for more in refused:
+        assert stae(*arguments(photos, out, tiny, "--overwrite", *more)).code in (1, 2)
+    assert stae(*arguments(photos / "absent", out, tiny, "--overwrite")).code == 2
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_place_that_cannot_be_written_to_is_told_at_once(stae, photos, tiny, out):
+    out.parent.write_bytes(b"no folder")
+    stae(*arguments(photos, out, tiny)).assert_fails(1, "cannot write to", "new.training")
+
+
 def test_a_rerun_finishes_what_was_left_after_the_checkpoint_was_written(
     stae, photos, tiny, out, monkeypatch
 ):

@@ -17,7 +17,8 @@ from stae_cli.files.buffers import Pixels
 from stae_cli.files.entries import Entry, Problem
 from stae_cli.files.images import IMAGE_SUFFIXES, open_image
 from stae_cli.files.readahead import Reserve, read_ahead
-from stae_cli.files.sources import list_sources
+from stae_cli.files.sources import Listing, list_sources
+from stae_cli.training.workspace import is_of_a_run
 
 READ_AHEAD_BYTES = 256 << 20
 
@@ -103,11 +104,29 @@ def load_photos(
     return found
 
 
+def list_photos(source: Path) -> Listing:
+    """The images in a file or folder, without the pictures that runs left below it.
+
+    Raises:
+        UsageError: it does not exist.
+        StaeError: there are none.
+    """
+    listing = list_sources([source], None, suffixes=IMAGE_SUFFIXES)
+    if source.is_dir():
+        listing.entries = [entry for entry in listing.entries if not is_of_a_run(Path(entry.place))]
+    if not (listing.entries or listing.problems):
+        raise StaeError(
+            f"no inputs found in `{source}` but pictures of training runs",
+            "give a folder of photos",
+        )
+    return listing
+
+
 def _listed(sources: Sequence[Path], seed: int, found: PhotoSet) -> list[_Item]:
     """Every source's entries shuffled, then one of each source in turn."""
     shuffled: list[list[_Item]] = []
     for index, source in enumerate(sources):
-        listing = list_sources([source], None, suffixes=IMAGE_SUFFIXES)
+        listing = list_photos(source)
         found.problems += listing.problems
         order = np.random.default_rng([seed, index]).permutation(len(listing.entries))
         shuffled.append([_Item(index, listing.entries[at]) for at in order])

@@ -14,13 +14,12 @@ import torch
 from stae_cli.errors import InputError, StaeError
 from stae_cli.files.buffers import Pixels
 from stae_cli.files.entries import Entry
-from stae_cli.files.images import IMAGE_SUFFIXES, open_image
+from stae_cli.files.images import open_image
 from stae_cli.files.prep import Prep, prepare
-from stae_cli.files.sources import list_sources
 from stae_cli.metrics import HALF_RANGE, psnr
 from stae_cli.model.pixels import PixelCodec
 from stae_cli.model.stupid_ae import StupidAE
-from stae_cli.training.photos import PhotoSet
+from stae_cli.training.photos import PhotoSet, list_photos
 
 
 class Validation:
@@ -33,7 +32,7 @@ class Validation:
     """
 
     def __init__(self, folder: Path, *, patch: int, device: torch.device) -> None:
-        listing = list_sources([folder], None, suffixes=IMAGE_SUFFIXES)
+        listing = list_photos(folder)
         self.device, self.patch = device, patch
         self.keys = [entry.key for entry in listing.entries]
         self.pictures = [_read(entry, patch) for entry in listing.entries]

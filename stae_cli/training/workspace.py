@@ -16,6 +16,8 @@ from stae_cli.training.recipe import differences
 from stae_cli.training.state import load_state, save_state
 
 FORMAT = 2
+SUFFIX = ".training"
+LOG, CURVE, SAMPLES = "log.jsonl", "curve.png", "samples.png"
 
 
 class Workspace:
@@ -27,12 +29,12 @@ class Workspace:
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self.folder = out.with_name(f"{out.stem}.training")
+        self.folder = out.with_name(out.stem + SUFFIX)
         self.state = self.folder / "state.pt"
         self.last = self.folder / "last.safetensors"
-        self.log = self.folder / "log.jsonl"
-        self.curve = self.folder / "curve.png"
-        self.samples = self.folder / "samples.png"
+        self.log = self.folder / LOG
+        self.curve = self.folder / CURVE
+        self.samples = self.folder / SAMPLES
         self._replaced: str | None = None  # digest of the file that the run will replace, if any
 
     def check(self, *, overwrite: bool) -> None:
@@ -177,6 +179,14 @@ class Workspace:
             except ValueError:
                 continue
         return lines
+
+
+def is_of_a_run(picture: Path) -> bool:
+    """Whether a run drew this picture: by its name, in the folder of a run, which has a log."""
+    if picture.name not in (CURVE, SAMPLES):
+        return False
+    folder = picture.resolve().parent
+    return folder.suffix == SUFFIX and (folder / LOG).is_file()
 
 
 def _digest(path: Path) -> str | None:

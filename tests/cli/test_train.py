@@ -328,6 +328,23 @@ def test_a_place_that_cannot_be_written_to_is_told_at_once(stae, photos, tiny, o
     stae(*arguments(photos, out, tiny)).assert_fails(1, "cannot write to", "new.training")
 
 
+def test_the_pictures_of_runs_are_no_photos(stae, photos, tiny, tmp_path, interrupted):
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    command = arguments(folder, folder / "mine.safetensors", tiny, "--validate", folder, steps=20)
+    assert stae(*command).code == 0
+    interrupted(10)
+    assert stae(*command, "--overwrite").code == 130
+    assert (folder / "mine.training" / "samples.png").exists()
+    interrupted(None)
+    ran = stae(*command, "--overwrite", "--json")
+    assert (ran.json["photos"], ran.json["resumed_at"]) == (6, 10)
+    made = read_checkpoint(folder / "mine.safetensors", name="mine")
+    assert json.loads(made.metadata["validation"])["photos"] == 6
+    ran = stae(*arguments(folder / "mine.training", tmp_path / "b.safetensors", tiny))
+    ran.assert_fails(1, "no inputs found", "pictures of training runs")
+
+
 def test_a_rerun_finishes_what_was_left_after_the_checkpoint_was_written(
     stae, photos, tiny, out, monkeypatch
 ):

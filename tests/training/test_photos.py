@@ -7,7 +7,7 @@ from PIL import Image
 
 from stae_cli.errors import StaeError, UsageError
 from stae_cli.training.crops import Crops
-from stae_cli.training.photos import load_photos
+from stae_cli.training.photos import list_photos, load_photos
 from tests.pictures import noise
 
 CPU = torch.device("cpu")
@@ -46,6 +46,16 @@ def test_what_does_not_fit_in_memory_is_left_out_of_all_sources_alike(tmp_path):
     photos = load_photos(sources, crop=16, memory=7 * 32 * 32 * 3)
     assert [len(source) for source in photos.sources] == [4, 3]
     assert photos.left_out == 5
+
+
+def test_only_pictures_of_runs_are_passed_over(tmp_path):
+    """A folder of that name without a log, other pictures beside one, and what is named itself."""
+    run = write(tmp_path / "mine.training", (32, 32))
+    Image.fromarray(noise(32, 32)).save(run / "curve.png")
+    assert [entry.key for entry in list_photos(run).entries] == ["0.png", "curve.png"]
+    (run / "log.jsonl").touch()
+    assert [entry.key for entry in list_photos(run).entries] == ["0.png"]
+    assert [entry.key for entry in list_photos(run / "curve.png").entries] == ["curve.png"]
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ class Score:
 
     def as_json(self) -> dict[str, float | None]:
         """The figures, with null for a PSNR that is infinite (`mse` is then 0)."""
-        return {"mse": self.mse, "psnr": _finite(self.psnr), "ssim": self.ssim}
+        return {"mse": self.mse, "psnr": finite(self.psnr), "ssim": self.ssim}
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Overall:
 
     def as_json(self) -> dict[str, int | float | None]:
         """The figures, with null for an infinite PSNR."""
-        return {**asdict(self), "psnr": _finite(self.psnr)}
+        return {**asdict(self), "psnr": finite(self.psnr)}
 
 
 def compare(original: Pixels, reconstruction: Pixels) -> Score:
@@ -90,13 +90,13 @@ def overall(scores: Sequence[Score]) -> Overall:
     if not scores:
         raise ValueError("no scores to summarise")
     pixels = sum(score.pixels for score in scores)
-    ratios = [score.psnr for score in scores if math.isfinite(score.psnr)]
+    ratios = [score.psnr for score in scores]
     similarities = [score.ssim for score in scores if score.ssim is not None]
     return Overall(
         pictures=len(scores),
-        identical=len(scores) - len(ratios),
+        identical=ratios.count(math.inf),
         mse=math.fsum(score.mse * score.pixels for score in scores) / pixels,
-        psnr=_mean(ratios) if ratios else math.inf,
+        psnr=mean_psnr(ratios),
         ssim=_mean(similarities) if similarities else None,
     )
 
@@ -104,6 +104,12 @@ def overall(scores: Sequence[Score]) -> Overall:
 def psnr(mse: float) -> float:
     """10 log10(4 / MSE) in dB for an MSE on the scale [-1, 1]; infinite for 0."""
     return 10 * math.log10(4 / mse) if mse else math.inf
+
+
+def mean_psnr(ratios: Sequence[float]) -> float:
+    """The mean in dB of those that are finite, infinite if none is."""
+    differing = [ratio for ratio in ratios if math.isfinite(ratio)]
+    return _mean(differing) if differing else math.inf
 
 
 def _mean_squared_error(original: Pixels, reconstruction: Pixels) -> float:
@@ -154,5 +160,6 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """The value, or None for infinity and NaN, which JSON does not have."""
     return value if math.isfinite(value) else None

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from stae_cli.metrics import STRIP_PIXELS, STRIP_ROWS, Score, compare, overall, psnr
+from stae_cli.metrics import STRIP_PIXELS, STRIP_ROWS, Score, compare, mean_psnr, overall, psnr
 
 
 def noisy_pair(height: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -142,3 +142,8 @@ def test_what_cannot_be_compared_is_refused(other: np.ndarray) -> None:
 def test_no_scores_have_no_figures() -> None:
     with pytest.raises(ValueError, match="no scores"):
         overall([])
+
+
+def test_the_mean_psnr_is_of_what_differs() -> None:
+    assert mean_psnr([30.0, math.inf, 20.0]) == 25
+    assert mean_psnr([math.inf]) == math.inf

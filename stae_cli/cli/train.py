@@ -304,6 +304,8 @@ def _finish(outcome: Outcome, *, quiet: bool, as_json: bool) -> int:
 
 
 def _summary(outcome: Outcome) -> dict[str, Any]:
+    from stae_cli.metrics import finite
+
     photos = outcome.photos
     return {
         "checkpoint": str(outcome.out),
@@ -312,7 +314,7 @@ def _summary(outcome: Outcome) -> dict[str, Any]:
         "seconds": outcome.seconds,
         "resumed_at": outcome.resumed_at,
         "loss": outcome.loss,
-        "psnr": outcome.psnr,
+        "psnr": None if outcome.psnr is None else finite(outcome.psnr),
         "photos": photos.photos,
         "megapixels": photos.pixels / 1e6,
         "small": photos.small,

@@ -24,15 +24,21 @@ Point = tuple[float, float]
 def draw_curve(log: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Writes a PNG of PSNR over steps: of the training crops (from their loss) and validation.
 
+    Points at infinity, where pictures are reproduced exactly, are left out.
+
     Raises:
         StaeError: the file cannot be written.
     """
     trained = [(float(line["step"]), psnr(line["loss"])) for line in log if "loss" in line]
-    validated = [(float(line["step"]), float(line["psnr"])) for line in log if "psnr" in line]
+    validated = [(float(line["step"]), _level(line["psnr"])) for line in log if "psnr" in line]
     try:
         _Chart(trained, validated).image.save(path, format="PNG")
     except OSError as error:
         raise StaeError(f"cannot write `{path}`: {error.strerror or error}", "make room") from error
+
+
+def _level(logged: float | None) -> float:
+    return math.inf if logged is None else logged
 
 
 class _Chart:
@@ -42,8 +48,8 @@ class _Chart:
         self.image = Image.new("RGB", (WIDTH * SCALE, HEIGHT * SCALE), PAPER)
         self._draw = ImageDraw.Draw(self.image)
         points = [*trained, *validated]
-        self._steps = max(step for step, _ in points) or 1.0
-        levels = [level for _, level in points]
+        self._steps = max((step for step, _ in points), default=0.0) or 1.0
+        levels = [level for _, level in points if math.isfinite(level)] or [0.0]
         self._low, self._high = math.floor(min(levels)), math.ceil(max(levels) + 0.01)
         self._grid()
         self._curve(trained, TRAINED, 1)
@@ -66,7 +72,7 @@ class _Chart:
             self._text((x, HEIGHT - BOTTOM + 16), f"{step:,.0f}", 11, FAINT, "mm")
 
     def _curve(self, points: Sequence[Point], colour: str, width: int) -> None:
-        places = [self._place(point) for point in points]
+        places = [self._place(point) for point in points if math.isfinite(point[1])]
         if len(places) > 1:
             self._draw.line(places, fill=colour, width=width * SCALE, joint="curve")
 

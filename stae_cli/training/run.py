@@ -14,6 +14,7 @@ import torch
 
 from stae_cli.errors import StaeError
 from stae_cli.interrupts import Interrupts, held_interrupts
+from stae_cli.metrics import finite
 from stae_cli.model.checkpoint import write_checkpoint
 from stae_cli.training.crops import Crops
 from stae_cli.training.curve import draw_curve
@@ -44,7 +45,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run made."""
+    """What a run made: `psnr` is infinite if the validation photos are reproduced exactly."""
 
     out: Path
     workspace: Path
@@ -157,7 +158,7 @@ class Run:
         if loss is not None:
             line |= {"loss": loss, "learning_rate": loop.rate}
         if psnr is not None:
-            line["psnr"] = psnr
+            line["psnr"] = finite(psnr)
         if self.ranks.first:
             self.workspace.write_log(line)
         self.on_progress(Progress(loop.step, loop.progress, loss, self._psnr))
@@ -193,7 +194,7 @@ class Run:
         return StaeError(error.message, hint)
 
     def _finished(self) -> Outcome:
-        """The checkpoint and the pictures."""
+        """The pictures and the checkpoint."""
         loop = self.loop
         if not loop.finished:  # another process was interrupted
             raise KeyboardInterrupt
@@ -217,7 +218,7 @@ class Run:
         if self.validation is None:
             return
         line = {"step": self.loop.step, "seconds": round(self.loop.clock.seconds, 3)}
-        self.workspace.write_log(line | {"psnr": self._validate(self.validation)})
+        self.workspace.write_log(line | {"psnr": finite(self._validate(self.validation))})
         self.on_progress(Progress(self.loop.step, 1.0, None, self._psnr))
 
     def _write_results(self) -> None:
@@ -226,19 +227,21 @@ class Run:
         metadata = describe(
             self.settings, self.photos, self.loop, statistics, self._validation_facts()
         )
-        write_checkpoint(
-            self.settings.out, model.state_dict(), self.settings.architecture, metadata
-        )
         draw_curve(place.read_log(), place.curve)
         pictures = self.validation.pictures if self.validation else sample_crops(self.photos)
         draw_samples(model, pictures[:SAMPLES], place.samples, device=self.crops.device)
+        # Last, since a checkpoint tells that its run is over.
+        write_checkpoint(
+            self.settings.out, model.state_dict(), self.settings.architecture, metadata
+        )
         place.finish()
 
     def _validation_facts(self) -> dict[str, Any] | None:
         folder, psnr = self.settings.validate, self._psnr
         if self.validation is None or folder is None or psnr is None:
             return None
-        facts = {"folder": folder.name, "photos": len(self.validation.keys), "psnr": round(psnr, 3)}
+        measured = {"photos": len(self.validation.keys), "psnr": finite(round(psnr, 3))}
+        facts = {"folder": folder.name, **measured}
         return facts | ({"also_trained_on": len(self.overlap)} if self.overlap else {})
 
 

@@ -18,13 +18,14 @@ PURPOSE = 2
 class LatentStatistics:
     """Per channel mean and standard deviation, one shift and scale for all, and the extreme.
 
-    z' = (z - shift) * scale has mean 0 and variance 1 over all channels together.
+    z' = (z - shift) * scale has mean 0 and variance 1 over all channels together; `scale` is None
+    where all latents are the same.
     """
 
     mean: list[float]
     std: list[float]
     shift: float
-    scale: float
+    scale: float | None
     largest: float
 
 
@@ -35,10 +36,11 @@ def latent_statistics(model: StupidAE, crops: Crops) -> LatentStatistics:
     latents = (model.encode(images) for images in crops.samples(PURPOSE, pixels=pixels))
     parts = [latent.transpose(0, 1).flatten(1).double().cpu() for latent in latents]
     values = torch.cat(parts, dim=1)  # (C, N)
+    spread = float(values.std())
     return LatentStatistics(
         mean=[round(value, 5) for value in values.mean(1).tolist()],
         std=[round(value, 5) for value in values.std(1).tolist()],
         shift=round(float(values.mean()), 5),
-        scale=round(1 / float(values.std()), 5),
+        scale=round(1 / spread, 5) if spread else None,
         largest=round(float(values.abs().max()), 3),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -16,7 +15,7 @@ from stae_cli.files.buffers import Pixels
 from stae_cli.files.entries import Entry
 from stae_cli.files.images import open_image
 from stae_cli.files.prep import Prep, prepare
-from stae_cli.metrics import HALF_RANGE, psnr
+from stae_cli.metrics import HALF_RANGE, mean_psnr, psnr
 from stae_cli.model.pixels import PixelCodec
 from stae_cli.model.stupid_ae import StupidAE
 from stae_cli.training.photos import PhotoSet, list_photos
@@ -33,6 +32,8 @@ class Validation:
 
     def __init__(self, folder: Path, *, patch: int, device: torch.device) -> None:
         listing = list_photos(folder)
+        for problem in listing.problems:
+            raise _unusable(problem.key, problem.reason)
         self.device, self.patch = device, patch
         self.keys = [entry.key for entry in listing.entries]
         self.pictures = [_read(entry, patch) for entry in listing.entries]
@@ -49,18 +50,19 @@ class Validation:
         return [key for key, picture in pairs if _digest(picture) in seen]
 
     def psnr(self, model: StupidAE) -> float:
-        """The mean over the photos of each one's PSNR, in dB.
+        """The mean of the PSNR of each photo that differs at all, in dB; infinite if none does.
 
         Raises:
             StaeError: the network gives NaN or infinity.
         """
-        figures = [
-            _psnr(picture, reconstruction)
-            for picture, reconstruction in zip(
-                self.pictures, reconstructions(model, self.pictures, self.device), strict=True
-            )
-        ]
-        return math.fsum(figures) / len(figures)
+        return mean_psnr(
+            [
+                _psnr(picture, reconstruction)
+                for picture, reconstruction in zip(
+                    self.pictures, reconstructions(model, self.pictures, self.device), strict=True
+                )
+            ]
+        )
 
 
 def reconstructions(
@@ -88,9 +90,11 @@ def _read(entry: Entry, patch: int) -> Pixels:
             image = open_image(file, name=entry.key)
             return prepare(image, Prep(edges="crop"), patch=patch).pixels
     except (InputError, OSError) as error:
-        raise StaeError(
-            f"cannot validate on `{entry.place}`: {error}", "take it out of the folder"
-        ) from error
+        raise _unusable(entry.place, str(error)) from error
+
+
+def _unusable(place: str, reason: str) -> StaeError:
+    return StaeError(f"cannot validate on `{place}`: {reason}", "take it out of the folder")
 
 
 def _cropped(photo: Pixels, patch: int) -> Pixels:

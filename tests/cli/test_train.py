@@ -15,8 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
+from stae_cli.errors import StaeError
 from stae_cli.model.architecture import Architecture
 from stae_cli.model.checkpoint import read_checkpoint, write_checkpoint
+from stae_cli.training import run, validation
 from stae_cli.training.loop import Loop
 from stae_cli.training.workspace import Workspace
 from tests.pictures import noise, write_photos
@@ -343,6 +345,30 @@ def test_the_pictures_of_runs_are_no_photos(stae, photos, tiny, tmp_path, interr
     assert json.loads(made.metadata["validation"])["photos"] == 6
     ran = stae(*arguments(folder / "mine.training", tmp_path / "b.safetensors", tiny))
     ran.assert_fails(1, "no inputs found", "pictures of training runs")
+
+
+def test_pictures_that_are_reproduced_exactly(stae, photos, tiny, out, monkeypatch):
+    monkeypatch.setattr(validation, "reconstructions", lambda _model, pictures, _device: pictures)
+    ran = stae(*arguments(photos, out, tiny, "--validate", photos, "--json", steps=10))
+    assert ran.code == 0, ran.err
+    assert ran.json["psnr"] is None
+    assert "validation PSNR inf dB" in ran.err
+    assert [line["psnr"] for line in log_of(out) if "psnr" in line][-1] is None
+    made = read_checkpoint(out, name="new").metadata["validation"]
+    assert json.loads(made)["psnr"] is None
+    assert "Infinity" not in made + ran.out + (out.parent / "new.training/log.jsonl").read_text()
+
+
+def test_a_checkpoint_appears_when_all_else_is_there(stae, photos, tiny, out, monkeypatch):
+    def full(*_arguments, **_named):
+        raise StaeError("no room", "make room")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "draw_samples", full)
+        stae(*arguments(photos, out, tiny, steps=10)).assert_fails(1, "no room")
+    assert not out.exists()
+    assert stae(*arguments(photos, out, tiny, "--json", steps=10)).json["resumed_at"] == 10
+    assert (out.parent / "new.training" / "samples.png").exists()
 
 
 def test_a_rerun_finishes_what_was_left_after_the_checkpoint_was_written(

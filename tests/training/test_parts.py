@@ -2,14 +2,19 @@
 
 import pytest
 import torch
+from PIL import Image
 
 from stae_cli.errors import StaeError, UsageError
 from stae_cli.training.averaging import Average
 from stae_cli.training.clock import Clock
+from stae_cli.training.crops import Crops
+from stae_cli.training.curve import draw_curve
+from stae_cli.training.photos import load_photos
 from stae_cli.training.recipe import Recipe, differences
 from stae_cli.training.schedule import learning_rate
 from stae_cli.training.snoo import Snoo
 from stae_cli.training.state import load_state, save_state
+from stae_cli.training.statistics import latent_statistics
 from tests.seeded import TINY, seeded_model
 
 
@@ -80,6 +85,31 @@ def test_average_follows_the_weights():
     average.update(model, step=100)
     assert torch.allclose(average.model.decoder[0].positions, before + 0.5)
     assert not any(p.requires_grad for p in average.model.parameters())
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        [],
+        [{"step": 0, "psnr": None}, {"step": 10, "loss": 0.0}],
+        [{"step": 0, "psnr": 30.5}, {"step": 10, "loss": 0.0}, {"step": 10, "psnr": None}],
+    ],
+)
+def test_a_curve_leaves_infinity_out(tmp_path, log):
+    draw_curve(log, tmp_path / "curve.png")
+    with Image.open(tmp_path / "curve.png") as picture:
+        assert picture.size == (1520, 760)
+
+
+def test_latents_that_are_all_the_same_have_no_scale(tmp_path):
+    Image.new("RGB", (32, 32)).save(tmp_path / "black.png")
+    photos = load_photos([tmp_path], crop=16, memory=1 << 20)
+    crops = Crops(photos, crop=16, batch=2, seed=0, device=torch.device("cpu"))
+    model = seeded_model(TINY)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    assert latent_statistics(model, crops).scale is None
 
 
 def test_recipe_tells_what_differs():

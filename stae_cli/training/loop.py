@@ -81,7 +81,7 @@ class Loop:
         began = time.monotonic()
         batch = self.crops.batch(self.step, rank=self.ranks.rank, processes=self.ranks.processes)
         try:
-            loss = self._loss(batch)
+            loss = self._loss(self._network, batch)
             loss.backward()
         except RuntimeError as error:
             if type(error).__module__.startswith(COMPILER):
@@ -114,7 +114,7 @@ class Loop:
         loss, norm = self._unread.tolist()
         self._unread = None
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise DivergedError(f"the loss is no longer finite after {self.step} steps")
+            raise self._diverged()
         self._losses += loss
         self._counted += 1
 
@@ -124,6 +124,23 @@ class Loop:
         mean = self._losses / max(1, self._counted)
         self._losses, self._counted = 0.0, 0
         return self.ranks.mean(mean, self.crops.device)
+
+    @torch.no_grad()
+    def check(self) -> None:
+        """Checks that the weights and their average are still good: a loss tells of those before.
+
+        Raises:
+            DivergedError: the loss of either is NaN or infinite, as it is of weights that are.
+        """
+        self.read_loss()
+        batch = self.crops.batch(self.step, rank=self.ranks.rank, processes=self.ranks.processes)
+        for network in (self.model, self.average.model):
+            finite = all(bool(weights.isfinite().all()) for weights in network.parameters())
+            if not (finite and self._loss(network, batch).isfinite()):
+                raise self._diverged()
+
+    def _diverged(self) -> DivergedError:
+        return DivergedError(f"the loss is no longer finite after {self.step} steps")
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs to repeat the same curve."""
@@ -147,10 +164,10 @@ class Loop:
         self.average.model.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
 
-    def _loss(self, batch: Tensor) -> Tensor:
+    def _loss(self, network: nn.Module, batch: Tensor) -> Tensor:
         """Plain MSE on [-1, 1], in float32."""
         with self._autocast:
-            images = self._network(batch)
+            images = network(batch)
         return (images.float() - batch).square().mean()
 
     def _count_time(self, duration: float) -> None:

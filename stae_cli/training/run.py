@@ -121,9 +121,12 @@ class Run:
                 self.workspace.clear()
             elif self.ranks.first:
                 self.workspace.cut_log(self.resumed_at)
-            with held_interrupts() as interrupts:
-                self._steps(interrupts)
-            return self._finished()
+            try:
+                with held_interrupts() as interrupts:
+                    self._steps(interrupts)
+                return self._finished()
+            except DivergedError as error:
+                raise self._diverged(error) from error
 
     def _steps(self, interrupts: Interrupts) -> None:
         """Until the end or an interrupt."""
@@ -131,7 +134,7 @@ class Run:
         if not loop.step:
             self._log(loss=None, validate=True)
         while not loop.finished:
-            self._advance()
+            loop.advance()
             regular = loop.step % LOG_STEPS == 0
             if regular or loop.finished:
                 self._log(loss=loop.take_loss(), validate=self._validation_is_due())
@@ -143,12 +146,6 @@ class Run:
                 if stop:
                     return
         self._save()  # what follows takes a while, and may fail
-
-    def _advance(self) -> None:
-        try:
-            self.loop.advance()
-        except DivergedError as error:
-            raise self._diverged(error) from error
 
     def _log(self, *, loss: float | None, validate: bool) -> None:
         loop, psnr = self.loop, None
@@ -176,13 +173,11 @@ class Run:
         return self._psnr
 
     def _save(self) -> None:
-        try:
-            state = self.loop.state_dict()
-        except DivergedError as error:
-            raise self._diverged(error) from error
+        """Replaces the state and the last good weights, if what they would hold is good."""
         if not self.ranks.first:
             return
-        self.workspace.save(self.record, state)
+        self.loop.check()
+        self.workspace.save(self.record, self.loop.state_dict())
         tensors = self.loop.average.model.state_dict()
         write_checkpoint(self.workspace.last, tensors, self.settings.architecture, {})
 
@@ -190,7 +185,7 @@ class Run:
         last = self.workspace.last
         hint = "train with a lower `--lr`"
         if last.exists():
-            hint += f", from the last good weights if you like: `--from {last}`"
+            hint += f", from the last good weights if you like: `--from {last}` and another `--out`"
         return StaeError(error.message, hint)
 
     def _finished(self) -> Outcome:

@@ -18,6 +18,7 @@ from stae_cli.files.prep import Prep, prepare
 from stae_cli.metrics import HALF_RANGE, mean_psnr, psnr
 from stae_cli.model.pixels import PixelCodec
 from stae_cli.model.stupid_ae import StupidAE
+from stae_cli.training.loop import DivergedError
 from stae_cli.training.photos import PhotoSet, list_photos
 
 
@@ -53,7 +54,7 @@ class Validation:
         """The mean of the PSNR of each photo that differs at all, in dB; infinite if none does.
 
         Raises:
-            StaeError: the network gives NaN or infinity.
+            DivergedError: the network gives NaN or infinity.
         """
         return mean_psnr(
             [
@@ -71,7 +72,7 @@ def reconstructions(
     """What the network makes of pictures whose sides the patch divides.
 
     Raises:
-        StaeError: it gives NaN or infinity.
+        DivergedError: it gives NaN or infinity.
     """
     codec = PixelCodec(model, device=device, dtype=torch.float32)
     results = []
@@ -79,7 +80,7 @@ def reconstructions(
         latent = codec.encode_pixels([picture])[0]
         pixels = None if latent is None else codec.decode_pixels([latent.astype(np.float16)])[0]
         if pixels is None:
-            raise StaeError("the network gives NaN or infinity", "train with a lower `--lr`")
+            raise DivergedError("the network gives NaN or infinity")
         results.append(pixels)
     return results
 

@@ -17,9 +17,9 @@ from PIL import Image
 
 from stae_cli.errors import StaeError
 from stae_cli.model.architecture import Architecture
-from stae_cli.model.checkpoint import read_checkpoint, write_checkpoint
+from stae_cli.model.checkpoint import fingerprint, read_checkpoint, write_checkpoint
 from stae_cli.training import run, validation
-from stae_cli.training.loop import Loop
+from stae_cli.training.loop import DivergedError, Loop
 from stae_cli.training.workspace import Workspace
 from tests.pictures import noise, write_photos
 from tests.seeded import TINY, seeded_tensors
@@ -386,13 +386,56 @@ def test_a_rerun_finishes_what_was_left_after_the_checkpoint_was_written(
     assert not (out.parent / "new.training" / "state.pt").exists()
 
 
+@pytest.mark.parametrize("rate", [1e9, 3e4, 1e3])
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_state(
-    stae, photos, tiny, out
+    stae, photos, tiny, out, rate
 ):
-    """Float32 overflows at such a rate, but not before the first state is saved."""
-    ran = stae(*arguments(photos, out, tiny, "--lr", 1e9, steps=1000))
+    """Float32 overflows at such rates: at once, or after some states were saved."""
+    ran = stae(*arguments(photos, out, tiny, "--lr", rate, steps=1000))
     ran.assert_fails(1, "no longer finite", "--lr")
     assert not out.exists()
+    last = out.parent / "new.training" / "last.safetensors"
+    assert ("the last good weights" in ran.err) == last.exists()
+    if last.exists():
+        with torch.no_grad():
+            images = torch.rand(2, 3, 32, 32) * 2 - 1
+            assert read_checkpoint(last, name="last").model()(images).isfinite().all()
+
+
+@pytest.mark.parametrize("what", ["loss", "weights", "average"])
+def test_what_is_broken_is_never_saved(stae, photos, tiny, out, monkeypatch, what):
+    """Seen at a step that is logged, or in weights that no loss has been taken of."""
+    advance = Loop.advance
+
+    def breaking(loop):
+        advance(loop)
+        if loop.step == 20 and what == "loss":
+            loop._unread = torch.tensor([math.nan, 1.0])
+        elif loop.step == 20:
+            model = loop.model if what == "weights" else loop.average.model
+            with torch.no_grad():
+                model.decoder[0].positions[0, 3, 1] = math.inf
+
+    monkeypatch.setattr(Loop, "advance", breaking)
+    ran = stae(*arguments(photos, out, tiny, steps=20))
+    last = out.parent / "new.training" / "last.safetensors"
+    ran.assert_fails(1, "no longer finite after 20 steps", f"--from {last}` and another `--out`")
+    assert not out.exists()
+    state = torch.load(out.parent / "new.training" / "state.pt", weights_only=True)
+    assert state["loop"]["step"] == 19
+    made = read_checkpoint(last, name="last").fingerprint
+    assert made == fingerprint(state["loop"]["average"])
+
+
+def test_a_network_that_breaks_on_pictures_tells_of_the_last_good_weights(
+    stae, photos, tiny, out, monkeypatch
+):
+    def broken(*_arguments, **_named):
+        raise DivergedError("the network gives NaN or infinity")
+
+    monkeypatch.setattr(run, "draw_samples", broken)
+    ran = stae(*arguments(photos, out, tiny, steps=10))
+    ran.assert_fails(1, "gives NaN or infinity", "last.safetensors")
 
 
 def test_new_checkpoints_start_as_the_linear_autoencoder(stae, photos, out):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from stae_cli.cli.console import print_error, print_json, print_note, print_warning, share_bar
+from stae_cli.cli.console import share_bar
 from stae_cli.cli.options import (
     WEIGHTS_HELP,
     ArchitectureName,
@@ -19,15 +18,12 @@ from stae_cli.cli.options import (
     Workers,
     parse_device,
 )
-from stae_cli.cli.report import ALL_GOOD, SOME_FAILED
+from stae_cli.cli.trainreport import announce, finish, shown
 from stae_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from stae_cli.model.architecture import Architecture
     from stae_cli.model.checkpoint import Checkpoint
-    from stae_cli.training.run import Outcome, Progress, Run
-
-NAMED = 3  # photos in a warning
 
 
 class RecipeName(StrEnum):
@@ -214,12 +210,12 @@ def train(
             overwrite=overwrite,
         )
         with share_bar("train", quiet=quiet or not ranks.first) as show:
-            run = Run(settings, device=place, ranks=ranks, on_progress=_shown(show))
+            run = Run(settings, device=place, ranks=ranks, on_progress=shown(show))
             if ranks.first:
-                _announce(run, quiet=quiet)
+                announce(run, quiet=quiet)
             outcome = run.train()
         if ranks.first:
-            return _finish(outcome, quiet=quiet, as_json=as_json)
+            return finish(outcome, quiet=quiet, as_json=as_json)
     return 0
 
 
@@ -257,67 +253,3 @@ def _dtype(dtype: TrainDtype, device: str) -> Literal["float32", "bfloat16"]:
     if dtype is TrainDtype.auto:
         return "bfloat16" if device == "cuda" else "float32"
     return "bfloat16" if dtype is TrainDtype.bfloat16 else "float32"
-
-
-def _shown(show: Callable[[float, str], None]) -> Callable[[Progress], None]:
-    def on_progress(progress: Progress) -> None:
-        words = [f"step {progress.step}"]
-        if progress.loss is not None:
-            words.append(f"loss {progress.loss:.5f}")
-        if progress.psnr is not None:
-            words.append(f"PSNR {progress.psnr:.2f} dB")
-        show(progress.fraction, ", ".join(words))
-
-    return on_progress
-
-
-def _announce(run: Run, *, quiet: bool) -> None:
-    photos = run.photos
-    for problem in photos.problems:
-        print_error(f"{problem.key}: {problem.reason}")
-    if run.overlap:
-        more = len(run.overlap) - NAMED
-        named = ", ".join(run.overlap[:NAMED]) + (f" and {more} more" if more > 0 else "")
-        print_warning(
-            "--validate holds photos that are trained on too, so their PSNR says little about "
-            f"others: {named}"
-        )
-    if quiet:
-        return
-    words = [f"{photos.photos} photos, {photos.pixels / 1e6:.0f} megapixels"]
-    words += [f"{photos.small} smaller than the crop were skipped"] * bool(photos.small)
-    words += [f"{photos.left_out} left out for lack of --memory"] * bool(photos.left_out)
-    print_note(", ".join(words))
-    if run.resumed_at:
-        print_note(f"going on after step {run.resumed_at}")
-
-
-def _finish(outcome: Outcome, *, quiet: bool, as_json: bool) -> int:
-    if not quiet:
-        print_note(f"{outcome.steps} steps in {outcome.seconds / 60:.1f} minutes")
-        if outcome.psnr is not None:
-            print_note(f"validation PSNR {outcome.psnr:.2f} dB")
-        print_note(f"wrote {outcome.out}; log and pictures are in {outcome.workspace}")
-    if as_json:
-        print_json(_summary(outcome))
-    return SOME_FAILED if outcome.photos.problems else ALL_GOOD
-
-
-def _summary(outcome: Outcome) -> dict[str, Any]:
-    from stae_cli.metrics import finite
-
-    photos = outcome.photos
-    return {
-        "checkpoint": str(outcome.out),
-        "folder": str(outcome.workspace),
-        "steps": outcome.steps,
-        "seconds": outcome.seconds,
-        "resumed_at": outcome.resumed_at,
-        "loss": outcome.loss,
-        "psnr": None if outcome.psnr is None else finite(outcome.psnr),
-        "photos": photos.photos,
-        "megapixels": photos.pixels / 1e6,
-        "small": photos.small,
-        "left_out": photos.left_out,
-        "failures": [{"source": p.key, "reason": p.reason} for p in photos.problems],
-    }

@@ -177,7 +177,12 @@ def train(
     from stae_cli.training.recipe import PUBLISHED, Recipe, with_given
     from stae_cli.training.run import Run
     from stae_cli.training.settings import TrainSettings
+    from stae_cli.training.workspace import Workspace
 
+    if from_ is not None and Path(from_).absolute() == Workspace(out).last.absolute():
+        raise UsageError(
+            f"`{from_}` is what the run itself writes", "give another `--out`, or move the file"
+        )
     initial = None if from_ is None else load_checkpoint(from_)
     network = _architecture(architecture, stage, initial)
     with joined(device) as ranks:

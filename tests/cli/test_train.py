@@ -497,6 +497,17 @@ def test_what_makes_no_sense_is_refused(stae, photos, tiny, out, more, code, wor
     stae(*arguments(photos, out, tiny, *more)).assert_fails(code, words)
 
 
+def test_the_last_good_weights_are_no_start_of_their_own_run(stae, photos, tiny, out, interrupted):
+    """They would be replaced: the same command would then mean another start."""
+    interrupted(10)
+    assert stae(*arguments(photos, out, tiny)).code == 130
+    interrupted(None)
+    last = out.parent / "new.training" / "last.safetensors"
+    stae(*arguments(photos, out, last, "--overwrite")).assert_fails(2, "the run itself writes")
+    assert last.exists()
+    assert stae(*arguments(photos, out.parent / "b.safetensors", last, steps=1)).code == 0
+
+
 def test_no_photos_is_an_error(stae, tiny, out, tmp_path):
     stae(*arguments(tmp_path, out, tiny)).assert_fails(1, "no inputs found")
 

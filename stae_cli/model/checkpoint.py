@@ -1,22 +1,15 @@
-"""Checkpoint files: reading them safely, checking them against the network, and writing them."""
+"""Checkpoints: the weights of a network, checked against it, with their name and fingerprint."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-import os
-import pickle
-import struct
-import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from stae_cli.errors import CheckpointError
@@ -24,6 +17,7 @@ from stae_cli.model.architecture import F8C16, PRESETS, Architecture, parse_arch
 from stae_cli.model.linear_layout import KEY as LAYOUT_KEY
 from stae_cli.model.linear_layout import from_linear, is_linear
 from stae_cli.model.stupid_ae import StupidAE
+from stae_cli.model.tensorfiles import read_pickle, read_safetensors, write_safetensors
 from stae_cli.model.weights import PICKLE_SUFFIXES, SAFETENSORS_SUFFIX, locate, locate_recorded
 
 DTYPE_NAMES = {  # as safetensors spells them
@@ -32,19 +26,6 @@ DTYPE_NAMES = {  # as safetensors spells them
     torch.float16: "F16",
     torch.bfloat16: "BF16",
 }
-
-DAMAGED_PICKLE = (  # what torch.load raises on damaged files, found by mutating some
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    OverflowError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zipfile.BadZipFile,
-)
 
 
 @dataclass(frozen=True)
@@ -165,9 +146,9 @@ def read_checkpoint(path: Path, *, name: str) -> Checkpoint:
         CheckpointError: absent, unreadable, unsafe, or no StupidAE (wrong names are listed).
     """
     if path.suffix.lower() in PICKLE_SUFFIXES:
-        tensors, metadata = _read_pickle(path)
+        tensors, metadata = read_pickle(path)
     elif path.suffix.lower() == SAFETENSORS_SUFFIX:
-        tensors, metadata = _read_safetensors(path)
+        tensors, metadata = read_safetensors(path)
     else:
         raise CheckpointError(
             f"`{path}` is no checkpoint file", "give a .safetensors, .pt or .pth file"
@@ -194,13 +175,7 @@ def write_checkpoint(
     """
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     about = {**metadata, "architecture": architecture.describe()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(save(whole, metadata=about))
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise CheckpointError(f"cannot write `{path}`: {error}", "give another path") from error
+    write_safetensors(path, whole, about)
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
@@ -227,46 +202,6 @@ def _scaling(metadata: Mapping[str, str]) -> tuple[float, float] | None:
     except (KeyError, TypeError, ValueError):
         return None
     return (shift, scale) if math.isfinite(shift) and 0 < scale < math.inf else None
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, dict(file.metadata() or {})
-    except (OSError, SafetensorError, struct.error) as error:
-        raise _unreadable(path, error) from error
-
-
-def _read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with warnings.catch_warnings():  # about pickle protocols, which are no user's business
-            warnings.simplefilter("ignore")
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"`{path}` holds more than tensors, or is damaged; refused without running it",
-            "ask its author for a .safetensors file, or save its state dict alone",
-        ) from error
-    except (OSError, *DAMAGED_PICKLE) as error:
-        raise _unreadable(path, error) from error
-    if not isinstance(loaded, Mapping) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in loaded.items()
-    ):
-        raise CheckpointError(
-            f"`{path}` is no state dict of tensors",
-            "save `model.state_dict()` and nothing around it",
-        )
-    return {name: tensor.detach().contiguous() for name, tensor in loaded.items()}, {}
-
-
-def _unreadable(path: Path, error: BaseException) -> CheckpointError:
-    if isinstance(error, FileNotFoundError):
-        return CheckpointError(f"no checkpoint file `{path}`", "check the path given to --weights")
-    reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-    return CheckpointError(
-        f"cannot read checkpoint `{path}`: {reason}", "the file may be damaged: fetch it again"
-    )
 
 
 def _shapes(architecture: Architecture) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from stae_cli.errors import StaeError
-from stae_cli.model.checkpoint import DAMAGED_PICKLE
+from stae_cli.model.tensorfiles import DAMAGED_PICKLE
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

@@ -118,8 +118,9 @@ def convert_weights(
     if not target.parent.is_dir():
         raise UsageError(f"no folder `{target.parent}`", "make it first, or give another path")
     checkpoint = _load(name)
-    stored = None if dtype is StoredDtype.keep else getattr(torch, dtype.value)
-    tensors = {key: tensor.to(stored) for key, tensor in checkpoint.tensors.items()}
+    tensors = dict(checkpoint.tensors)
+    if dtype is not StoredDtype.keep:
+        tensors = checkpoint.cast(getattr(torch, dtype.value))
     metadata = dict(checkpoint.metadata)
     if linear:
         tensors, metadata[KEY] = to_linear(tensors), LINEAR

@@ -48,12 +48,32 @@ class Checkpoint:
         """How many numbers the checkpoint holds."""
         return sum(tensor.numel() for tensor in self.tensors.values())
 
+    def cast(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The tensors in a dtype.
+
+        Raises:
+            CheckpointError: it is too small for one of them.
+        """
+        largest, made = torch.finfo(dtype).max, {}
+        for name, tensor in self.tensors.items():
+            made[name] = tensor.to(dtype)
+            if torch.finfo(tensor.dtype).max > largest and not made[name].isfinite().all():
+                raise CheckpointError(
+                    f"`{self.name}` has numbers in `{name}` that are too large for "
+                    f"{str(dtype).removeprefix('torch.')}",
+                    "give another checkpoint, or a wider dtype",
+                )
+        return made
+
     def model(self) -> StupidAE:
-        """A float32 reference model with these weights, in evaluation mode, on the CPU."""
+        """A float32 reference model with these weights, in evaluation mode, on the CPU.
+
+        Raises:
+            CheckpointError: a weight is too large for float32.
+        """
         with torch.device("meta"):
             model = StupidAE(self.architecture)
-        wide = {name: tensor.float() for name, tensor in self.tensors.items()}
-        model.load_state_dict(wide, strict=True, assign=True)
+        model.load_state_dict(self.cast(torch.float32), strict=True, assign=True)
         model.scaling = _scaling(self.metadata)
         return model.requires_grad_(True).eval()
 

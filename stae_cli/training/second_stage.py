@@ -9,6 +9,8 @@ less. Who wants the rest trains both from the result: `stae train --from`, witho
 
 from __future__ import annotations
 
+import torch
+
 from stae_cli.errors import UsageError
 from stae_cli.model.architecture import PRESETS, Architecture
 from stae_cli.model.checkpoint import Checkpoint
@@ -41,8 +43,7 @@ def two_stages(first: Checkpoint, wanted: Architecture | None) -> Architecture:
 
 def joined_to(first: Checkpoint, model: StupidAE) -> StupidAE:
     """A fresh network of two stages with the weights of `first` as its first one."""
-    wide = {name: tensor.float() for name, tensor in first.tensors.items()}
-    model.load_state_dict({**model.state_dict(), **wide}, strict=True)
+    model.load_state_dict({**model.state_dict(), **first.cast(torch.float32)}, strict=True)
     return model
 
 

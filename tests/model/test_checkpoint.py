@@ -187,6 +187,35 @@ def test_convert_to_half_precision(tmp_path, stae):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.parametrize(
+    ("value", "dtype", "to"),
+    [
+        (1e5, torch.float32, "float16"),
+        (1e300, torch.float64, "float32"),
+        (3.4e38, torch.float32, "bfloat16"),
+    ],
+)
+def test_convert_refuses_what_a_dtype_cannot_hold(tmp_path, tensors, stae, value, dtype, to):
+    wide = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    wide["decoder.0.last.bias"][1] = value
+    source, target = saved(tmp_path / "a.safetensors", wide), tmp_path / "b.safetensors"
+    ran = stae("weights", "convert", source, target, "--dtype", to)
+    ran.assert_fails(1, "decoder.0.last.bias", f"too large for {to}")
+    assert not target.exists()
+    assert stae("weights", "convert", source, target).code == 0
+
+
+def test_weights_that_float32_cannot_hold_are_refused(tmp_path, tensors):
+    wide = {name: tensor.double() for name, tensor in tensors.items()}
+    path = saved(tmp_path / "a.safetensors", wide)
+    assert torch.equal(
+        read_checkpoint(path, name="").model().decoder[0].last.bias, tensors["decoder.0.last.bias"]
+    )
+    wide["decoder.0.last.bias"][1] = 1e300
+    with pytest.raises(CheckpointError, match="too large for float32"):
+        StupidAE.from_checkpoint(str(saved(path, wide)))
+
+
 def linear_encoder(tensors, patches):
     """The encoder in plain PyTorch, as a user would write it: (N, 192) -> (N, 16)."""
     functional = torch.nn.functional

@@ -179,6 +179,8 @@ def read_checkpoint(path: Path, *, name: str) -> Checkpoint:
         tensors = from_linear(tensors, expected)
         del metadata[LAYOUT_KEY]  # it tells of the file; what was read is as the network has it
     _check_tensors(tensors, expected, architecture, path)
+    # Not sooner: a tensor that repeats one number can have any size in a small file.
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     return Checkpoint(name, fingerprint(tensors), architecture, tensors, metadata)
 
 
@@ -246,7 +248,10 @@ def _check_tensors(
         raise CheckpointError(what, _remedy(tensors))
     odd = [name for name, tensor in tensors.items() if tensor.dtype not in DTYPE_NAMES]
     if odd:
-        raise CheckpointError(f"`{path}` has a tensor that is no float: `{odd[0]}`")
+        raise CheckpointError(
+            f"`{path}` has a tensor that is no float: `{odd[0]}`",
+            f"these are read: {', '.join(DTYPE_NAMES.values())}",
+        )
     broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
     if broken:
         raise CheckpointError(

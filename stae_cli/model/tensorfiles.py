@@ -69,7 +69,19 @@ def read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"`{path}` is no state dict of tensors",
             "save `model.state_dict()` and nothing around it",
         )
-    return {name: tensor.detach().contiguous() for name, tensor in loaded.items()}, {}
+    odd = [name for name, tensor in loaded.items() if not _is_plain(tensor)]
+    if odd:
+        raise CheckpointError(
+            f"`{path}` has a tensor that is sparse, nested, quantised or without data: `{odd[0]}`",
+            "save plain tensors",
+        )
+    return {name: tensor.detach() for name, tensor in loaded.items()}, {}
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is numbers in memory and nothing else, which most of torch relies on."""
+    is_dense = tensor.layout is torch.strided and not (tensor.is_nested or tensor.is_quantized)
+    return is_dense and tensor.device.type == "cpu" and not tensor.is_neg()
 
 
 def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

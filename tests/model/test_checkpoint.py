@@ -140,6 +140,37 @@ def test_a_pickle_of_something_else_is_refused(tmp_path, stae):
     stae("weights", "show", tmp_path / "a.pt").assert_fails(1, "state dict")
 
 
+@pytest.mark.filterwarnings("ignore:.*(nested|quantize|Sparse)")
+@pytest.mark.parametrize(
+    "odd",
+    [
+        lambda: torch.eye(3).to_sparse(),
+        lambda: torch.eye(3).to_sparse_csr(),
+        lambda: torch.empty(3, device="meta"),
+        lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+        lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged),
+        lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+        lambda: torch._neg_view(torch.ones(3)),
+        lambda: torch.ones(1).expand(1 << 45),
+        lambda: torch.ones(3, dtype=torch.complex64).conj(),
+        lambda: torch.ones(3).to(torch.float8_e4m3fn),
+    ],
+)
+def test_pickles_of_other_than_plain_tensors_are_refused(tmp_path, stae, odd):
+    for name, kept in (("a.pt", seeded_tensors()), ("b.pt", {})):
+        torch.save({**kept, "decoder.0.last.bias": odd()}, tmp_path / name)
+        stae("weights", "show", tmp_path / name).assert_fails(1, name)
+
+
+def test_tensors_of_any_strides_are_read(tmp_path):
+    tensors = seeded_tensors()
+    strided = {name: t.T.contiguous().T if t.ndim == 2 else t for name, t in tensors.items()}
+    torch.save(strided, tmp_path / "a.pt")
+    read = read_checkpoint(tmp_path / "a.pt", name="a")
+    assert read.fingerprint == fingerprint(tensors)
+    assert all(tensor.is_contiguous() for tensor in read.tensors.values())
+
+
 def test_absent_and_unknown_names_are_told(tmp_path, stae):
     stae("weights", "show", tmp_path / "no.pt").assert_fails(1, "no.pt")
     stae("weights", "show", "photo-99").assert_fails(1, "photo-99", "builtin")

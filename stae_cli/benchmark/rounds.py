@@ -8,7 +8,7 @@ from random import Random
 from time import monotonic
 
 from stae_cli.errors import StaeError
-from stae_cli.model.memory import ran_out
+from stae_cli.model.memory import is_memory_error
 from stae_cli.model.seeding import SEED
 
 FEWEST_ROUNDS = 3
@@ -43,8 +43,3 @@ def memory_errors(case: object) -> Iterator[None]:
         raise StaeError(
             f"out of memory at {case}", "give a smaller `--batch` or `--size`"
         ) from error
-
-
-def is_memory_error(error: RuntimeError) -> bool:
-    """Whether memory ran out, the CPU's or a device's."""
-    return ran_out(error) or "allocate memory" in str(error)

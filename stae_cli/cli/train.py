@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -114,7 +115,10 @@ Rate = Annotated[
     float | None,
     typer.Option("--lr", metavar="RATE", min=0, help="Learning rate at its height, then a cosine."),
 ]
-Batch = Annotated[int | None, typer.Option(metavar="N", min=1, help="Crops in a step.")]
+Batch = Annotated[
+    int | None, typer.Option(metavar="N", min=1, max=1 << 20, help="Crops in a step.")
+]
+Seed = Annotated[int, typer.Option(min=0, max=(1 << 64) - 1, help="Of the crops and the start.")]
 Crop = Annotated[int | None, typer.Option(metavar="PIXELS", min=8, help="Side of the crops.")]
 Memory = Annotated[
     float, typer.Option(metavar="GB", min=0, help="For decoded photos; others are left out.")
@@ -143,7 +147,7 @@ def train(
     dtype: Annotated[
         TrainDtype, typer.Option(help="auto: bfloat16 on CUDA, float32 elsewhere.")
     ] = TrainDtype.auto,
-    seed: Annotated[int, typer.Option(min=0, help="Of the crops and the start.")] = 0,
+    seed: Seed = 0,
     memory: Memory = 4.0,
     device: Device = "auto",
     compile: Annotated[bool, typer.Option("--compile", help="Compile the network first.")] = False,  # noqa: A002
@@ -208,7 +212,7 @@ def train(
             initial=initial,
             second_start="random" if init is Init.random else "pca",
             validate=validate,
-            memory=int(memory * 1e9),
+            memory=int(min(memory * 1e9, sys.maxsize)),
             workers=workers,
             compiled=compile,
             save_seconds=60 * save_every,

@@ -25,6 +25,13 @@ def ran_out(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(each in str(error) for each in MESSAGES)
 
 
+def is_memory_error(error: BaseException) -> bool:
+    """Whether memory has ended, a device's or the machine's; torch has no kind for the latter."""
+    if isinstance(error, MemoryError) or ran_out(error):
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+
+
 @contextmanager
 def memory_told(device: torch.device) -> Iterator[None]:
     """Tells of the end of the device's memory as users read it.

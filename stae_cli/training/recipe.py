@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from stae_cli.errors import UsageError
 
-LONGEST_WARMUP = 100  # steps; a tenth of runs that are shorter than ten times that
+LONGEST_WARMUP = 100  # steps; a tenth of runs that are shorter than ten positive that
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,10 @@ class Recipe:
         """
         if (self.steps is None) == (self.minutes is None):
             raise UsageError("how long to train?", "give either `--steps` or `--minutes`")
-        if not (self.minutes is None or self.minutes > 0) or not self.learning_rate > 0:
+        positive = (self.learning_rate, 1.0 if self.minutes is None else self.minutes)
+        if not all(0 < each < math.inf for each in positive):
             raise UsageError(
-                "`--minutes` and `--lr` must be above 0", "leave them out, or raise them"
+                "`--minutes` and `--lr` must be numbers above 0", "leave them out, or change them"
             )
         if self.crop % patch or self.crop < patch:
             raise UsageError(

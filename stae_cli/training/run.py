@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from stae_cli.errors import StaeError
 from stae_cli.interrupts import Interrupts, held_interrupts
 from stae_cli.metrics import finite
 from stae_cli.model.checkpoint import write_checkpoint
+from stae_cli.model.memory import is_memory_error
 from stae_cli.training.crops import Crops
 from stae_cli.training.curve import draw_curve
 from stae_cli.training.description import describe
@@ -76,7 +77,8 @@ class Run:
         with ExitStack() as stack:
             if ranks.first:
                 stack.enter_context(self.workspace.held())
-            self._load(device, patch=patch)
+            with _within_memory():
+                self._load(device, patch=patch)
             self._held = stack.pop_all()  # until the end of `train`
 
     def _load(self, device: torch.device, *, patch: int) -> None:
@@ -114,7 +116,7 @@ class Run:
         """Trains to the end, or until it is interrupted; then the state is saved.
 
         Raises:
-            StaeError: the loss became NaN, or a file cannot be written; a good state is kept.
+            StaeError: the loss became NaN, memory or the disk ran out; a good state is kept.
         """
         with self._held:
             if self.ranks.first and not self.resumed_at:
@@ -122,9 +124,10 @@ class Run:
             elif self.ranks.first:
                 self.workspace.cut_log(self.resumed_at)
             try:
-                with held_interrupts() as interrupts:
-                    self._steps(interrupts)
-                return self._finished()
+                with _within_memory():
+                    with held_interrupts() as interrupts:
+                        self._steps(interrupts)
+                    return self._finished()
             except DivergedError as error:
                 raise self._diverged(error) from error
 
@@ -238,6 +241,23 @@ class Run:
         measured = {"photos": len(self.validation.keys), "psnr": finite(round(psnr, 3))}
         facts = {"folder": folder.name, **measured}
         return facts | ({"also_trained_on": len(self.overlap)} if self.overlap else {})
+
+
+@contextmanager
+def _within_memory() -> Iterator[None]:
+    """Says what takes less where memory runs out.
+
+    Raises:
+        StaeError: it does.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_memory_error(error):
+            raise
+        raise StaeError(
+            "out of memory", "lower `--batch` or `--crop`; `--memory` bounds what photos take"
+        ) from error
 
 
 def _validation(settings: TrainSettings, patch: int, device: torch.device) -> Validation | None:

@@ -19,6 +19,7 @@ from stae_cli.errors import StaeError
 from stae_cli.model.architecture import Architecture
 from stae_cli.model.checkpoint import fingerprint, read_checkpoint, write_checkpoint
 from stae_cli.training import run, validation
+from stae_cli.training.crops import Crops
 from stae_cli.training.loop import DivergedError, Loop
 from stae_cli.training.workspace import Workspace
 from tests.pictures import noise, write_photos
@@ -490,6 +491,10 @@ def test_a_finished_checkpoint_is_not_trained_over(stae, photos, tiny, out):
         (["--memory", "0.000001"], 1, "beyond the memory"),
         (["--out", "new.pt"], 2, ".safetensors"),
         (["--lr", "0"], 2, "above 0"),
+        (["--lr", "inf"], 2, "numbers above 0"),
+        (["--memory", "nan"], 2, "--memory"),
+        (["--seed", str(1 << 64)], 2, "--seed"),
+        (["--batch", str(1 << 60)], 2, "--batch"),
         (["--from", "absent.safetensors"], 1, "no checkpoint file"),
     ],
 )
@@ -506,6 +511,35 @@ def test_the_last_good_weights_are_no_start_of_their_own_run(stae, photos, tiny,
     stae(*arguments(photos, out, last, "--overwrite")).assert_fails(2, "the run itself writes")
     assert last.exists()
     assert stae(*arguments(photos, out.parent / "b.safetensors", last, steps=1)).code == 0
+
+
+def test_the_largest_seed_and_memory_without_end(stae, photos, tiny, out):
+    largest = ("--seed", (1 << 64) - 1, "--memory", "inf", "--architecture", "f8c16-shuffle")
+    command = ["train", photos, "--out", out, "--steps", 1, "--batch", 2, "--crop", 32]
+    ran = stae(*command, *largest, "--init", "random", "--device", "cpu")
+    assert ran.code == 0, ran.err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"
+        ),
+        MemoryError("Unable to allocate 1.00 PiB for an array"),
+    ],
+)
+def test_too_little_memory_is_told(stae, photos, tiny, out, monkeypatch, error):
+    def short(*_arguments, **_named):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Crops, "batch", short)
+        ran = stae(*arguments(photos, out, tiny))
+        ran.assert_fails(1, "out of memory", "lower `--batch` or `--crop`")
+    monkeypatch.setattr(run, "load_photos", short)
+    stae(*arguments(photos, out, tiny)).assert_fails(1, "out of memory")
 
 
 def test_no_photos_is_an_error(stae, tiny, out, tmp_path):

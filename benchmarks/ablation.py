@@ -126,7 +126,7 @@ def trained(name: str, recipe: Recipe, options: argparse.Namespace) -> Result:
         )
         device = pick_device(options.device)
         Run(settings, device=device, ranks=Ranks(), on_progress=lambda progress: None).train()
-    log = Workspace(out).read_log()
+    log = Workspace(out).log.read()
     measured = [line["psnr"] for line in log if "psnr" in line]
     last = log[-1]
     return Result(name, recipe, measured[0], measured[-1], last["step"], last["seconds"])

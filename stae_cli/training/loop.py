@@ -157,9 +157,10 @@ class Loop:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        self.step, self._progress = state["step"], state["progress"]
-        self.clock = Clock(state["seconds"])
-        self._losses, self._counted = state["losses"]
+        self.step, self._progress = int(state["step"]), float(state["progress"])
+        self.clock = Clock(float(state["seconds"]))
+        losses, counted = state["losses"]
+        self._losses, self._counted = float(losses), int(counted)
         self.model.load_state_dict(state["model"])
         self.average.model.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])

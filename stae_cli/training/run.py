@@ -26,6 +26,7 @@ from stae_cli.training.ranks import Ranks
 from stae_cli.training.samples import draw_samples, sample_crops
 from stae_cli.training.settings import TrainSettings
 from stae_cli.training.start import first_model
+from stae_cli.training.state import told_if_damaged
 from stae_cli.training.statistics import latent_statistics
 from stae_cli.training.validation import Validation
 from stae_cli.training.workspace import Workspace
@@ -54,7 +55,7 @@ class Outcome:
     steps: int
     seconds: float
     resumed_at: int
-    loss: float
+    loss: float | None
     psnr: float | None
 
 
@@ -109,7 +110,8 @@ class Run:
             compiled=settings.compiled,
         )
         if saved is not None:
-            self.loop.load_state_dict(saved)
+            with told_if_damaged(self.workspace.state):
+                self.loop.load_state_dict(saved)
         self.resumed_at = self.loop.step
 
     def train(self) -> Outcome:
@@ -122,7 +124,7 @@ class Run:
             if self.ranks.first and not self.resumed_at:
                 self.workspace.clear()
             elif self.ranks.first:
-                self.workspace.cut_log(self.resumed_at)
+                self.workspace.log.cut(self.resumed_at)
             try:
                 with _within_memory():
                     with held_interrupts() as interrupts:
@@ -160,7 +162,7 @@ class Run:
         if psnr is not None:
             line["psnr"] = finite(psnr)
         if self.ranks.first:
-            self.workspace.write_log(line)
+            self.workspace.log.write(line)
         self.on_progress(Progress(loop.step, loop.progress, loss, self._psnr))
 
     def _validation_is_due(self) -> bool:
@@ -200,7 +202,7 @@ class Run:
             self._log_the_end()
             self._write_results()
         self.ranks.wait()
-        losses = [line["loss"] for line in self.workspace.read_log() if "loss" in line]
+        losses = [line["loss"] for line in self.workspace.log.read() if "loss" in line]
         return Outcome(
             out=self.settings.out,
             workspace=self.workspace.folder,
@@ -208,7 +210,7 @@ class Run:
             steps=loop.step,
             seconds=loop.clock.seconds,
             resumed_at=self.resumed_at,
-            loss=losses[-1],
+            loss=losses[-1] if losses else None,
             psnr=self._psnr,
         )
 
@@ -216,7 +218,7 @@ class Run:
         if self.validation is None:
             return
         line = {"step": self.loop.step, "seconds": round(self.loop.clock.seconds, 3)}
-        self.workspace.write_log(line | {"psnr": finite(self._validate(self.validation))})
+        self.workspace.log.write(line | {"psnr": finite(self._validate(self.validation))})
         self.on_progress(Progress(self.loop.step, 1.0, None, self._psnr))
 
     def _write_results(self) -> None:
@@ -225,7 +227,7 @@ class Run:
         metadata = describe(
             self.settings, self.photos, self.loop, statistics, self._validation_facts()
         )
-        draw_curve(place.read_log(), place.curve)
+        draw_curve(place.log.read(), place.curve)
         pictures = self.validation.pictures if self.validation else sample_crops(self.photos)
         draw_samples(model, pictures[:SAMPLES], place.samples, device=self.crops.device)
         # Last, since a checkpoint tells that its run is over.

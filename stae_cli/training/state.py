@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from stae_cli.errors import StaeError
+from stae_cli.model.device import is_memory_error
 from stae_cli.model.tensorfiles import DAMAGED_PICKLE
 
+FORMAT = 2
 
-def save_state(path: Path, state: dict[str, Any]) -> None:
+
+@dataclass(frozen=True)
+class State:
+    """Where a run stood.
+
+    `settings` is JSON of all that must be the same when it is resumed; `replaces` the digest of
+    the file that its checkpoint will replace, if any; `loop` the state of the loop.
+    """
+
+    settings: str
+    replaces: str | None
+    loop: dict[str, Any]
+
+
+def save_state(path: Path, state: State) -> None:
     """Replaces the state; whatever happens, the old or the new one is there and whole.
 
     Raises:
@@ -22,7 +43,7 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
-            torch.save(state, file)
+            torch.save({"format": FORMAT, **vars(state)}, file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -35,19 +56,43 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
         ) from error
 
 
-def load_state(path: Path) -> dict[str, Any] | None:
+def load_state(path: Path) -> State | None:
     """The last state, on the CPU; None if there is none.
 
     Raises:
-        StaeError: the file is damaged.
+        StaeError: the file is damaged, or another version's.
     """
     if not path.exists():
         return None
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, pickle.UnpicklingError, *DAMAGED_PICKLE) as error:
-        raise StaeError(
-            f"the training state `{path}` is damaged", "start anew with `--overwrite`"
-        ) from error
-    assert isinstance(state, dict)
+    with told_if_damaged(path):
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        version = saved.pop("format")
+        if version == FORMAT:
+            return _checked(State(**saved))
+    raise StaeError(f"`{path}` was written by another version", "remove it to start anew")
+
+
+def _checked(state: State) -> State:
+    fields = isinstance(state.settings, str) and isinstance(state.replaces, str | None)
+    if not (fields and isinstance(json.loads(state.settings), dict)):
+        raise TypeError("no settings")
+    if not all(isinstance(weights, Tensor) for weights in state.loop["average"].values()):
+        raise TypeError("no weights")
     return state
+
+
+@contextmanager
+def told_if_damaged(path: Path) -> Iterator[None]:
+    """Within it, what cannot be made of a state is its file's fault.
+
+    Raises:
+        StaeError: something cannot.
+    """
+    try:
+        yield
+    except (OSError, pickle.UnpicklingError, *DAMAGED_PICKLE) as error:
+        if is_memory_error(error):
+            raise
+        raise StaeError(
+            f"the training state `{path}` is damaged", "remove it to start anew"
+        ) from error

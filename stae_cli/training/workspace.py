@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from stae_cli.errors import CheckpointError, StaeError, UsageError
 from stae_cli.model.checkpoint import fingerprint, read_checkpoint
 from stae_cli.model.weights import SAFETENSORS_SUFFIX
+from stae_cli.training.log import Log
 from stae_cli.training.recipe import differences
-from stae_cli.training.state import load_state, save_state
+from stae_cli.training.state import State, load_state, save_state, told_if_damaged
 
-FORMAT = 2
 SUFFIX = ".training"
 LOG, CURVE, SAMPLES = "log.jsonl", "curve.png", "samples.png"
 
@@ -32,7 +31,7 @@ class Workspace:
         self.folder = out.with_name(out.stem + SUFFIX)
         self.state = self.folder / "state.pt"
         self.last = self.folder / "last.safetensors"
-        self.log = self.folder / LOG
+        self.log = Log(self.folder / LOG)
         self.curve = self.folder / CURVE
         self.samples = self.folder / SAMPLES
         self._replaced: str | None = None  # digest of the file that the run will replace, if any
@@ -63,33 +62,29 @@ class Workspace:
             UsageError: the checkpoint exists, and is not the one that the run would replace.
             StaeError: there is a state of other settings, or it is damaged.
         """
-        saved = load_state(self.state)
-        if saved is not None and saved.get("format") != FORMAT:
-            raise StaeError(
-                f"`{self.state}` was written by another version", "remove it to start anew"
-            )
-        there = _digest(self.out)
-        same = saved if saved and saved["settings"] == settings else None
+        saved, there = load_state(self.state), _digest(self.out)
+        same = saved if saved and saved.settings == settings else None
         if there and not overwrite and not (same and self._may_replace(there, same)):
             raise self._exists()
         if saved and not same and not overwrite:
-            what = "; ".join(differences(saved["settings"], settings))
+            what = "; ".join(differences(saved.settings, settings))
             raise StaeError(
                 f"the run in `{self.folder}` has other settings: {what}",
                 "repeat its settings to go on, or start anew with `--overwrite`",
             )
-        self._replaced = same["replaces"] if same else there
-        return same["loop"] if same else None
+        self._replaced = same.replaces if same else there
+        return same.loop if same else None
 
-    def _may_replace(self, there: str, saved: Mapping[str, Any]) -> bool:
+    def _may_replace(self, there: str, saved: State) -> bool:
         """Whether the checkpoint is what it was when the run began, or what the run made of it."""
-        if there == saved["replaces"]:
+        if there == saved.replaces:
             return True
         try:
             made = read_checkpoint(self.out, name=self.out.name)
         except CheckpointError:
             return False
-        return made.fingerprint == fingerprint(saved["loop"]["average"])
+        with told_if_damaged(self.state):
+            return made.fingerprint == fingerprint(saved.loop["average"])
 
     def _exists(self) -> UsageError:
         return UsageError(f"`{self.out}` exists", "give another name, or `--overwrite`")
@@ -118,7 +113,7 @@ class Workspace:
             StaeError: that cannot be done.
         """
         with self._changing():
-            for path in (self.state, self.last, self.log):
+            for path in (self.state, self.last, self.log.path):
                 path.unlink(missing_ok=True)
 
     @contextmanager
@@ -137,48 +132,12 @@ class Workspace:
         Raises:
             StaeError: it cannot be written; the old one stays.
         """
-        about = {"format": FORMAT, "settings": settings, "replaces": self._replaced}
-        save_state(self.state, {**about, "loop": dict(state)})
+        save_state(self.state, State(settings, self._replaced, dict(state)))
 
     def finish(self) -> None:
         """Removes what only an unfinished run needs."""
         self.state.unlink(missing_ok=True)
         self.last.unlink(missing_ok=True)
-
-    def cut_log(self, step: int) -> None:
-        """Drops what was logged after a step: a resumed run logs it again."""
-        kept = [line for line in self.read_log() if line["step"] <= step]
-        self._write("w", kept)
-
-    def write_log(self, line: Mapping[str, Any]) -> None:
-        """Appends one line.
-
-        Raises:
-            StaeError: the disk is full.
-        """
-        self._write("a", [line])
-
-    def _write(self, mode: Literal["a", "w"], lines: Sequence[Mapping[str, Any]]) -> None:
-        try:
-            with self.log.open(mode, encoding="utf-8") as file:
-                file.writelines(json.dumps(line) + "\n" for line in lines)
-        except OSError as error:
-            raise StaeError(
-                f"cannot write `{self.log}`: {error.strerror or error}",
-                "make room and run the same command again",
-            ) from error
-
-    def read_log(self) -> list[dict[str, Any]]:
-        """The lines so far; one that a kill cut short is passed over."""
-        if not self.log.exists():
-            return []
-        lines = []
-        for text in self.log.read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except ValueError:
-                continue
-        return lines
 
 
 def is_of_a_run(picture: Path) -> bool:

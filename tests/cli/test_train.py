@@ -372,6 +372,37 @@ def test_a_checkpoint_appears_when_all_else_is_there(stae, photos, tiny, out, mo
     assert (out.parent / "new.training" / "samples.png").exists()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda loop: loop.pop("optimizer"),
+        lambda loop: loop["model"].pop("decoder.0.positions"),
+        lambda loop: loop.update(step="x"),
+        lambda loop: loop.update(losses=3),
+        lambda loop: loop["average"].update({"decoder.0.positions": torch.zeros(2)}),
+    ],
+)
+def test_a_state_that_lacks_something_is_told(stae, photos, tiny, out, interrupted, change):
+    interrupted(10)
+    assert stae(*arguments(photos, out, tiny)).code == 130
+    interrupted(None)
+    path = out.parent / "new.training" / "state.pt"
+    state = torch.load(path, weights_only=True)
+    change(state["loop"])
+    torch.save(state, path)
+    stae(*arguments(photos, out, tiny)).assert_fails(1, "state.pt` is damaged", "remove it")
+
+
+def test_a_damaged_log_does_not_keep_a_run_from_going_on(stae, photos, tiny, out, interrupted):
+    command = arguments(photos, out, tiny, "--json", steps=20)
+    interrupted(10)
+    assert stae(*command).code == 130
+    interrupted(None)
+    (out.parent / "new.training" / "log.jsonl").write_bytes(b"\xff\xfe\n3\n{}\n")
+    assert stae(*command).json["resumed_at"] == 10
+    assert list(curve_of(out)) == [20]
+
+
 def test_a_rerun_finishes_what_was_left_after_the_checkpoint_was_written(
     stae, photos, tiny, out, monkeypatch
 ):

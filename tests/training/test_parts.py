@@ -9,11 +9,12 @@ from stae_cli.training.averaging import Average
 from stae_cli.training.clock import Clock
 from stae_cli.training.crops import Crops
 from stae_cli.training.curve import draw_curve
+from stae_cli.training.log import Log
 from stae_cli.training.photos import load_photos
 from stae_cli.training.recipe import Recipe, differences
 from stae_cli.training.schedule import learning_rate
 from stae_cli.training.snoo import Snoo
-from stae_cli.training.state import load_state, save_state
+from stae_cli.training.state import FORMAT, State, load_state, save_state
 from stae_cli.training.statistics import latent_statistics
 from tests.seeded import TINY, seeded_model
 
@@ -133,22 +134,71 @@ def test_impossible_recipes_are_refused(changes, words):
         recipe.check(patch=8, processes=2)
 
 
+def state_after(step, **loop):
+    return State("{}", None, {"step": step, "average": {}, **loop})
+
+
 def test_a_full_disk_leaves_the_previous_state(tmp_path):
     """/dev/full fails on every write, as a full disk does."""
     path = tmp_path / "state.pt"
-    save_state(path, {"step": 1})
+    save_state(path, state_after(1))
     (tmp_path / ".state.pt.tmp").symlink_to("/dev/full")
     with pytest.raises(StaeError, match="cannot save the training state"):
-        save_state(path, {"step": 2, "weights": torch.zeros(1 << 20)})
-    assert load_state(path) == {"step": 1}
+        save_state(path, state_after(2, weights=torch.zeros(1 << 20)))
+    assert load_state(path) == state_after(1)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["state.pt"]
 
 
-def test_a_damaged_state_is_an_error_with_a_remedy(tmp_path):
-    path = tmp_path / "state.pt"
-    save_state(path, {"weights": torch.zeros(100)})
-    path.write_bytes(path.read_bytes()[:300])
+@pytest.mark.parametrize(
+    "saved",
+    [
+        [],
+        torch.zeros(3),
+        {},
+        {"format": FORMAT},
+        {"format": FORMAT, "settings": "{}", "replaces": None, "loop": []},
+        {"format": FORMAT, "settings": "{}", "replaces": None, "loop": {"average": 3}},
+        {"format": FORMAT, "settings": "[]", "replaces": None, "loop": {"average": {}}},
+        {"format": FORMAT, "settings": "{", "replaces": None, "loop": {"average": {}}},
+        {"format": FORMAT, "settings": None, "replaces": None, "loop": {"average": {}}},
+    ],
+)
+def test_what_is_no_state_is_an_error_with_a_remedy(tmp_path, saved):
+    torch.save(saved, tmp_path / "state.pt")
     with pytest.raises(StaeError, match="damaged") as caught:
+        load_state(tmp_path / "state.pt")
+    assert "remove it" in caught.value.hint
+
+
+def test_a_cut_state_is_an_error_with_a_remedy(tmp_path):
+    path = tmp_path / "state.pt"
+    save_state(path, state_after(1, weights=torch.zeros(100)))
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(StaeError, match="damaged"):
         load_state(path)
-    assert "--overwrite" in caught.value.hint
+    torch.save({"format": 1}, path)
+    with pytest.raises(StaeError, match="another version"):
+        load_state(path)
     assert load_state(tmp_path / "absent.pt") is None
+
+
+def test_damaged_lines_of_a_log_are_passed_over(tmp_path):
+    log = Log(tmp_path / "log.jsonl")
+    assert log.read() == []
+    good = [{"step": 0, "psnr": -3.5}, {"step": 10, "loss": 0.25}, {"step": 20, "psnr": None}]
+    for line in good:
+        log.write(line)
+    odd = [b"\xff\xfe", b"3", b"[]", b"{}", b'{"step":"x"}', b'{"step":30,"loss":"x"}', b'{"st']
+    odd += [
+        b'{"step":30,"psnr":[]}x',
+        b'{"step":30,"psnr":{"a":1}}',
+        b'{"step":30,"loss":NaN}',
+        b'{"step":30,"loss":-1}',
+    ]
+    log.path.write_bytes(log.path.read_bytes() + b"\n".join(odd))
+    assert log.read() == good
+    log.cut(10)
+    assert log.read() == good[:2]
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(StaeError, match="cannot read"):
+        Log(tmp_path / "folder").read()

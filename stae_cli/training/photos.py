@@ -28,7 +28,8 @@ class PhotoSet:
     """Photos of one or more sources, and what was left aside.
 
     `sources` holds the pixels (H, W, 3) of each source's photos; `small` counts photos with a
-    side below the crop, `left_out` those that did not fit in memory.
+    side below the crop, `left_out` those that did not fit in memory; `digest` is of the names and
+    pixels of all that are kept.
     """
 
     sources: list[list[Pixels]]
@@ -52,6 +53,12 @@ class PhotoSet:
 class _Item:
     source: int
     entry: Entry
+
+
+@dataclass(frozen=True)
+class _Photo:
+    pixels: Pixels
+    digest: bytes
 
 
 def load_photos(
@@ -80,7 +87,7 @@ def load_photos(
     held, digest = 0, hashlib.sha256()
     threads = workers or os.cpu_count() or 1
 
-    def read(item: _Item, reserve: Reserve) -> Pixels | Problem | None:
+    def read(item: _Item, reserve: Reserve) -> _Photo | Problem | None:
         return _read(item.entry, crop, reserve)
 
     ahead = read_ahead(items, read, threads=threads, max_bytes=READ_AHEAD_BYTES)
@@ -90,15 +97,14 @@ def load_photos(
                 found.problems.append(result)
             elif result is None:
                 found.small += 1
-            elif held + result.nbytes > memory:
+            elif held + result.pixels.nbytes > memory:
                 found.left_out = len(items) - number
                 break
             else:
-                found.sources[item.source].append(result)
-                held += result.nbytes
-                digest.update(
-                    f"{item.source}\0{item.entry.key}\0{result.shape}\n".encode(errors="replace")
-                )
+                found.sources[item.source].append(result.pixels)
+                held += result.pixels.nbytes
+                digest.update(f"{item.source}\0{item.entry.key}\0".encode(errors="replace"))
+                digest.update(result.digest)
     found.digest = digest.hexdigest()
     _check(found, sources, crop)
     return found
@@ -134,7 +140,7 @@ def _listed(sources: Sequence[Path], seed: int, found: PhotoSet) -> list[_Item]:
     return [item for item in turns if item is not None]
 
 
-def _read(entry: Entry, crop: int, reserve: Reserve) -> Pixels | Problem | None:
+def _read(entry: Entry, crop: int, reserve: Reserve) -> _Photo | Problem | None:
     """Runs in a reading thread; None for a photo that is smaller than the crop."""
     try:
         with entry.open() as file:
@@ -142,11 +148,19 @@ def _read(entry: Entry, crop: int, reserve: Reserve) -> Pixels | Problem | None:
             if min(image.width, image.height) < crop:
                 return None
             reserve(image.width * image.height * 3)
-            return image.pixels()
+            pixels = image.pixels()
+        return _Photo(pixels, digest_of(pixels))
     except InputError as error:
         return Problem(entry.key, error.message)
     except OSError as error:
         return Problem(entry.key, error.strerror or str(error))
+
+
+def digest_of(pixels: Pixels) -> bytes:
+    """What tells one picture (H, W, 3) from all others."""
+    digest = hashlib.sha256(f"{pixels.shape}\n".encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.digest()
 
 
 def _check(found: PhotoSet, sources: Sequence[Path], crop: int) -> None:

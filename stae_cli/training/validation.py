@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -19,7 +18,7 @@ from stae_cli.metrics import HALF_RANGE, mean_psnr, psnr
 from stae_cli.model.pixels import PixelCodec
 from stae_cli.model.stupid_ae import StupidAE
 from stae_cli.training.loop import DivergedError
-from stae_cli.training.photos import PhotoSet, list_photos
+from stae_cli.training.photos import PhotoSet, digest_of, list_photos
 
 
 class Validation:
@@ -43,12 +42,12 @@ class Validation:
         """Keys of the photos whose very pixels are trained on too, whatever the files are."""
         shapes = {picture.shape for picture in self.pictures}
         seen = {
-            _digest(cropped)
+            digest_of(cropped)
             for photo in chain.from_iterable(photos.sources)
             if (cropped := _cropped(photo, self.patch)).shape in shapes
         }
         pairs = zip(self.keys, self.pictures, strict=True)
-        return [key for key, picture in pairs if _digest(picture) in seen]
+        return [key for key, picture in pairs if digest_of(picture) in seen]
 
     def psnr(self, model: StupidAE) -> float:
         """The mean of the PSNR of each photo that differs at all, in dB; infinite if none does.
@@ -103,10 +102,6 @@ def _cropped(photo: Pixels, patch: int) -> Pixels:
     height, width = (side // patch * patch for side in photo.shape[:2])
     top, left = (photo.shape[0] - height) // 2, (photo.shape[1] - width) // 2
     return photo[top : top + height, left : left + width]
-
-
-def _digest(picture: Pixels) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(picture).data).digest()
 
 
 def _psnr(original: Pixels, reconstruction: Pixels) -> float:

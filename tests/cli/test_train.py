@@ -593,15 +593,21 @@ def test_a_checkpoint_with_nan_is_not_fine_tuned(stae, photos, out, tmp_path, ti
     ran.assert_fails(1, "broken.safetensors", "NaN", "decoder.0.positions")
 
 
-def test_a_run_does_not_go_on_with_other_photos(stae, photos, tiny, out, tmp_path):
-    process = spawned(arguments(photos, out, tiny, steps=4000))
-    wait_for_steps(out, 10, process)
-    process.kill()
-    process.communicate()
+def test_a_run_does_not_go_on_with_other_photos(stae, photos, tiny, out, tmp_path, interrupted):
+    """Other names, or the same ones with other pixels."""
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    interrupted(10)
+    assert stae(*arguments(folder, out, tiny)).code == 130
+    interrupted(None)
     (tmp_path / "more").mkdir()
     Image.fromarray(noise(64, 64)).save(tmp_path / "more" / "new.png")
-    ran = stae("train", tmp_path / "more", *arguments(photos, out, tiny, steps=4000)[1:])
+    ran = stae("train", tmp_path / "more", *arguments(folder, out, tiny)[1:])
     ran.assert_fails(1, "the photos are not the same", "--overwrite")
+    Image.fromarray(noise(50, 70, seed=9)).save(folder / "0.png")
+    stae(*arguments(folder, out, tiny)).assert_fails(1, "the photos are not the same")
+    shutil.copy(photos / "0.png", folder / "0.png")
+    assert stae(*arguments(folder, out, tiny, "--json")).json["resumed_at"] == 10
 
 
 def test_a_damaged_validation_photo_is_named(stae, photos, tiny, out, tmp_path):

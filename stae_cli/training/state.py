@@ -40,7 +40,7 @@ def save_state(path: Path, state: State) -> None:
     Raises:
         StaeError: the disk is full or cannot be written to; the old state stays.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")  # one name, so that none is left for good
     try:
         with temporary.open("wb") as file:
             torch.save({"format": FORMAT, **vars(state)}, file)

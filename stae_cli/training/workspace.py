@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from stae_cli.errors import CheckpointError, StaeError, UsageError
 from stae_cli.model.checkpoint import fingerprint, read_checkpoint
 from stae_cli.model.weights import SAFETENSORS_SUFFIX
+from stae_cli.training.lock import locked
 from stae_cli.training.log import Log
 from stae_cli.training.recipe import differences
 from stae_cli.training.state import State, load_state, save_state, told_if_damaged
 
 SUFFIX = ".training"
+LOCK = ".lock"
 LOG, CURVE, SAMPLES = "log.jsonl", "curve.png", "samples.png"
 
 
@@ -91,20 +93,24 @@ class Workspace:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Makes the folder, which goes again if nothing was put into it.
+        """Makes the folder and keeps other runs out; it goes again if nothing was put into it.
 
         Raises:
-            StaeError: it cannot be made.
+            StaeError: it cannot be made, or another run holds it.
         """
         made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
-        try:
+        with ExitStack() as stack:
+            stack.callback(_remove_empty, made)
             with self._changing():
                 self.folder.mkdir(parents=True, exist_ok=True)
+                try:
+                    stack.enter_context(locked(self.folder / LOCK))
+                except BlockingIOError as error:
+                    raise StaeError(
+                        f"another run is at work in `{self.folder}`",
+                        "wait for its end, or give another `--out`",
+                    ) from error
             yield
-        finally:
-            with suppress(OSError):  # from the first one that is not empty on
-                for path in made:
-                    path.rmdir()
 
     def clear(self) -> None:
         """Removes what an earlier run left.
@@ -138,6 +144,12 @@ class Workspace:
         """Removes what only an unfinished run needs."""
         self.state.unlink(missing_ok=True)
         self.last.unlink(missing_ok=True)
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    with suppress(OSError):  # from the first one that is not empty on
+        for folder in folders:
+            folder.rmdir()
 
 
 def is_of_a_run(picture: Path) -> bool:

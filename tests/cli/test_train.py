@@ -331,6 +331,19 @@ def test_a_place_that_cannot_be_written_to_is_told_at_once(stae, photos, tiny, o
     stae(*arguments(photos, out, tiny)).assert_fails(1, "cannot write to", "new.training")
 
 
+def test_two_runs_do_not_write_to_one_checkpoint(stae, photos, tiny, out):
+    process = spawned(arguments(photos, out, tiny, steps=4000))
+    wait_for_steps(out, 10, process)
+    for more in ((), ("--overwrite",)):
+        ran = stae(*arguments(photos, out, tiny, *more))
+        ran.assert_fails(1, "another run is at work", "new.training")
+    assert process.poll() is None
+    process.kill()  # nothing but the system lets go of the lock then
+    process.communicate()
+    assert stae(*arguments(photos, out, tiny, "--overwrite", steps=1)).code == 0
+    assert not (out.parent / "new.training" / ".lock").exists()
+
+
 def test_the_pictures_of_runs_are_no_photos(stae, photos, tiny, tmp_path, interrupted):
     folder = tmp_path / "photos"
     shutil.copytree(photos, folder)

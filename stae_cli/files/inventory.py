@@ -31,8 +31,8 @@ class Inventory(StoredListing):
 
     @property
     def files(self) -> dict[str, int]:
-        """The bytes of each file that holds latents, by its key."""
-        return {stored.file.key: stored.state.size for stored in self.latents}
+        """The bytes of each file that holds latents, by its place: several may share a key."""
+        return {stored.file.place: stored.state.size for stored in self.latents}
 
 
 def take_inventory(sources: Sequence[Path | str]) -> Inventory:

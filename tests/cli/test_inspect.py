@@ -1,5 +1,6 @@
 """`stae inspect` as users run it: what is there, and what is wrong with it."""
 
+import shutil
 import struct
 import subprocess
 import sys
@@ -39,6 +40,14 @@ def test_files(stae, latents):
     assert rows[0]["shape"][0] == 16
     one = stae("inspect", latents / "p0.safetensors", "--files", "--json").json
     assert one["files"] == rows[:1]
+
+
+def test_files_of_the_same_key_below_two_sources_are_two(stae, latents, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(latents, other)
+    both = stae("inspect", latents, other, "--json").json
+    assert (both["latents"], both["stored_in"]) == (18, 18)
+    assert both["bytes"] == 2 * stae("inspect", latents, "--json").json["bytes"]
 
 
 def test_damaged_and_huge_headers_are_invalid_not_fatal(stae, latents):

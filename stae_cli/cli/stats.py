@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stae_cli.cli.console import print_error, print_fact, print_json, print_table, progress_bar
+from stae_cli.cli.console import (
+    print_error,
+    print_fact,
+    print_json,
+    print_table,
+    print_warning,
+    progress_bar,
+)
 from stae_cli.cli.options import AsJson, Quiet, Workers
 from stae_cli.cli.report import ALL_GOOD, SOME_FAILED
 
@@ -34,6 +41,10 @@ def stats(
         surveyed = survey(sources, workers=workers, advance=advance)
     for problem in surveyed.problems:
         print_error(f"{problem.key}: {problem.reason}")
+    if surveyed.repeated:
+        print_warning(
+            f"{surveyed.repeated} latents have keys that came before; each of them counts"
+        )
     if as_json:
         print_json(_summary(surveyed))
     elif surveyed.statistics is not None:
@@ -82,6 +93,7 @@ def _summary(surveyed: Surveyed) -> dict[str, Any]:
     return {
         "latents": surveyed.latents,
         "files": surveyed.files,
+        "repeated": surveyed.repeated,
         "weights": surveyed.weights,
         "weights_sha256": surveyed.weights_sha256,
         **(asdict(surveyed.statistics) if surveyed.statistics else {}),

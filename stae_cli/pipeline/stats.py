@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
@@ -75,10 +76,12 @@ class Statistics:
 class Surveyed:
     """What the latents below some folders are like.
 
-    `weights` and `weights_sha256` are those that all of them were made with.
+    `weights` and `weights_sha256` are those that all of them were made with; `repeated` counts
+    the latents whose key came before: they may be others, or the same ones over again.
     """
 
     latents: int = 0
+    repeated: int = 0
     files: int = 0
     weights: str = ""
     weights_sha256: str = ""
@@ -94,6 +97,7 @@ class _File:
     first: StoredLatent | None = None
     several: StoredLatent | None = None  # one that was made with other weights than the first
     moments: Moments | None = None
+    keys: Sequence[str] = ()
     latents: int = 0
     problems: Sequence[Problem] = ()
 
@@ -157,6 +161,7 @@ def survey(
     """
     listing = list_sources(sources, None, suffixes=[SUFFIX], hidden=True)
     found, whole, first = Surveyed(problems=list(listing.problems)), None, None
+    keys = array("q")  # hashes of them, since there may be many millions
     with scanning(listing.entries, _read, workers=workers) as files:
         for file in files:
             found.problems += file.problems
@@ -166,6 +171,7 @@ def survey(
             _refuse_several(first, file.several or file.first)
             found.files += 1
             found.latents += file.latents
+            keys.extend(map(hash, file.keys))
             if file.moments is not None:
                 whole = file.moments if whole is None else whole + file.moments
             advance(file.latents)
@@ -175,6 +181,7 @@ def survey(
             "`stae verify` says what is wrong with a folder of latents",
         )
     found.weights, found.weights_sha256 = first.info.weights, first.info.weights_sha256
+    found.repeated = len(keys) - len(np.unique(np.frombuffer(keys, np.int64)))
     found.statistics = statistics_of(whole)
     return found
 
@@ -202,6 +209,7 @@ def _moments_in(entry: Entry, reserve: Reserve) -> _File:
         first=_listed(stored[0], entry),
         several=several and _listed(several, entry),
         moments=whole,
+        keys=[latent.key for latent in stored],
         latents=latents,
         problems=problems,
     )
@@ -229,13 +237,18 @@ def _refuse_several(first: StoredLatent, other: StoredLatent) -> None:
     mine, theirs = first.info, other.info
     if mine.weights_sha256 != theirs.weights_sha256:
         raise StaeError(
-            f"`{first.label}` was made with `{mine.weights}` ({mine.weights_sha256[:12]}), "
-            f"`{other.label}` with `{theirs.weights}` ({theirs.weights_sha256[:12]})",
+            f"`{_place(first)}` was made with `{mine.weights}` ({mine.weights_sha256[:12]}), "
+            f"`{_place(other)}` with `{theirs.weights}` ({theirs.weights_sha256[:12]})",
             "take the statistics of each checkpoint's latents by themselves",
         )
     if mine.latent_channels != theirs.latent_channels:
         raise InputError(
-            f"`{other.label}` has {theirs.latent_channels} channels, `{first.label}` "
+            f"`{_place(other)}` has {theirs.latent_channels} channels, `{_place(first)}` "
             f"{mine.latent_channels}",
             "`stae verify` says which of them is damaged",
         )
+
+
+def _place(stored: StoredLatent) -> str:
+    """Where it lies: keys may be the same below several sources."""
+    return stored.file.place if stored.is_alone else f"{stored.file.place}:{stored.key}"

@@ -111,10 +111,21 @@ def test_latents_of_two_checkpoints_are_refused(stae, photos, files, other_tiny,
     stae("encode", photos, tmp_path / "other", "--weights", other_tiny)
     ran = stae("stats", files, tmp_path / "other")
     ran.assert_fails(1, "tiny.safetensors", "other.safetensors", "by themselves")
+    ran.assert_fails(1, str(files / "p0.safetensors"), str(tmp_path / "other" / "p0.safetensors"))
     latent, header = read_latent(files / "p0.safetensors")
     wide = np.concatenate([latent, latent])
     write_latent(files / "z.safetensors", wide, replace(header.info, latent_channels=32))
     stae("stats", files).assert_fails(1, "32 channels")
+
+
+def test_keys_that_come_twice_are_told(stae, files, shards):
+    ran = stae("stats", files, shards, "--json")
+    assert ran.code == 0
+    assert (ran.json["latents"], ran.json["repeated"]) == (18, 9)
+    assert "warning: 9 latents have keys that came before" in ran.err
+    once = stae("stats", files, "--json")
+    assert once.json["repeated"] == 0
+    assert "warning" not in once.err
 
 
 def test_too_little(stae, files, tmp_path):

@@ -5,10 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
-import secrets
-import socket
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,10 +12,7 @@ from pathlib import Path
 
 from stae_cli.errors import StaeError, UsageError
 from stae_cli.files.entries import Entry, FileEntry
-
-TEMPORARY = re.compile(r"\.stae-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}\.tmp")
-STALE_SECONDS = 24 * 3600
-STARTED = time.time()  # this process, or a little later
+from stae_cli.temporaries import remove_abandoned, temporary_name
 
 
 class Destination(ABC):
@@ -89,7 +82,6 @@ class FolderDestination(Destination):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._made: set[Path] = set()
-        self._host = host_name()
 
     def __reduce__(self) -> tuple[type[FolderDestination], tuple[Path]]:
         """Travels between machines: there, temporary files bear the other machine's name."""
@@ -100,7 +92,7 @@ class FolderDestination(Destination):
             raise UsageError(f"DEST `{self.folder}` is a file", "give a folder")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            probe = self._temporary(self.folder)
+            probe = self.folder / temporary_name()
             probe.touch()
             probe.unlink()
         except OSError as error:
@@ -143,7 +135,7 @@ class FolderDestination(Destination):
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
         target = self.path(name)
-        temporary, moved = self._temporary(target.parent), False
+        temporary, moved = target.parent / temporary_name(), False
         try:
             self._make(target.parent)
             yield temporary
@@ -164,27 +156,9 @@ class FolderDestination(Destination):
         folder.mkdir(exist_ok=True)
         self._made.add(folder)
 
-    def _temporary(self, folder: Path) -> Path:
-        return folder / f".stae-{self._host}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
-
     def _sweep(self) -> None:
         for parent, _, names in os.walk(self.folder):
-            for name in names:
-                match = TEMPORARY.fullmatch(name)
-                if match and self._is_abandoned(Path(parent, name), match):
-                    with contextlib.suppress(OSError):  # another run may sweep too
-                        Path(parent, name).unlink()
-
-    def _is_abandoned(self, path: Path, match: re.Match[str]) -> bool:
-        mine, pid = match["host"] == self._host, int(match["pid"])
-        if mine and not process_lives(pid):
-            return True
-        with contextlib.suppress(OSError):
-            changed = path.stat().st_mtime
-            if mine and pid == os.getpid() and changed < STARTED:
-                return True  # of an earlier process; in containers they often have one number
-            return time.time() - changed > STALE_SECONDS
-        return False
+            remove_abandoned(Path(parent), names)
 
     def _translated(self, error: OSError, target: Path) -> StaeError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -192,21 +166,3 @@ class FolderDestination(Destination):
             return StaeError(f"the disk is full: cannot write `{target}`", hint)
         reason = error.strerror or str(error)
         return StaeError(f"cannot write `{target}`: {reason}", "check DEST and its permissions")
-
-
-def host_name() -> str:
-    """The name of this machine, as it stands in names of temporary files."""
-    return re.sub(r"[^A-Za-z0-9.]", "", socket.gethostname()) or "localhost"
-
-
-def process_lives(pid: int) -> bool:
-    """Whether a process of this machine is there; on Windows one cannot ask."""
-    if os.name == "nt":  # there os.kill would end it; age decides alone
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True

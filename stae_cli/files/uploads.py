@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stae_cli.errors import StaeError, UsageError
-from stae_cli.files.destination import Destination, FolderDestination, host_name, process_lives
+from stae_cli.files.destination import Destination, FolderDestination
 from stae_cli.files.remote import RemoteOutput
 from stae_cli.files.stores import Store, is_url, reason_of, store_at, unreachable
+from stae_cli.temporaries import host_name, process_lives
 
 # Where what is put appears whole or not at all; elsewhere a reader could meet half of it.
 WHOLE = {"s3", "s3a", "gs", "gcs", "hf", "az", "abfs", "abfss", "oss", "memory"}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from stae_cli.errors import StaeError, UsageError
-from stae_cli.files.destination import TEMPORARY, Destination
+from stae_cli.files.destination import Destination
 from stae_cli.files.entries import Entry, Problem
 from stae_cli.files.failures import read_failures
 from stae_cli.files.images import IMAGE_SUFFIXES
@@ -26,6 +26,7 @@ from stae_cli.pipeline.findings import Finding, Kind
 from stae_cli.pipeline.listed import wrong_lines
 from stae_cli.pipeline.reencoding import Reencoded, reencode
 from stae_cli.pipeline.scanning import scanning
+from stae_cli.temporaries import TEMPORARY
 
 if TYPE_CHECKING:
     from stae_cli.model.pixels import PixelCodec

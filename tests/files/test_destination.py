@@ -8,7 +8,8 @@ import time
 import pytest
 
 from stae_cli.errors import StaeError, UsageError
-from stae_cli.files.destination import STALE_SECONDS, FolderDestination
+from stae_cli.files.destination import FolderDestination
+from stae_cli.temporaries import STALE_SECONDS
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from stae_cli.errors import InputError
-from stae_cli.files.destination import host_name
 from stae_cli.files.remote import HEAD, RemoteEntry, RemoteOutput
 from stae_cli.files.stores import is_url, store_at
 from stae_cli.files.uploads import destination_at
+from stae_cli.temporaries import host_name
 
 pytest.importorskip("fsspec", reason="needs pip install 'stae[remote]'")
 

@@ -15,6 +15,7 @@ from stae_cli.files import destination
 from stae_cli.files.entries import FileEntry
 from stae_cli.files.stored import list_latents
 from stae_cli.model.pixels import PixelCodec
+from stae_cli.temporaries import temporary_name
 from tests.pictures import noise
 
 LAYOUTS = {"files": [], "shards": ["--shard-size", 8]}
@@ -213,11 +214,9 @@ def test_names_that_a_file_system_cannot_hold_are_listed(stae, tiny, tmp_path):
 
 def test_temporaries_of_a_process_of_the_same_number_are_cleared(tmp_path):
     """In a container that starts anew every process has the number of its forerunner."""
-    place = destination.FolderDestination(tmp_path)
-    left = place._temporary(tmp_path)
+    left, mine = tmp_path / temporary_name(), tmp_path / temporary_name()
     left.touch()
     os.utime(left, (1, 1))
-    mine = place._temporary(tmp_path)
     mine.touch()
     destination.FolderDestination(tmp_path).prepare()
     assert not left.exists()

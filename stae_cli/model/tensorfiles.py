@@ -8,6 +8,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from stae_cli.errors import CheckpointError
+from stae_cli.temporaries import remove_abandoned, temporary_name
 
 DAMAGED_PICKLE = (  # what torch.load raises on damaged files, found by mutating some
     AssertionError,
@@ -37,6 +39,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         CheckpointError: absent, unreadable or damaged.
     """
+    _check_regular(path)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -51,6 +54,7 @@ def read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         CheckpointError: absent, unreadable, damaged, or more or other than a state dict.
     """
+    _check_regular(path)
     try:
         with warnings.catch_warnings():  # about pickle protocols, which are no user's business
             warnings.simplefilter("ignore")
@@ -78,6 +82,11 @@ def read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return {name: tensor.detach() for name, tensor in loaded.items()}, {}
 
 
+def _check_regular(path: Path) -> None:
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise CheckpointError(f"`{path}` is a folder or a special file", "give a file")
+
+
 def _is_plain(tensor: Tensor) -> bool:
     """Whether a tensor is numbers in memory and nothing else, which most of torch relies on."""
     is_dense = tensor.layout is torch.strided and not (tensor.is_nested or tensor.is_quantized)
@@ -85,17 +94,22 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Writes a safetensors file that appears whole or not at all.
+    """Writes a safetensors file that appears whole or not at all; it clears what killed ones left.
 
     Raises:
         CheckpointError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(temporary_name())
     try:
-        temporary.write_bytes(save(tensors, metadata=metadata))
+        remove_abandoned(path.parent, [found.name for found in path.parent.iterdir()])
+        with temporary.open("wb") as file:
+            file.write(save(tensors, metadata=metadata))
+            file.flush()
+            os.fsync(file.fileno())  # or a crash of the machine could leave the name and no data
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise CheckpointError(f"cannot write `{path}`: {error}", "give another path") from error
 
 

@@ -18,6 +18,7 @@ from stae_cli.model.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from stae_cli.temporaries import temporary_name
 from tests.seeded import TINY, seeded_tensors, tiny_like
 
 
@@ -169,6 +170,22 @@ def test_tensors_of_any_strides_are_read(tmp_path):
     read = read_checkpoint(tmp_path / "a.pt", name="a")
     assert read.fingerprint == fingerprint(tensors)
     assert all(tensor.is_contiguous() for tensor in read.tensors.values())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no pipes that are files")
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors"])
+def test_special_files_are_refused(tmp_path, stae, name):
+    os.mkfifo(tmp_path / name)
+    stae("weights", "show", tmp_path / name).assert_fails(1, name, "special file")
+
+
+def test_a_write_clears_what_a_killed_one_left(tmp_path, tensors):
+    left, mine = tmp_path / temporary_name(), tmp_path / temporary_name()
+    for path in (left, mine):
+        path.write_bytes(b"half")
+    os.utime(left, (1, 1))
+    write_checkpoint(tmp_path / "a.safetensors", tensors, TINY, {})
+    assert sorted(tmp_path.iterdir()) == sorted([mine, tmp_path / "a.safetensors"])
 
 
 def test_absent_and_unknown_names_are_told(tmp_path, stae):

@@ -91,6 +91,11 @@ class Architecture:
         return first, second
 
     @property
+    def blocks(self) -> int:
+        """How many blocks of layers there are, each with tensors of its own."""
+        return sum(stage.encoder_blocks + 2 * stage.decoder_pairs for stage in self.stages)
+
+    @property
     def first(self) -> Architecture:
         """The first stage by itself, by the name of its preset where it has one."""
         alone = replace(self, second=None)

@@ -174,6 +174,12 @@ def read_checkpoint(path: Path, *, name: str) -> Checkpoint:
             f"`{path}` is no checkpoint file", "give a .safetensors, .pt or .pth file"
         )
     architecture = parse_architecture(metadata.get("architecture", F8C16.name))
+    if architecture.blocks > len(tensors):  # before so many are set up
+        raise CheckpointError(
+            f"`{path}` holds {len(tensors)} tensors, too few for a network of "
+            f"{architecture.blocks} blocks",
+            "give a whole checkpoint, or `--weights builtin`",
+        )
     expected = _shapes(architecture)
     if is_linear(metadata):
         tensors = from_linear(tensors, expected)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -186,6 +187,14 @@ def test_a_write_clears_what_a_killed_one_left(tmp_path, tensors):
     os.utime(left, (1, 1))
     write_checkpoint(tmp_path / "a.safetensors", tensors, TINY, {})
     assert sorted(tmp_path.iterdir()) == sorted([mine, tmp_path / "a.safetensors"])
+
+
+def test_a_network_that_a_file_cannot_hold_is_not_set_up(tmp_path, tensors, stae):
+    """Sixty thousand blocks take minutes."""
+    for size in ("encoder_blocks", "decoder_pairs"):
+        sizes = replace(TINY, **{size: 60_000})
+        path = saved(tmp_path / "a.safetensors", tensors, {"architecture": sizes.describe()})
+        stae("weights", "show", path).assert_fails(1, f"{sizes.blocks} blocks", "46 tensors")
 
 
 def test_absent_and_unknown_names_are_told(tmp_path, stae):

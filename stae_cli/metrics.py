@@ -15,7 +15,7 @@ Pixels = npt.NDArray[np.uint8]
 HALF_RANGE = 127.5  # pixels are compared on the network's scale, [-1, 1]
 SSIM_TAPS = 11
 SSIM_SIGMA = 1.5
-STRIP_PIXELS = 1 << 18  # keeps SSIM's dozen float32 temporaries to about 12 MB
+STRIP_PIXELS = 1 << 17  # keeps SSIM's dozen float64 temporaries to about 12 MB
 STRIP_ROWS = 100  # at least, so that the rows which strips share cost little
 
 
@@ -138,8 +138,8 @@ def _similarity(original: Pixels, reconstruction: Pixels) -> float | None:
 def _mean_similarity(original: Pixels, reconstruction: Pixels) -> float:
     """SSIM of one channel's strip (h, W), averaged over the places where the window fits."""
     similarity = structural_similarity(
-        original.astype(np.float32),
-        reconstruction.astype(np.float32),
+        original.astype(np.float64),  # in float32 bright flat pictures lose the sixth digit
+        reconstruction.astype(np.float64),
         win_size=SSIM_TAPS,
         gaussian_weights=True,
         sigma=SSIM_SIGMA,

@@ -127,7 +127,8 @@ def _lacks_a_place(error: typer.TyperException, context: typer.Context) -> bool:
 
 def _how_to_go_on(arguments: Sequence[str]) -> str:
     """The hint after an interruption; empty where a command starts from its beginning again."""
-    if not arguments or arguments[0] not in RESUMING or "--overwrite" in arguments:
+    command, replaces = next(iter(arguments), ""), "--overwrite" in arguments
+    if command not in RESUMING or (replaces and command != "train"):
         return ""
     return "run the same command again to go on where it stopped"
 

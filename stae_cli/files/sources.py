@@ -109,7 +109,7 @@ def _take(
 
 def _check_source(source: Path, dest: Path | str | None) -> None:
     if not os.path.lexists(source):
-        raise UsageError(f"no such file or folder: `{source}`", "check the SOURCE path")
+        raise UsageError(f"no such file or folder: `{source}`", "check the path")
     if dest is None or is_url(dest) or not source.is_dir():
         return
     if Path(dest).resolve().is_relative_to(source.resolve()):

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from stae_cli.errors import StaeError
-from stae_cli.model.memory import ran_out
 from stae_cli.model.stupid_ae import StupidAE
 from stae_cli.training.averaging import Average
 from stae_cli.training.clock import Clock
@@ -76,7 +75,7 @@ class Loop:
 
         Raises:
             DivergedError: the last step's loss or gradient was NaN or infinite.
-            StaeError: torch cannot compile the network, or the device's memory ends.
+            StaeError: torch cannot compile the network.
         """
         began = time.monotonic()
         batch = self.crops.batch(self.step, rank=self.ranks.rank, processes=self.ranks.processes)
@@ -86,8 +85,6 @@ class Loop:
         except RuntimeError as error:
             if type(error).__module__.startswith(COMPILER):
                 raise _no_compiler(error) from error
-            if ran_out(error):
-                raise _too_little_memory(self.crops.device) from error
             raise
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self.rate = learning_rate(
@@ -178,12 +175,6 @@ class Loop:
         if self.ranks.processes == 1 or self.step % LOG_STEPS == 0:
             progress = self.clock.seconds / (60 * self.recipe.minutes)
             self._progress = self.ranks.agreed(progress, self.crops.device)
-
-
-def _too_little_memory(device: torch.device) -> StaeError:
-    return StaeError(
-        f"device `{device}` has too little free memory for a step", "give a smaller `--batch`"
-    )
 
 
 def _no_compiler(error: RuntimeError) -> StaeError:

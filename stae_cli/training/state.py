@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from stae_cli.errors import StaeError
-from stae_cli.model.device import is_memory_error
+from stae_cli.model.memory import is_memory_error
 from stae_cli.model.tensorfiles import DAMAGED_PICKLE
 
 FORMAT = 2

@@ -672,12 +672,12 @@ def test_without_a_compiler_that_is_said(stae, photos, out, tmp_path, monkeypatc
 
 
 def test_too_little_memory_for_a_step_is_told(stae, photos, tiny, out, monkeypatch):
-    def fail(_loop, _batch):
+    def fail(_loop, _network, _batch):
         raise torch.OutOfMemoryError("simulated: only a device has its own memory")
 
     monkeypatch.setattr("stae_cli.training.loop.Loop._loss", fail)
     ran = stae(*arguments(photos, out, tiny, steps=1))
-    ran.assert_fails(1, "too little free memory", "smaller `--batch`")
+    ran.assert_fails(1, "out of memory", "lower `--batch`")
 
 
 def test_validating_on_what_is_trained_on_is_told(stae, photos, tiny, out, tmp_path):

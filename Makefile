@@ -13,8 +13,9 @@ demo: $(VENV)/installed
 	@echo "Look at the pictures, and at the photos in examples/photos they were made from:"
 	@ls -1 $(DEMO)/pictures/*.png
 
+# Threads that wait for each other in a busy loop would take the time that other tests need.
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

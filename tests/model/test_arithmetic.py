@@ -27,8 +27,10 @@ def precisions():
 
 @pytest.fixture(autouse=True)
 def torchs_own():
-    """Puts back what a test has set."""
+    """Begins with nothing set, whatever other tests have done, and puts that back afterwards."""
     before = precisions()
+    for owner in (backends, *OWNERS):
+        owner.fp32_precision = "none"
     yield
     backends.fp32_precision = "none"
     for owner, value in zip(OWNERS, before, strict=True):

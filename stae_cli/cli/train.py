@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -189,7 +190,7 @@ def train(
         )
     initial = None if from_ is None else load_checkpoint(from_)
     network = _architecture(architecture, stage, initial)
-    with joined(device) as ranks:
+    with joined(device, attempt=_attempt()) as ranks:
         place = ranks.device(pick_device(device))
         wanted = with_given(
             PUBLISHED if recipe is RecipeName.published else Recipe(Init.pca.value),
@@ -226,6 +227,12 @@ def train(
         if ranks.first:
             return finish(outcome, quiet=quiet, as_json=as_json)
     return 0
+
+
+def _attempt() -> int:
+    """How often torchrun has restarted all processes; machines do not always agree on it."""
+    alone = os.environ.get("GROUP_WORLD_SIZE") == "1"
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) if alone else 0
 
 
 def _architecture(name: str | None, stage: int, initial: Checkpoint | None) -> Architecture:

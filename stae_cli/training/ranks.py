@@ -56,11 +56,12 @@ class Ranks:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Ranks]:
+def joined(device: str, *, attempt: int = 0) -> Iterator[Ranks]:
     """The processes that torchrun started, joined while it lasts; else this one alone.
 
     Args:
         device: where the network will run; `cpu` talks by gloo, CUDA by NCCL.
+        attempt: how often torchrun has started them anew.
     """
     if not distributed.is_torchelastic_launched():
         yield Ranks()
@@ -68,10 +69,13 @@ def joined(device: str) -> Iterator[Ranks]:
     cuda = device != "cpu" and torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(distributed.get_node_local_rank())
-    distributed.init_process_group("nccl" if cuda else "gloo")
+    shared, rank, processes = next(distributed.rendezvous("env://"))
+    # torchrun's store outlives a restart, with the addresses of the processes before it.
+    store = distributed.PrefixStore(f"attempt {attempt}", shared)
+    distributed.init_process_group(
+        "nccl" if cuda else "gloo", store=store, rank=rank, world_size=processes
+    )
     try:
-        yield Ranks(
-            distributed.get_rank(), distributed.get_world_size(), distributed.get_node_local_rank()
-        )
+        yield Ranks(rank, processes, distributed.get_node_local_rank())
     finally:
         distributed.destroy_process_group()

@@ -61,9 +61,13 @@ def curve_of(out):
 
 def spawned(command):
     """`stae` in a process of its own, in which steps take long enough to be interrupted."""
+    return spawned_module("stae_cli", *command)
+
+
+def spawned_module(*command):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "stae_cli", *map(str, command)],
+        [sys.executable, "-m", *map(str, command)],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -213,6 +217,39 @@ def test_two_processes_follow_the_curve_of_one(photos, tiny, out, unbroken):
     assert list(alone) == list(shared)
     for step, loss in alone.items():
         assert shared[step] == pytest.approx(loss, rel=1e-4)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_processes_that_torchrun_starts_anew_go_on(photos, tiny, out):
+    """Also those that replace a checkpoint: it is the same command."""
+    out.parent.mkdir()
+    shutil.copy(tiny, out)
+    command = arguments(photos, out, tiny, "--overwrite", "--json", steps=400)
+    launcher = ("torch.distributed.run", "--standalone", "--nproc-per-node", 2, "--max-restarts", 2)
+    process = spawned_module(*launcher, "-m", "stae_cli", *command)
+    for rank, steps in ((0, 100), (1, 200)):
+        wait_for_steps(out, steps, process)
+        os.kill(workers_of(process)[rank], signal.SIGKILL)
+        while len(workers_of(process)) == 2 and process.poll() is None:
+            time.sleep(0.01)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert json.loads(output)["resumed_at"] >= 190
+    assert list(curve_of(out)) == list(range(10, 401, 10))
+    assert errors.count("going on after step") == 2
+
+
+def workers_of(process):
+    """The numbers of the processes that a launcher has started and not yet buried."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [pid for pid in map(int, children) if b"stae_cli" in commandline(pid)]
+
+
+def commandline(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 def test_killed_and_resumed_is_the_same_curve(photos, tiny, out, unbroken):

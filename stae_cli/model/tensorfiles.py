@@ -110,7 +110,8 @@ def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str
     except (OSError, SafetensorError) as error:
         with suppress(OSError):
             temporary.unlink()
-        raise CheckpointError(f"cannot write `{path}`: {error}", "give another path") from error
+        reason = getattr(error, "strerror", None) or error  # without the temporary file's name
+        raise CheckpointError(f"cannot write `{path}`: {reason}", "give another path") from error
 
 
 def _unreadable(path: Path, error: BaseException) -> CheckpointError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -55,6 +56,7 @@ class ShardStorage(Storage):
         self.destination, self.expected, self.writer = destination, expected, writer
         self.known, self.manifest, self.overwrite = known, manifest, overwrite
         self._waiting: set[IO[bytes]] = set()
+        self._looking = threading.Lock()
 
     def holds(self, job: Job, state: SourceState) -> bool:
         shard, output = _shard_of(job), job.planned.output
@@ -105,23 +107,29 @@ class ShardStorage(Storage):
         Raises:
             StaeError: it holds what is not this run's.
         """
-        if shard.stored is None:
-            try:
-                members = stored_at(self.destination, shard.name)
-            except InputError as error:
-                raise StaeError(error.message, "choose another DEST") from error
-            stranger = next((m.key for m in members if not self.known(m.key)), None)
-            if stranger is not None and not self.overwrite:
-                raise StaeError(
-                    f"`{self.destination.place(shard.name)}` holds `{stranger}`, which is not "
-                    "among this run's sources",
-                    "choose another DEST for other sources; if that source is gone for good, "
-                    "`--overwrite` makes the shards anew without it",
-                )
-            ours = [m for m in members if self.known(m.key) and self.expected.matches(m)]
-            shard.mixed = len(ours) < len(members)
-            shard.stored = {member.key: member for member in ours}
+        # At once for all that ask: another process may be replacing the file, and what is kept must
+        # be what pictures were passed over for.
+        with self._looking:
+            if shard.stored is None:
+                shard.stored = self._found(shard)
         return shard.stored
+
+    def _found(self, shard: Shard) -> dict[str, StoredLatent]:
+        try:
+            members = stored_at(self.destination, shard.name)
+        except InputError as error:
+            raise StaeError(error.message, "choose another DEST") from error
+        stranger = next((m.key for m in members if not self.known(m.key)), None)
+        if stranger is not None and not self.overwrite:
+            raise StaeError(
+                f"`{self.destination.place(shard.name)}` holds `{stranger}`, which is not "
+                "among this run's sources",
+                "choose another DEST for other sources; if that source is gone for good, "
+                "`--overwrite` makes the shards anew without it",
+            )
+        ours = [m for m in members if self.known(m.key) and self.expected.matches(m)]
+        shard.mixed = len(ours) < len(members)
+        return {member.key: member for member in ours}
 
     def _write(self, shard: Shard) -> Written:
         """Runs in a writing thread."""

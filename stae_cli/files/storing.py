@@ -173,6 +173,13 @@ def stored_at(destination: Destination, name: str) -> list[StoredLatent]:
         InputError: it is another program's.
         StaeError: nobody can tell, since it cannot be read.
     """
+    found = _stored_unless_damaged(destination, name)
+    if found is None:  # or replaced by another process between two looks at it
+        found = _stored_unless_damaged(destination, name)
+    return found or []
+
+
+def _stored_unless_damaged(destination: Destination, name: str) -> list[StoredLatent] | None:
     place = destination.place(name)
     try:
         return stored_in(destination.entry(name))
@@ -183,7 +190,9 @@ def stored_at(destination: Destination, name: str) -> list[StoredLatent]:
         ) from error
     except InputError as error:
         cause = error.__cause__
-        if isinstance(cause, OSError) and not isinstance(cause, ABSENT):
-            message = f"cannot read `{place}`: {cause.strerror or cause}"
-            raise StaeError(message, "check DEST and its permissions") from error
-        return []
+        if not isinstance(cause, OSError):
+            return None
+        if isinstance(cause, ABSENT):
+            return []
+        message = f"cannot read `{place}`: {cause.strerror or cause}"
+        raise StaeError(message, "check DEST and its permissions") from error

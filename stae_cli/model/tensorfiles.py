@@ -118,6 +118,8 @@ def _unreadable(path: Path, error: BaseException) -> CheckpointError:
     if isinstance(error, FileNotFoundError):
         return CheckpointError(f"no checkpoint file `{path}`", "check the path given to --weights")
     reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    if isinstance(error, LookupError):  # whose text is the key alone
+        reason = "it is no checkpoint, or damaged"
     return CheckpointError(
         f"cannot read checkpoint `{path}`: {reason}", "the file may be damaged: fetch it again"
     )

@@ -137,6 +137,11 @@ def test_truncated_checkpoints_are_refused(tmp_path, tensors, stae):
         stae("weights", "show", path).assert_fails(1, path.name)
 
 
+def test_a_text_for_a_pickle_is_told_in_words(tmp_path, stae):
+    (tmp_path / "text.pt").write_text("junk\n")
+    stae("weights", "show", tmp_path / "text.pt").assert_fails(1, "text.pt", "it is no checkpoint")
+
+
 def test_a_pickle_of_something_else_is_refused(tmp_path, stae):
     torch.save({"model": {"a": torch.ones(1)}}, tmp_path / "a.pt")
     stae("weights", "show", tmp_path / "a.pt").assert_fails(1, "state dict")

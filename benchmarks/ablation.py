@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from stae_cli.checkpoints.checkpoint import load_checkpoint, read_checkpoint
+from stae_cli.codec.device import pick_device
 from stae_cli.errors import StaeError
-from stae_cli.model.architecture import F8C16, Architecture
-from stae_cli.model.checkpoint import load_checkpoint, read_checkpoint
-from stae_cli.model.device import pick_device
+from stae_cli.network.architecture import F8C16, Architecture
 from stae_cli.training.ranks import Ranks
 from stae_cli.training.recipe import Recipe
 from stae_cli.training.run import Run

@@ -20,8 +20,8 @@ from typing import Any
 
 from record import record
 
-from stae_cli.model.architecture import PRESETS
-from stae_cli.model.checkpoint import read_checkpoint
+from stae_cli.checkpoints.checkpoint import read_checkpoint
+from stae_cli.network.architecture import PRESETS
 
 TIMED = 1024  # pixels on a side of the picture that FLOPs and times are given for
 

@@ -24,15 +24,15 @@ from isal import isal_zlib
 from PIL import Image
 from record import record
 
-from stae_cli.files.buffers import Buffers
-from stae_cli.files.destination import FolderDestination
-from stae_cli.files.naming import plan_outputs
-from stae_cli.files.pictures import _filtered, write_picture
-from stae_cli.files.prep import Prep
-from stae_cli.files.readahead import read_ahead
-from stae_cli.files.sources import list_sources
-from stae_cli.files.writebehind import WriteBehind
-from stae_cli.pipeline.reading import READ_AHEAD_BYTES, read_picture
+from stae_cli.flow.read_ahead import read_ahead
+from stae_cli.flow.write_behind import WriteBehind
+from stae_cli.images.buffers import Buffers
+from stae_cli.images.resize import Prep
+from stae_cli.images.write import _filtered, write_picture
+from stae_cli.runs.read_picture import READ_AHEAD_BYTES, read_picture
+from stae_cli.storage.destination import FolderDestination
+from stae_cli.storage.names import plan_outputs
+from stae_cli.storage.sources import list_sources
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "photos"
 THREADS = os.cpu_count() or 1

@@ -18,10 +18,10 @@ import torch
 from files import photos
 from record import record
 
-from stae_cli.files.prep import Prep
-from stae_cli.model.architecture import F8C16
-from stae_cli.pipeline.encode import encode
-from stae_cli.pipeline.encodeplan import EncodeSettings, plan_encode
+from stae_cli.images.resize import Prep
+from stae_cli.network.architecture import F8C16
+from stae_cli.runs.encode import encode
+from stae_cli.runs.encode_plan import EncodeSettings, plan_encode
 
 SIDES = {256: 2000, 1024: 300}  # pixels, and how many pictures
 SHARDS = (0, 256)

@@ -22,7 +22,7 @@ from train import loss_of
 from transformer import Size, Transformer
 
 from stae_cli import PackedLatents
-from stae_cli.model.device import pick_device
+from stae_cli.codec.device import pick_device
 
 # Grids of eight pictures with 2048 tokens together.
 EQUAL = (16, 16)

@@ -26,16 +26,16 @@ from record import record
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from stae_cli.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from stae_cli.codec.device import pick_device
+from stae_cli.codec.pixel_codec import PixelCodec
 from stae_cli.errors import InputError, StaeError, UsageError
-from stae_cli.files.buffers import Pixels
-from stae_cli.files.images import IMAGE_SUFFIXES, open_image
-from stae_cli.files.prep import Prep, prepare
-from stae_cli.files.sources import list_sources
+from stae_cli.images.buffers import Pixels
+from stae_cli.images.read import IMAGE_SUFFIXES, open_image
+from stae_cli.images.resize import Prep, prepare
 from stae_cli.metrics import Overall, compare, overall
-from stae_cli.model.architecture import F8C16, Architecture
-from stae_cli.model.checkpoint import Checkpoint, load_checkpoint
-from stae_cli.model.device import pick_device
-from stae_cli.model.pixels import PixelCodec
+from stae_cli.network.architecture import F8C16, Architecture
+from stae_cli.storage.sources import list_sources
 from stae_cli.training.linear import Pca, pca_of, to_patches
 
 PEER_PATCH = 8

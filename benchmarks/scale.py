@@ -27,8 +27,8 @@ sys.exit(code)
 PLAN = """
 import sys, time
 from pathlib import Path
-from stae_cli.files.prep import Prep
-from stae_cli.pipeline.encodeplan import EncodeSettings, plan_encode
+from stae_cli.images.resize import Prep
+from stae_cli.runs.encode_plan import EncodeSettings, plan_encode
 started = time.perf_counter()
 plan = plan_encode([Path(sys.argv[1])], Path(sys.argv[2]), EncodeSettings(Prep()))
 print(time.perf_counter() - started)

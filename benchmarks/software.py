@@ -10,7 +10,7 @@ from agreement import FORMS, rows_of
 from record import first_line
 
 from stae_cli import StupidAE
-from stae_cli.model import trial
+from stae_cli.codec.cuda import selftest as trial
 
 QUERY = ("name", "driver_version", "clocks.sm", "clocks.max.sm", "power.limit", "temperature.gpu")
 

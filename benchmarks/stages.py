@@ -25,7 +25,7 @@ from stae_cli import Codec, StupidAE
 from stae_cli.benchmark.contenders import contender
 from stae_cli.benchmark.machine import describe_machine
 from stae_cli.benchmark.report import OURS, Case, Spread
-from stae_cli.model import inference
+from stae_cli.codec import inference
 
 CHUNKS = {"cuda": (4096, 8192, 16384, 32768)}
 FEW_CHUNKS = (128, 512)  # elsewhere

@@ -8,7 +8,7 @@ import torch
 from subject import Subject
 from torch import Tensor
 
-from stae_cli.model.trial import why_unmultiplied
+from stae_cli.codec.cuda.selftest import why_unmultiplied
 
 Task = tuple[Callable[[Tensor], object], list[Tensor]]
 
@@ -20,7 +20,7 @@ def tiles(subject: Subject) -> dict:
     """
     if why_unmultiplied(subject.device, subject.dtype) is not None:
         return {}
-    from stae_cli.model.products import configurations
+    from stae_cli.codec.cuda.products import configurations
 
     with torch.cuda.device(subject.device):
         tasks: dict[str, Task] = {}
@@ -33,8 +33,8 @@ def tiles(subject: Subject) -> dict:
 
 def products(subject: Subject) -> Mapping[str, tuple[Callable[..., object], list[Tensor], bool]]:
     """Each product with its inputs, and whether it adds to what it writes."""
-    from stae_cli.model import products as made
-    from stae_cli.model.inference import ROWS
+    from stae_cli.codec.cuda import products as made
+    from stae_cli.codec.inference import ROWS
 
     count, width = ROWS["cuda"], subject.model.architecture.width
     hidden = 2 * width

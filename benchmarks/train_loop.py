@@ -16,8 +16,8 @@ from statistics import median, quantiles
 
 import torch
 
-from stae_cli.model.device import pick_device
-from stae_cli.model.stupid_ae import StupidAE
+from stae_cli.codec.device import pick_device
+from stae_cli.network.stupid_ae import StupidAE
 from stae_cli.training.crops import Crops
 from stae_cli.training.loop import Loop
 from stae_cli.training.optimizers import BETAS

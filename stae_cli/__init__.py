@@ -8,25 +8,25 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from stae_cli.errors import StaeError as StaeError
-    from stae_cli.model.architecture import Architecture as Architecture
-    from stae_cli.model.codec import Codec as Codec
-    from stae_cli.model.packed import PackedLatents as PackedLatents
-    from stae_cli.model.stupid_ae import StupidAE as StupidAE
-    from stae_cli.pipeline.dataset import LatentDataset as LatentDataset
-    from stae_cli.pipeline.dataset import collate_latents as collate_latents
+from stae_cli._version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from stae_cli.codec.codec import Codec as Codec
+    from stae_cli.codec.packed import PackedLatents as PackedLatents
+    from stae_cli.errors import StaeError as StaeError
+    from stae_cli.latents.dataset import LatentDataset as LatentDataset
+    from stae_cli.latents.dataset import collate_latents as collate_latents
+    from stae_cli.network.architecture import Architecture as Architecture
+    from stae_cli.network.stupid_ae import StupidAE as StupidAE
 
 _HOMES = {
-    "Architecture": "stae_cli.model.architecture",
-    "Codec": "stae_cli.model.codec",
-    "LatentDataset": "stae_cli.pipeline.dataset",
-    "PackedLatents": "stae_cli.model.packed",
+    "Architecture": "stae_cli.network.architecture",
+    "Codec": "stae_cli.codec.codec",
+    "LatentDataset": "stae_cli.latents.dataset",
+    "PackedLatents": "stae_cli.codec.packed",
     "StaeError": "stae_cli.errors",
-    "StupidAE": "stae_cli.model.stupid_ae",
-    "collate_latents": "stae_cli.pipeline.dataset",
+    "StupidAE": "stae_cli.network.stupid_ae",
+    "collate_latents": "stae_cli.latents.dataset",
 }
 
 __all__ = [

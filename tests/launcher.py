@@ -58,9 +58,9 @@ def serve() -> None:
     import torch  # noqa: F401
 
     import stae_cli.cli.main
-    import stae_cli.model.codec
-    import stae_cli.pipeline.decode
-    import stae_cli.pipeline.encode
+    import stae_cli.codec.codec
+    import stae_cli.runs.decode
+    import stae_cli.runs.encode
 
     nowhere = io.StringIO()
     with contextlib.redirect_stderr(nowhere), contextlib.redirect_stdout(nowhere):

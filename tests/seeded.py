@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stae_cli.model.architecture import F8C16, Architecture
-from stae_cli.model.checkpoint import write_checkpoint
-from stae_cli.model.stupid_ae import StupidAE
+from stae_cli.checkpoints.checkpoint import write_checkpoint
+from stae_cli.network.architecture import F8C16, Architecture
+from stae_cli.network.stupid_ae import StupidAE
 
 GOLDEN_SEED = 20250801
 TINY = Architecture("tiny", width=32, head_width=8)

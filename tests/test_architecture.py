@@ -7,58 +7,122 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "stae_cli"
-FLOORS = {
-    "cli": 3,
-    "pipeline": 2, "benchmark": 2, "training": 2,
-    "files": 1, "batching": 1, "model": 1, "metrics": 1,
-    "errors": 0, "interrupts": 0, "temporaries": 0,
-}  # fmt: skip
-MODULES = sorted(PACKAGE.rglob("*.py"))
-ROOT = {"__init__", "__main__"}
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "stae_cli"
+
+# Each sub-package, and those it may import besides the ground; docs/architecture.md explains them.
+GROUND = {"_version", "errors", "interrupts", "metrics"}
+ARROWS = {
+    "network": set(),
+    "images": set(),
+    "flow": set(),
+    "storage": set(),
+    "checkpoints": {"network", "storage"},
+    "latents": {"storage", "images", "flow"},
+    "codec": {"network"},
+}
+TOOLS = {"storage", "images", "network", "flow"}
+ARROWS |= {
+    "runs": {"latents", "codec", "checkpoints"} | TOOLS,
+    "training": {"codec", "checkpoints"} | TOOLS,
+    "verify": {"runs", "latents", "codec", "storage", "images", "flow"},
+    "benchmark": {"runs", "latents", "codec", "checkpoints"} | TOOLS,
+    "cli": {"runs", "verify", "training", "benchmark", "latents", "codec", "checkpoints"}
+    | {"storage", "images", "network"},
+}
+# A method that users know, and the function that does its work in a room above.
+EXCEPTIONS = {("stae_cli.network.stupid_ae", "stae_cli.checkpoints.checkpoint")}
+# Rooms whose every module works without torch: reading a folder must not load it.
+WITHOUT_TORCH = ("flow", "images", "latents", "storage")
+WITH_TORCH = {"stae_cli.latents.dataset"}
 
 
-def room(path):
-    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+def module_name(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imported_rooms(path):
-    """Rooms of this package that a module imports, wherever in it the import stands."""
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def room_of(module):
+    """The sub-package, or the module of the ground, that a module belongs to."""
+    return module.split(".")[1] if "." in module else "stae_cli"
+
+
+def imported_by(path):
+    """Modules of this package that a module imports, wherever in it the import stands."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = []
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            yield from (alias.name for alias in node.names if alias.name.startswith("stae_cli"))
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        for name in names:
-            parts = name.split(".")
-            if parts[0] == "stae_cli" and len(parts) > 1 and parts[1] in FLOORS:
-                yield parts[1]
+            if node.module and node.module.split(".")[0] == "stae_cli":
+                for alias in node.names:
+                    name = f"{node.module}.{alias.name}"
+                    yield name if name in MODULES else node.module
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_go_down(path):
-    if room(path) in ROOT:
-        return
-    for imported in imported_rooms(path):
-        assert imported == room(path) or FLOORS[imported] < FLOORS[room(path)], (
-            f"{path.relative_to(PACKAGE)} imports {imported}"
-        )
+IMPORTS = {name: set(imported_by(path)) - {name} for name, path in MODULES.items()}
+INSIDE = {
+    (name, imported)
+    for name, found in IMPORTS.items()
+    if name not in ("stae_cli", "stae_cli.__main__")
+    for imported in found
+} - EXCEPTIONS
 
 
-def test_every_room_has_a_floor():
-    assert {room(path) for path in MODULES} - ROOT <= FLOORS.keys()
+def test_every_room_is_in_the_plan():
+    rooms = {room_of(name) for name in MODULES}
+    assert rooms == ARROWS.keys() | GROUND | {"stae_cli", "__main__"}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_every_module_says_what_it_owns(path):
-    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+def test_the_plan_has_no_circle():
+    assert circles(ARROWS) == []
 
 
-def test_the_disk_knows_no_torch():
-    for path in (PACKAGE / "files").rglob("*.py"):
-        assert "torch" not in imported_modules(path), path
+@pytest.mark.parametrize("room", [*sorted(ARROWS), *sorted(GROUND)])
+def test_a_room_imports_only_what_is_below_it(room):
+    allowed = ARROWS.get(room, set()) | (GROUND if room in ARROWS else set()) | {room}
+    for name, imported in sorted(INSIDE):
+        if room_of(name) == room:
+            assert room_of(imported) in allowed, f"{name} imports {imported}"
+
+
+def test_no_arrow_of_the_plan_is_unused():
+    drawn = {(room_of(name), room_of(imported)) for name, imported in INSIDE}
+    assert {(a, b) for a, below in ARROWS.items() for b in below} <= drawn
+
+
+def test_a_circle_is_found():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == ["a -> b -> c -> a"]
+
+
+def circles(graph):
+    """One circle for each module that a walk comes back to, as text."""
+    found, done = [], set()
+
+    def walk(name, path):
+        if name in path:
+            found.append(" -> ".join([*path[path.index(name) :], name]))
+        elif name not in done:
+            for following in sorted(graph.get(name, ())):
+                walk(following, [*path, name])
+            done.add(name)
+
+    for name in sorted(graph):
+        walk(name, [])
+    return found
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_says_what_it_owns(name):
+    assert ast.get_docstring(ast.parse(MODULES[name].read_text(encoding="utf-8")))
+
+
+def test_files_are_read_and_written_without_torch():
+    for name, path in MODULES.items():
+        if room_of(name) in WITHOUT_TORCH and name not in WITH_TORCH:
+            assert "torch" not in imported_modules(path), name
 
 
 def imported_modules(path):

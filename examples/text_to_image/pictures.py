@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 from transformer import MERGE
 
-from stae_cli.batching import pack
-from stae_cli.files.images import IMAGE_SUFFIXES, open_image
-from stae_cli.files.latents import read_latent
-from stae_cli.files.prep import Prep, prepare
+from stae_cli.flow.batching import pack
+from stae_cli.images.read import IMAGE_SUFFIXES, open_image
+from stae_cli.images.resize import Prep, prepare
+from stae_cli.latents.format import read_latent
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformer import MERGE, Size, Transformer, merged
 
 from stae_cli import Codec, PackedLatents
-from stae_cli.model.checkpoint import load_checkpoint
+from stae_cli.checkpoints.checkpoint import load_checkpoint
 
 WARM_UP = 100  # steps
 DROPPED = 0.1  # share of captions left out, so that the network also learns what is likely at all

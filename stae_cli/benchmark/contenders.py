@@ -9,15 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stae_cli.benchmark.peers import FACTOR, LATENT_CHANNELS, PEERS, count_peer, load_peer
 from stae_cli.benchmark.report import OURS
+from stae_cli.checkpoints.checkpoint import Checkpoint, fingerprint
+from stae_cli.codec.codec import Codec
 from stae_cli.errors import UsageError
-from stae_cli.model.architecture import F8C16, Architecture
-from stae_cli.model.checkpoint import Checkpoint, fingerprint
-from stae_cli.model.codec import Codec
-from stae_cli.model.flops import Cost, count
-from stae_cli.model.peers import FACTOR, LATENT_CHANNELS, PEERS, count_peer, load_peer
-from stae_cli.model.seeding import seeded
-from stae_cli.model.stupid_ae import StupidAE
+from stae_cli.network.architecture import F8C16, Architecture
+from stae_cli.network.flops import Cost, count
+from stae_cli.network.seeding import seeded
+from stae_cli.network.stupid_ae import StupidAE
 
 CodecMaker = Callable[[StupidAE, torch.device, torch.dtype], Codec]
 

@@ -21,10 +21,10 @@ from stae_cli.benchmark.rounds import Key, memory_errors, rounds_of
 from stae_cli.benchmark.step import Step
 from stae_cli.benchmark.stopwatch import Stopwatch
 from stae_cli.benchmark.transformer import SIZES, check_transformers
-from stae_cli.model.codec import Codec
-from stae_cli.model.flops import check_size
-from stae_cli.model.packed import PackedLatents
-from stae_cli.model.stupid_ae import StupidAE
+from stae_cli.codec.codec import Codec
+from stae_cli.codec.packed import PackedLatents
+from stae_cli.network.flops import check_size
+from stae_cli.network.stupid_ae import StupidAE
 
 PIXELS_PER_TOKEN = 16  # on a side: what transformers on latents of a patch of 8 usually have
 WORTHWHILE = 0.1  # the share of a step from which a saving pays for a cache

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from stae_cli import __version__
+from stae_cli._version import __version__
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from random import Random
 from time import monotonic
 
+from stae_cli.codec.memory import is_memory_error
 from stae_cli.errors import StaeError
-from stae_cli.model.memory import is_memory_error
-from stae_cli.model.seeding import SEED
+from stae_cli.network.seeding import SEED
 
 FEWEST_ROUNDS = 3
 

@@ -34,10 +34,10 @@ from stae_cli.benchmark.report import (
 )
 from stae_cli.benchmark.rounds import Key, Round, memory_errors, rounds_of
 from stae_cli.benchmark.stopwatch import Stopwatch, WarmUp
-from stae_cli.model.codec import Codec
-from stae_cli.model.flops import check_size
-from stae_cli.model.memory import is_memory_error
-from stae_cli.model.stupid_ae import StupidAE
+from stae_cli.codec.codec import Codec
+from stae_cli.codec.memory import is_memory_error
+from stae_cli.network.flops import check_size
+from stae_cli.network.stupid_ae import StupidAE
 
 
 class _FailureError(Exception):

@@ -7,8 +7,8 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from stae_cli.benchmark.transformer import SIZES, Transformer
-from stae_cli.model.packed import PackedLatents
-from stae_cli.model.seeding import SEED, seeded
+from stae_cli.codec.packed import PackedLatents
+from stae_cli.network.seeding import SEED, seeded
 
 LEARNING_RATE = 1e-4
 

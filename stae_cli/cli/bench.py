@@ -187,7 +187,7 @@ def _is_given(context: typer.Context, name: str) -> bool:
 def _check_variants(names: Sequence[str], device: str) -> None:
     """Refuses forms of the codec that are the codec itself on this device."""
     from stae_cli.benchmark.contenders import VARIANTS
-    from stae_cli.model.device import pick_device
+    from stae_cli.codec.device import pick_device
 
     variants = [name for name in names if name in VARIANTS]
     if variants and (kind := pick_device(device).type) != "cuda":

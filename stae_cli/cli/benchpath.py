@@ -14,8 +14,8 @@ from stae_cli.cli.options import Dtype, parse_dtype
 
 if TYPE_CHECKING:
     from stae_cli.benchmark.machine import Machine
-    from stae_cli.model.pixels import PixelCodec
-    from stae_cli.pipeline.path import PathTimes
+    from stae_cli.benchmark.path import PathTimes
+    from stae_cli.codec.pixel_codec import PixelCodec
 
 
 def bench_path(
@@ -31,9 +31,9 @@ def bench_path(
 ) -> None:
     """Times encoding and decoding of a folder's images, and prints what it found."""
     from stae_cli.benchmark.machine import describe_machine
-    from stae_cli.model.device import pick_device
-    from stae_cli.model.pixels import PixelCodec
-    from stae_cli.pipeline.path import time_path
+    from stae_cli.benchmark.path import time_path
+    from stae_cli.codec.device import pick_device
+    from stae_cli.codec.pixel_codec import PixelCodec
 
     place = pick_device(device)
     checkpoint = load_weights(weights, architecture)

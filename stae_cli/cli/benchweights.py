@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stae_cli.model.checkpoint import Checkpoint
+    from stae_cli.checkpoints.checkpoint import Checkpoint
 
 SEEDED = "seeded"
 
@@ -18,8 +18,8 @@ def load_weights(name: str, architecture: str | None) -> Checkpoint:
         CheckpointError: unknown, unreachable, damaged, no StupidAE or another network's.
     """
     from stae_cli.benchmark.contenders import seeded_checkpoint
-    from stae_cli.model.architecture import F8C16, preset
-    from stae_cli.model.checkpoint import check_architecture, load_checkpoint
+    from stae_cli.checkpoints.checkpoint import check_architecture, load_checkpoint
+    from stae_cli.network.architecture import F8C16, preset
 
     if name == SEEDED:
         return seeded_checkpoint(preset(architecture or F8C16.name))

@@ -75,8 +75,8 @@ def decode(
 
     What is done already is skipped, so an interrupted run goes on where it stopped.
     """
-    from stae_cli.pipeline import decode as running
-    from stae_cli.pipeline.decodeplan import DecodeSettings, plan_decode
+    from stae_cli.runs import decode as running
+    from stae_cli.runs.decode_plan import DecodeSettings, plan_decode
 
     place = parse_place(
         device, engine, os.environ,
@@ -86,9 +86,9 @@ def decode(
     plan = plan_decode(sources, dest, settings)
     codec = maker = None
     if plan.outputs:
-        from stae_cli.model.device import pick_device
-        from stae_cli.model.recorded import find_that_made
-        from stae_cli.pipeline.workers import CodecMaker
+        from stae_cli.checkpoints.recorded import find_that_made
+        from stae_cli.codec.device import pick_device
+        from stae_cli.runs.workers import CodecMaker
 
         load = partial(
             find_that_made,

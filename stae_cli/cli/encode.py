@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from stae_cli.checkpoints.names import DEFAULT_WEIGHTS
 from stae_cli.cli.console import progress_bar
 from stae_cli.cli.engine import (
     Engine,
@@ -45,10 +46,9 @@ from stae_cli.cli.prep import (
 from stae_cli.cli.report import finish
 from stae_cli.cli.share import UnitCount, UnitRank, parse_share
 from stae_cli.errors import UsageError
-from stae_cli.model.weights import DEFAULT_WEIGHTS
 
 if TYPE_CHECKING:
-    from stae_cli.files.lists import SourceList
+    from stae_cli.storage.lists import SourceList
 
 REMOTE_SHARD = 256  # stores are slow with small objects
 LARGEST_SHARD = 10_000  # headers of more are slow to read
@@ -128,8 +128,8 @@ def encode(
 
     What is done already is skipped, so an interrupted run goes on where it stopped.
     """
-    from stae_cli.files.stores import is_url
-    from stae_cli.pipeline.encodeplan import EncodeSettings, plan_encode
+    from stae_cli.runs.encode_plan import EncodeSettings, plan_encode
+    from stae_cli.storage.fsspec_store import is_url
 
     place = parse_place(
         device, engine, os.environ,
@@ -148,10 +148,10 @@ def encode(
     )
     plan = plan_encode(sources, dest, settings, listed=_listed(sources, from_list))
 
-    from stae_cli.model.checkpoint import load_checkpoint
-    from stae_cli.model.device import pick_device
-    from stae_cli.pipeline import encode as running
-    from stae_cli.pipeline.workers import CodecMaker
+    from stae_cli.checkpoints.checkpoint import load_checkpoint
+    from stae_cli.codec.device import pick_device
+    from stae_cli.runs import encode as running
+    from stae_cli.runs.workers import CodecMaker
 
     chosen = None if place.workers else pick_device(place.device)
     checkpoint = load_checkpoint(weights)
@@ -178,7 +178,7 @@ def _listed(sources: list[str], from_list: str | None) -> SourceList | None:
     Raises:
         UsageError: there is no such list; or nothing at all to encode.
     """
-    from stae_cli.files.lists import parse_list, read_list
+    from stae_cli.storage.lists import parse_list, read_list
 
     if from_list is None:
         if not sources:

@@ -15,7 +15,7 @@ from stae_cli.cli.share import local_device
 from stae_cli.errors import DeviceError, UsageError
 
 if TYPE_CHECKING:
-    from stae_cli.pipeline.workers import Workers
+    from stae_cli.runs.workers import Workers
 
 ALL = "cuda:all"
 RAYS_ENVIRONMENT = {
@@ -95,7 +95,7 @@ def parse_place(
     names = _all_cuda() if device == ALL else [parse_device(name) for name in device.split(",")]
     if len(names) == 1:
         return Place(local_device(names[0], environment))
-    from stae_cli.pipeline.processes import Processes
+    from stae_cli.runs.local_workers import Processes
 
     return Place(",".join(names), Processes(names))
 
@@ -111,7 +111,7 @@ def _on_ray(device: str, address: str | None, min_actors: int, max_actors: int |
             f"at least {min_actors} actors, but {max_actors} at most",
             "give a larger `--max-actors`, or a smaller `--min-actors`",
         )
-    from stae_cli.pipeline.onray import RayActors
+    from stae_cli.runs.ray_workers import RayActors
 
     for name, value in RAYS_ENVIRONMENT.items():
         os.environ.setdefault(name, value)

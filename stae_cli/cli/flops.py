@@ -15,7 +15,7 @@ from stae_cli.cli.size import parse_names, parse_size
 from stae_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from stae_cli.model.flops import Cost, Flops, Published, Stage
+    from stae_cli.network.flops import Cost, Flops, Published, Stage
 
 Size = Annotated[
     str,
@@ -47,9 +47,9 @@ def flops(
     if whole and architecture is not None:
         raise UsageError("`--all` and `--architecture` contradict each other", "give one of them")
 
-    from stae_cli.model.architecture import F8C16, PRESETS, preset
-    from stae_cli.model.flops import count
-    from stae_cli.model.peers import PEERS, check_peers, count_peer, peers_are_installed
+    from stae_cli.benchmark.peers import PEERS, check_peers, count_peer, peers_are_installed
+    from stae_cli.network.architecture import F8C16, PRESETS, preset
+    from stae_cli.network.flops import count
 
     names = parse_names(against)
     check_peers(names)
@@ -149,7 +149,7 @@ def _by_kind(flops: Flops) -> dict[str, int]:
 
 def _published(cost: Cost) -> Published | None:
     """What is published of the network, if it is so at this size."""
-    from stae_cli.model.flops import PUBLISHED, PUBLISHED_SIZE
+    from stae_cli.network.flops import PUBLISHED, PUBLISHED_SIZE
 
     if (cost.width, cost.height) != (PUBLISHED_SIZE, PUBLISHED_SIZE):
         return None

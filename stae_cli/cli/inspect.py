@@ -12,8 +12,8 @@ from stae_cli.cli.options import AsJson
 from stae_cli.cli.report import ALL_GOOD, SOME_FAILED
 
 if TYPE_CHECKING:
-    from stae_cli.files.inventory import Inventory
-    from stae_cli.files.stored import StoredLatent
+    from stae_cli.latents.inventory import Inventory
+    from stae_cli.latents.listing import StoredLatent
 
 SIZES_SHOWN = 8
 
@@ -26,7 +26,7 @@ def inspect(
     as_json: AsJson = False,
 ) -> int:
     """Show what latent files or folders hold, from headers alone; exits 3 if any is invalid."""
-    from stae_cli.files.inventory import take_inventory
+    from stae_cli.latents.inventory import take_inventory
 
     inventory = take_inventory(sources)
     if as_json:

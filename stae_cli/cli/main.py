@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from stae_cli import __version__
+from stae_cli._version import __version__
 from stae_cli.cli.bench import bench
 from stae_cli.cli.console import print_error, print_help, print_line
 from stae_cli.cli.decode import decode

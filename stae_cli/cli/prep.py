@@ -11,7 +11,7 @@ import typer
 from stae_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from stae_cli.files.prep import Prep
+    from stae_cli.images.resize import Prep
 
 
 class Edges(StrEnum):
@@ -56,8 +56,8 @@ def parse_prep(
     Raises:
         UsageError: options that exclude each other, too large a square, or an unknown colour.
     """
-    from stae_cli.files.images import MAX_PIXELS
-    from stae_cli.files.prep import Prep, parse_background
+    from stae_cli.images.read import MAX_PIXELS
+    from stae_cli.images.resize import Prep, parse_background
 
     if square is not None and (short_side or max_pixels):
         raise UsageError(

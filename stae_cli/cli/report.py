@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from stae_cli.cli.console import print_error, print_json, print_note, print_warning
 
 if TYPE_CHECKING:
-    from stae_cli.model.codec import Codec
-    from stae_cli.pipeline.decodeplan import DecodePlan
-    from stae_cli.pipeline.encodeplan import EncodePlan
-    from stae_cli.pipeline.report import Report
-    from stae_cli.pipeline.roundtrip import RoundtripPlan
+    from stae_cli.codec.codec import Codec
+    from stae_cli.runs.decode_plan import DecodePlan
+    from stae_cli.runs.encode_plan import EncodePlan
+    from stae_cli.runs.roundtrip import RoundtripPlan
+    from stae_cli.runs.tally import Report
 
     Plan = EncodePlan | DecodePlan | RoundtripPlan
 
@@ -30,7 +30,7 @@ def finish(
     extra: Mapping[str, Any] | None = None,
 ) -> int:
     """Prints the report, with `extra` in the JSON, and returns the exit code."""
-    from stae_cli.files.failures import failures_name
+    from stae_cli.latents.failures import failures_name
 
     for problem in report.problems:
         print_error(f"{problem.key}: {problem.reason}")

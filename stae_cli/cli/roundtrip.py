@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from stae_cli.checkpoints.names import DEFAULT_WEIGHTS
 from stae_cli.cli.console import print_fact, print_table, progress_bar
 from stae_cli.cli.options import (
     AsJson,
@@ -30,11 +31,10 @@ from stae_cli.cli.prep import (
     parse_prep,
 )
 from stae_cli.cli.report import finish
-from stae_cli.model.weights import DEFAULT_WEIGHTS
 
 if TYPE_CHECKING:
     from stae_cli.metrics import Overall
-    from stae_cli.pipeline.roundtrip import RoundtripReport
+    from stae_cli.runs.roundtrip import RoundtripReport
 
 ROWS_SHOWN = 25
 
@@ -59,16 +59,16 @@ def roundtrip(
 
     Writes KEY.reconstruction.png and KEY.comparison.png for every image, and metrics.json.
     """
-    from stae_cli.pipeline.roundtrip import RoundtripSettings, plan_roundtrip
-    from stae_cli.pipeline.roundtrip import roundtrip as run
+    from stae_cli.runs.roundtrip import RoundtripSettings, plan_roundtrip
+    from stae_cli.runs.roundtrip import roundtrip as run
 
     device = parse_device(device)
     prep = parse_prep(edges, short_side, max_pixels, square, background)
     plan = plan_roundtrip(sources, dest, RoundtripSettings(prep=prep, workers=workers))
 
-    from stae_cli.model.checkpoint import load_checkpoint
-    from stae_cli.model.device import pick_device
-    from stae_cli.model.pixels import PixelCodec
+    from stae_cli.checkpoints.checkpoint import load_checkpoint
+    from stae_cli.codec.device import pick_device
+    from stae_cli.codec.pixel_codec import PixelCodec
 
     place = pick_device(device)
     checkpoint = load_checkpoint(weights)

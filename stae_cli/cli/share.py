@@ -10,7 +10,7 @@ import typer
 from stae_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from stae_cli.files.shares import Share
+    from stae_cli.storage.shares import Share
 
 LAUNCHERS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
 LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")
@@ -35,7 +35,7 @@ def parse_share(rank: int | None, count: int | None, environment: Mapping[str, s
     Raises:
         UsageError: one of the options alone, or a rank that does not exist.
     """
-    from stae_cli.files.shares import Share
+    from stae_cli.storage.shares import Share
 
     if (rank is None) != (count is None):
         raise UsageError(

@@ -19,7 +19,7 @@ from stae_cli.cli.options import AsJson, Quiet, Workers
 from stae_cli.cli.report import ALL_GOOD, SOME_FAILED
 
 if TYPE_CHECKING:
-    from stae_cli.pipeline.stats import Statistics, Surveyed
+    from stae_cli.verify.stats import Statistics, Surveyed
 
 
 def stats(
@@ -35,7 +35,7 @@ def stats(
 
     Damaged latents are listed and left out; exits 3 if there are any.
     """
-    from stae_cli.pipeline.stats import survey
+    from stae_cli.verify.stats import survey
 
     with progress_bar(None, what="stats", quiet=quiet) as advance:
         surveyed = survey(sources, workers=workers, advance=advance)

@@ -24,8 +24,8 @@ from stae_cli.cli.trainreport import announce, finish, shown
 from stae_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from stae_cli.model.architecture import Architecture
-    from stae_cli.model.checkpoint import Checkpoint
+    from stae_cli.checkpoints.checkpoint import Checkpoint
+    from stae_cli.network.architecture import Architecture
 
 
 class RecipeName(StrEnum):
@@ -176,8 +176,8 @@ def train(
     if from_ is not None and init is not None and stage == 1:
         raise UsageError("`--from` and `--init` contradict each other", "give one of them")
 
-    from stae_cli.model.checkpoint import load_checkpoint
-    from stae_cli.model.device import pick_device
+    from stae_cli.checkpoints.checkpoint import load_checkpoint
+    from stae_cli.codec.device import pick_device
     from stae_cli.training.ranks import joined
     from stae_cli.training.recipe import PUBLISHED, Recipe, with_given
     from stae_cli.training.run import Run
@@ -237,8 +237,8 @@ def _attempt() -> int:
 
 def _architecture(name: str | None, stage: int, initial: Checkpoint | None) -> Architecture:
     """The network to train: by its name, or that of the checkpoint to start from."""
-    from stae_cli.model.architecture import F8C16, preset
-    from stae_cli.model.checkpoint import check_architecture
+    from stae_cli.checkpoints.checkpoint import check_architecture
+    from stae_cli.network.architecture import F8C16, preset
     from stae_cli.training.second_stage import two_stages
 
     wanted = None if name is None else preset(name)

@@ -29,9 +29,9 @@ from stae_cli.cli.options import (
 from stae_cli.cli.report import ALL_GOOD, SOME_FAILED
 
 if TYPE_CHECKING:
-    from stae_cli.model.pixels import PixelCodec
-    from stae_cli.pipeline.findings import Kind
-    from stae_cli.pipeline.verify import Verification
+    from stae_cli.codec.pixel_codec import PixelCodec
+    from stae_cli.verify.findings import Kind
+    from stae_cli.verify.verify import Verification
 
 SHOWN = 20  # findings of each kind; --json has all
 REMEDIES: dict[Kind, str] = {
@@ -82,8 +82,8 @@ def verify(
 
     Exits 3 if anything is not.
     """
-    from stae_cli.pipeline.verify import compare_sample, plan_verify
-    from stae_cli.pipeline.verify import verify as run
+    from stae_cli.verify.verify import compare_sample, plan_verify
+    from stae_cli.verify.verify import verify as run
 
     device = parse_device(device)
     plan = plan_verify(dest, against or [], sample=reencode, seed=seed, workers=workers)
@@ -103,9 +103,9 @@ def verify(
 
 def _codec(found: Verification, weights: str | None, device: str, dtype: Dtype) -> PixelCodec:
     """Runs the checkpoint that the latents were made with."""
-    from stae_cli.model.device import pick_device
-    from stae_cli.model.pixels import PixelCodec
-    from stae_cli.model.recorded import find_that_made
+    from stae_cli.checkpoints.recorded import find_that_made
+    from stae_cli.codec.device import pick_device
+    from stae_cli.codec.pixel_codec import PixelCodec
 
     made_with = found.made_with
     assert made_with is not None  # there is a sample of latents

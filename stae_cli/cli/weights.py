@@ -10,10 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stae_cli.cli.console import print_fact, print_json, print_line, print_note, print_table
-from stae_cli.cli.options import AsJson
-from stae_cli.errors import UsageError
-from stae_cli.model.weights import (
+from stae_cli.checkpoints.names import (
     BUILTIN_NAMES,
     DEFAULT_WEIGHTS,
     PUBLISHED,
@@ -23,9 +20,12 @@ from stae_cli.model.weights import (
     hub_file_of,
     locate,
 )
+from stae_cli.cli.console import print_fact, print_json, print_line, print_note, print_table
+from stae_cli.cli.options import AsJson
+from stae_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from stae_cli.model.checkpoint import Checkpoint
+    from stae_cli.checkpoints.checkpoint import Checkpoint
 
 weights = typer.Typer(
     help="List, show, fetch and convert checkpoints.", no_args_is_help=True, rich_markup_mode=None
@@ -80,7 +80,7 @@ def show_weights(name: Name, as_json: AsJson = False) -> None:
 @weights.command("fetch")
 def fetch_weights(name: Name) -> None:
     """Fetch a checkpoint as the hub has it now, check it, and print where it lies."""
-    from stae_cli.model.checkpoint import read_checkpoint
+    from stae_cli.checkpoints.checkpoint import read_checkpoint
 
     hub_file = hub_file_of(name)
     path = locate(name).path if hub_file is None else fetch(hub_file, hint=HUB_HINT)
@@ -108,8 +108,8 @@ def convert_weights(
     """
     import torch
 
-    from stae_cli.model.checkpoint import write_checkpoint
-    from stae_cli.model.linear_layout import KEY, LINEAR, to_linear
+    from stae_cli.checkpoints.checkpoint import write_checkpoint
+    from stae_cli.checkpoints.linear_layout import KEY, LINEAR, to_linear
 
     if target.suffix != ".safetensors":
         raise UsageError(f"`{target}` does not end in .safetensors", "name such a file")
@@ -130,7 +130,7 @@ def convert_weights(
 
 def _load(name: str) -> Checkpoint:
     """The checkpoint, for commands that take its name without `--weights`."""
-    from stae_cli.model.checkpoint import read_checkpoint
+    from stae_cli.checkpoints.checkpoint import read_checkpoint
 
     located = locate(name, hint=HUB_HINT)
     return read_checkpoint(located.path, name=located.name)

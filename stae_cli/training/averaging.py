@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor
 
-from stae_cli.model.stupid_ae import StupidAE
+from stae_cli.network.stupid_ae import StupidAE
 
 
 class Average:

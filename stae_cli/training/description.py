@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from stae_cli import __version__
+from stae_cli._version import __version__
 from stae_cli.training.loop import Loop
 from stae_cli.training.photos import PhotoSet
 from stae_cli.training.settings import TrainSettings

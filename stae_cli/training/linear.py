@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from stae_cli.errors import UsageError
-from stae_cli.model.architecture import Architecture
-from stae_cli.model.stupid_ae import (
+from stae_cli.network.architecture import Architecture
+from stae_cli.network.stupid_ae import (
     Decoder,
     Encoder,
     GegluBlock,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from stae_cli.errors import StaeError
-from stae_cli.model.stupid_ae import StupidAE
+from stae_cli.network.stupid_ae import StupidAE
 from stae_cli.training.averaging import Average
 from stae_cli.training.clock import Clock
 from stae_cli.training.crops import Crops

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stae_cli.errors import UsageError
-from stae_cli.model.stupid_ae import StupidAE
+from stae_cli.network.stupid_ae import StupidAE
 from stae_cli.training.recipe import Recipe
 from stae_cli.training.snoo import Snoo
 

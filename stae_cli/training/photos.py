@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from stae_cli.errors import InputError, StaeError
-from stae_cli.files.buffers import Pixels
-from stae_cli.files.entries import Entry, Problem
-from stae_cli.files.images import IMAGE_SUFFIXES, open_image
-from stae_cli.files.readahead import Reserve, read_ahead
-from stae_cli.files.sources import Listing, list_sources
+from stae_cli.flow.read_ahead import Reserve, read_ahead
+from stae_cli.images.buffers import Pixels
+from stae_cli.images.read import IMAGE_SUFFIXES, open_image
+from stae_cli.storage.entry import Entry, Problem
+from stae_cli.storage.sources import Listing, list_sources
 from stae_cli.training.workspace import is_of_a_run
 
 READ_AHEAD_BYTES = 256 << 20

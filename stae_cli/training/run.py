@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
+from stae_cli.checkpoints.checkpoint import write_checkpoint
+from stae_cli.codec.memory import is_memory_error
 from stae_cli.errors import StaeError
 from stae_cli.interrupts import Interrupts, held_interrupts
 from stae_cli.metrics import finite
-from stae_cli.model.checkpoint import write_checkpoint
-from stae_cli.model.memory import is_memory_error
 from stae_cli.training.crops import Crops
 from stae_cli.training.curve import draw_curve
 from stae_cli.training.description import describe

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from stae_cli.errors import StaeError
-from stae_cli.files.buffers import Pixels
-from stae_cli.files.comparison import comparison
-from stae_cli.model.stupid_ae import StupidAE
+from stae_cli.images.buffers import Pixels
+from stae_cli.images.comparison import comparison
+from stae_cli.network.stupid_ae import StupidAE
 from stae_cli.training.photos import PhotoSet
 from stae_cli.training.validation import reconstructions
 

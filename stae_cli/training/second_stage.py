@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import torch
 
+from stae_cli.checkpoints.checkpoint import Checkpoint
 from stae_cli.errors import UsageError
-from stae_cli.model.architecture import PRESETS, Architecture
-from stae_cli.model.checkpoint import Checkpoint
-from stae_cli.model.stupid_ae import StupidAE
+from stae_cli.network.architecture import PRESETS, Architecture
+from stae_cli.network.stupid_ae import StupidAE
 
 
 def two_stages(first: Checkpoint, wanted: Architecture | None) -> Architecture:

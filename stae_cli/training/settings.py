@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from stae_cli.model.architecture import Architecture
-from stae_cli.model.checkpoint import Checkpoint
+from stae_cli.checkpoints.checkpoint import Checkpoint
+from stae_cli.network.architecture import Architecture
 from stae_cli.training.recipe import Recipe
 
 

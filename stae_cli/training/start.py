@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from stae_cli.checkpoints.checkpoint import Checkpoint
 from stae_cli.errors import CheckpointError
-from stae_cli.model.checkpoint import Checkpoint
-from stae_cli.model.seeding import seeded
-from stae_cli.model.stupid_ae import StupidAE
+from stae_cli.network.seeding import seeded
+from stae_cli.network.stupid_ae import StupidAE
 from stae_cli.training.crops import Crops
 from stae_cli.training.linear import fit_pca, set_linear, set_second_linear
 from stae_cli.training.second_stage import hold_first, joined_to

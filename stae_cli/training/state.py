@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stae_cli.checkpoints.tensor_files import DAMAGED_PICKLE
+from stae_cli.codec.memory import is_memory_error
 from stae_cli.errors import StaeError
-from stae_cli.model.memory import is_memory_error
-from stae_cli.model.tensorfiles import DAMAGED_PICKLE
 
 FORMAT = 2
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from stae_cli.model.architecture import UNIT
-from stae_cli.model.stupid_ae import StupidAE
+from stae_cli.network.architecture import UNIT
+from stae_cli.network.stupid_ae import StupidAE
 from stae_cli.training.crops import Crops
 
 POSITIONS = 1 << 17  # of 8x8 pixels, or as many pixels in larger ones

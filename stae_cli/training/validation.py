@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from stae_cli.codec.pixel_codec import PixelCodec
 from stae_cli.errors import InputError, StaeError
-from stae_cli.files.buffers import Pixels
-from stae_cli.files.entries import Entry
-from stae_cli.files.images import open_image
-from stae_cli.files.prep import Prep, prepare
+from stae_cli.images.buffers import Pixels
+from stae_cli.images.read import open_image
+from stae_cli.images.resize import Prep, prepare
 from stae_cli.metrics import HALF_RANGE, mean_psnr, psnr
-from stae_cli.model.pixels import PixelCodec
-from stae_cli.model.stupid_ae import StupidAE
+from stae_cli.network.stupid_ae import StupidAE
+from stae_cli.storage.entry import Entry
 from stae_cli.training.loop import DivergedError
 from stae_cli.training.photos import PhotoSet, digest_of, list_photos
 

@@ -8,9 +8,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from stae_cli.checkpoints.checkpoint import fingerprint, read_checkpoint
+from stae_cli.checkpoints.names import SAFETENSORS_SUFFIX
 from stae_cli.errors import CheckpointError, StaeError, UsageError
-from stae_cli.model.checkpoint import fingerprint, read_checkpoint
-from stae_cli.model.weights import SAFETENSORS_SUFFIX
 from stae_cli.training.lock import locked
 from stae_cli.training.log import Log
 from stae_cli.training.recipe import differences

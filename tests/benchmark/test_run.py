@@ -19,10 +19,10 @@ from stae_cli.benchmark.contenders import Contender, seeded_model
 from stae_cli.benchmark.report import Case, CaseResult, Report, Spread
 from stae_cli.benchmark.rounds import FEWEST_ROUNDS, rounds_of
 from stae_cli.benchmark.run import Entrant, run
+from stae_cli.codec.codec import Codec
 from stae_cli.errors import StaeError, UsageError
-from stae_cli.model.codec import Codec
-from stae_cli.model.flops import count
-from stae_cli.model.stupid_ae import StupidAE
+from stae_cli.network.flops import count
+from stae_cli.network.stupid_ae import StupidAE
 from tests.seeded import TINY
 from tests.seeded import seeded_model as seeded_tiny
 

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from stae_cli.model.architecture import Architecture, SecondStage
-from stae_cli.model.checkpoint import write_checkpoint
+from stae_cli.checkpoints.checkpoint import write_checkpoint
+from stae_cli.network.architecture import Architecture, SecondStage
 from tests.benchmarks.scripts import script
 from tests.pictures import noise
 from tests.seeded import seeded_tensors

@@ -5,7 +5,7 @@ import torch
 
 from stae_cli import StupidAE
 from stae_cli.benchmark.report import Case
-from stae_cli.model import inference
+from stae_cli.codec import inference
 from tests.benchmarks.scripts import script
 from tests.seeded import TINY, seeded_model
 
@@ -80,7 +80,7 @@ def test_chunks_are_tried_and_put_back(stages, subject, monkeypatch):
 def test_products_are_tried_with_tiles_of_all_kinds(subject, monkeypatch):
     """In Triton's interpreter, where they take no time that means anything."""
     pytest.importorskip("triton")
-    from stae_cli.model.products import configurations
+    from stae_cli.codec.cuda.products import configurations
 
     monkeypatch.setitem(inference.ROWS, "cuda", 16)
     for product, rows, adds in script("tiles").products(subject).values():

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from stae_cli.files.latents import read_latent, write_latent
-from stae_cli.model.checkpoint import load_checkpoint, read_checkpoint
-from stae_cli.model.weights import BUILTIN_FOLDER
+from stae_cli.checkpoints.checkpoint import load_checkpoint, read_checkpoint
+from stae_cli.checkpoints.names import BUILTIN_FOLDER
+from stae_cli.latents.format import read_latent, write_latent
 from tests.pictures import EXAMPLES, noise, write_photos
 
 

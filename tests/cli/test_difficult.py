@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, features
 
-from stae_cli.files.images import MAX_PIXELS, SUFFIXES_OF
-from stae_cli.files.latents import read_latent
-from stae_cli.model import checkpoint
+from stae_cli.checkpoints import checkpoint
+from stae_cli.images.read import MAX_PIXELS, SUFFIXES_OF
+from stae_cli.latents.format import read_latent
 from tests.difficult import ADOBE_LIKE, CASES, by_pillow, photo, png_of, saved
 
 ODD_NAMES = [

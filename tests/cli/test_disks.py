@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from stae_cli.files import destination
-from stae_cli.files.entries import FileEntry
-from stae_cli.files.stored import list_latents
-from stae_cli.model.pixels import PixelCodec
-from stae_cli.temporaries import temporary_name
+from stae_cli.codec.pixel_codec import PixelCodec
+from stae_cli.latents.listing import list_latents
+from stae_cli.storage import destination
+from stae_cli.storage.entry import FileEntry
+from stae_cli.storage.temp_files import temporary_name
 from tests.pictures import noise
 
 LAYOUTS = {"files": [], "shards": ["--shard-size", 8]}

@@ -16,9 +16,9 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from stae_cli.files.latents import read_header, read_latent
-from stae_cli.model.checkpoint import read_checkpoint, write_checkpoint
-from stae_cli.model.pixels import PixelCodec
+from stae_cli.checkpoints.checkpoint import read_checkpoint, write_checkpoint
+from stae_cli.codec.pixel_codec import PixelCodec
+from stae_cli.latents.format import read_header, read_latent
 from tests.pictures import EXAMPLES, noise, write_photos
 from tests.seeded import TINY, seeded_tensors
 from tests.signals import heed_interrupts
@@ -425,7 +425,7 @@ def test_a_killed_run_goes_on_where_it_stopped(stae, tiny, tmp_path, number, cod
 
 def test_memory_stays_bounded_when_every_size_differs(stae, tiny, tmp_path, monkeypatch):
     """What is read and not yet encoded never exceeds the bounds, however many files there are."""
-    import stae_cli.pipeline.encoding as room
+    import stae_cli.runs.encoding as room
 
     monkeypatch.setattr(room, "READ_AHEAD_BYTES", 100_000)
     seen = []
@@ -460,7 +460,7 @@ ENDS_OF_MEMORY = [
 def test_a_device_without_memory_is_told_once_and_the_run_goes_on(
     stae, tiny, tmp_path, monkeypatch, error
 ):
-    from stae_cli.model.inference import InferenceForm
+    from stae_cli.codec.inference import InferenceForm
 
     photos = write_photos(tmp_path / "photos")
     stae("encode", photos, tmp_path / "whole", "--weights", tiny)
@@ -486,6 +486,6 @@ def test_a_device_without_any_memory_ends_the_run(stae, tiny, tmp_path, monkeypa
         raise error
 
     photos = write_photos(tmp_path / "photos")
-    monkeypatch.setattr("stae_cli.model.inference.InferenceForm.encode", never)
+    monkeypatch.setattr("stae_cli.codec.inference.InferenceForm.encode", never)
     ran = stae("encode", photos, tmp_path / "out", "--weights", tiny)
     ran.assert_fails(1, "too little free memory", "--device cpu")

@@ -16,15 +16,16 @@ import pytest
 from PIL import Image
 
 from stae_cli import LatentDataset, __version__
-from stae_cli.files.destination import FolderDestination
-from stae_cli.files.prep import Prep
-from stae_cli.files.record import settle_record
-from stae_cli.files.sources import list_sources
-from stae_cli.model.checkpoint import read_checkpoint
-from stae_cli.pipeline import decodeplan, units
-from stae_cli.pipeline.encode import EncodeTask
-from stae_cli.pipeline.encodeplan import EncodeSettings, KnownOutputs
-from stae_cli.pipeline.workers import CodecMaker, Worker
+from stae_cli.checkpoints.checkpoint import read_checkpoint
+from stae_cli.images.resize import Prep
+from stae_cli.latents.run_record import settle_record
+from stae_cli.runs import decode_plan as decodeplan
+from stae_cli.runs import units
+from stae_cli.runs.encode import EncodeTask
+from stae_cli.runs.encode_plan import EncodeSettings, KnownOutputs
+from stae_cli.runs.workers import CodecMaker, Worker
+from stae_cli.storage.destination import FolderDestination
+from stae_cli.storage.sources import list_sources
 from tests.pictures import noise, write_photos
 
 LAYOUTS = pytest.mark.parametrize("options", [(), ("--shard-size", 2)], ids=["files", "shards"])
@@ -223,7 +224,7 @@ def test_a_worker_elsewhere_refuses_what_is_not_the_same_there(task, other_tiny,
 def test_a_worker_that_stops_leaves_no_thread_waiting(task, tmp_path, monkeypatch):
     """Threads that wait for their turn to read would keep its process from its end."""
     task, maker = task
-    monkeypatch.setattr("stae_cli.pipeline.encoding.READ_AHEAD_BYTES", 5000)
+    monkeypatch.setattr("stae_cli.runs.encoding.READ_AHEAD_BYTES", 5000)
     photos = write_photos(tmp_path / "photos", count=40)
     (photos / "a.png").write_bytes(b"\x89PNG and nothing else")
     listing = list_sources([photos], None, suffixes=[".png"])

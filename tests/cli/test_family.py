@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
-from stae_cli.files.latents import read_latent, write_latent
-from stae_cli.model.architecture import PRESETS, Architecture, SecondStage
-from stae_cli.model.checkpoint import read_checkpoint, write_checkpoint
+from stae_cli.checkpoints.checkpoint import read_checkpoint, write_checkpoint
+from stae_cli.latents.format import read_latent, write_latent
+from stae_cli.network.architecture import PRESETS, Architecture, SecondStage
 from tests.pictures import noise
 from tests.seeded import seeded_tensors, tiny_like
 
@@ -274,7 +274,7 @@ def test_flops_of_one_network_and_of_the_family(stae):
 
 
 def test_the_family_is_counted_without_diffusers_too(stae, monkeypatch):
-    monkeypatch.setattr("stae_cli.model.peers.peers_are_installed", lambda: False)
+    monkeypatch.setattr("stae_cli.benchmark.peers.peers_are_installed", lambda: False)
     ran = stae("flops", "--all", "--size", "64")
     assert ran.code == 0
     assert "f32c256-naive" in ran.out

@@ -6,11 +6,11 @@ import tarfile
 import pytest
 from PIL import Image
 
-from stae_cli.files.latents import latent_bytes
-from stae_cli.files.shards import write_shard
-from stae_cli.model.checkpoint import read_checkpoint
+from stae_cli.checkpoints.checkpoint import read_checkpoint
+from stae_cli.latents.format import latent_bytes
+from stae_cli.latents.shard_format import write_shard
 from tests.difficult import saved
-from tests.files.test_hostile import ESCAPES, INFO, LATENT, SHAPE, replace, write_hostile_shard
+from tests.latents.test_hostile import ESCAPES, INFO, LATENT, SHAPE, replace, write_hostile_shard
 from tests.pictures import noise
 
 

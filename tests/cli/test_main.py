@@ -154,7 +154,7 @@ def test_a_picture_without_memory_is_a_failure_like_any(stae, tiny, tmp_path, mo
         raise MemoryError
 
     photos = write_photos(tmp_path / "photos")
-    monkeypatch.setattr("stae_cli.files.prep._resized", full)
+    monkeypatch.setattr("stae_cli.images.resize._resized", full)
     ran = stae("encode", photos, tmp_path / "out", "--weights", tiny, "--json")
     assert (ran.code, ran.json["failed"]) == (3, 9)
     assert "not enough memory" in ran.json["failures"][0]["reason"]

@@ -9,10 +9,10 @@ import tarfile
 import pytest
 from PIL import Image
 
-from stae_cli.files.manifest import read_manifests
-from stae_cli.files.remote import RemoteEntry
-from stae_cli.files.stores import Store
-from stae_cli.files.uploads import destination_at
+from stae_cli.latents.manifest import read_manifests
+from stae_cli.storage.fsspec_store import Store
+from stae_cli.storage.remote_destination import destination_at
+from stae_cli.storage.remote_entry import RemoteEntry
 from tests.pictures import noise, write_photos
 
 fsspec = pytest.importorskip("fsspec", reason="needs pip install 'stae[remote]'")
@@ -297,7 +297,7 @@ def test_refused_objects_are_listed_and_a_refused_dest_ends_the_run(
     assert memory.find("/out") == []
     with monkeypatch.context() as patch:
         refuse(patch, memory, "put_file", of="shard-00001", error=ClientError("Slow Down"))
-        patch.setattr("stae_cli.files.stores.FOREIGN", ((__name__, "ClientError"),))
+        patch.setattr("stae_cli.storage.fsspec_store.FOREIGN", ((__name__, "ClientError"),))
         stae(*command).assert_fails(1, "memory://out/shard-00001.safetensors", "Slow Down")
     with monkeypatch.context() as patch:
         refuse(patch, memory, "cat_file", of="p4.png", error=PermissionError("Access Denied"))

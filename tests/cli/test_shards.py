@@ -11,8 +11,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from stae_cli import LatentDataset
-from stae_cli.files.entries import FileEntry
-from stae_cli.files.stored import list_latents
+from stae_cli.latents.listing import list_latents
+from stae_cli.storage.entry import FileEntry
 from tests.cli.test_encode import run_apart, wait_for_some
 from tests.pictures import noise, write_photos
 

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from stae_cli import LatentDataset
-from stae_cli.files.stored import list_latents
-from stae_cli.pipeline import units
+from stae_cli.latents.listing import list_latents
+from stae_cli.runs import units
 from tests.pictures import noise, write_photos
 
 LAYOUTS = pytest.mark.parametrize("options", [(), ("--shard-size", 2)], ids=["files", "shards"])

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from stae_cli import Codec
-from stae_cli.files.latents import read_latent, write_latent
-from stae_cli.model.checkpoint import read_checkpoint
-from stae_cli.pipeline import stats
+from stae_cli.checkpoints.checkpoint import read_checkpoint
+from stae_cli.latents.format import read_latent, write_latent
+from stae_cli.verify import stats
 from tests.pictures import write_photos
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stae_cli.files.stored import list_latents
+from stae_cli.latents.listing import list_latents
 from tests.pictures import noise, write_photos
 
 

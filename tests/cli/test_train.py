@@ -15,9 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
+from stae_cli.checkpoints.checkpoint import fingerprint, read_checkpoint, write_checkpoint
 from stae_cli.errors import StaeError
-from stae_cli.model.architecture import Architecture
-from stae_cli.model.checkpoint import fingerprint, read_checkpoint, write_checkpoint
+from stae_cli.network.architecture import Architecture
 from stae_cli.training import run, validation
 from stae_cli.training.crops import Crops
 from stae_cli.training.loop import DivergedError, Loop

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from stae_cli.files.latents import read_latent, write_latent
-from stae_cli.files.outputs import check_file
+from stae_cli.latents.format import read_latent, write_latent
+from stae_cli.verify.outputs import check_file
 from tests.pictures import noise, write_photos
 
 LAYOUTS = [[], ["--shard-size", 4]]
@@ -346,6 +346,6 @@ def test_a_signal_ends_it(stae, files, monkeypatch):
             os.kill(os.getpid(), signal.SIGINT)
         return check_file(entry, reserve)
 
-    monkeypatch.setattr("stae_cli.pipeline.verify.check_file", struck)
+    monkeypatch.setattr("stae_cli.verify.verify.check_file", struck)
     ran = stae("verify", files, "--json")
     assert (ran.code, ran.out) == (130, "")

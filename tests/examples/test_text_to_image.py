@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from stae_cli.model.architecture import Architecture, SecondStage
-from stae_cli.model.checkpoint import write_checkpoint
+from stae_cli.checkpoints.checkpoint import write_checkpoint
+from stae_cli.network.architecture import Architecture, SecondStage
 from tests.pictures import write_photos
 from tests.seeded import seeded_tensors
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stae_cli.errors import UsageError
-from stae_cli.model.stupid_ae import StupidAE
+from stae_cli.network.stupid_ae import StupidAE
 from stae_cli.training.optimizers import Optimizer, split_for_muon
 from stae_cli.training.recipe import Recipe
 from tests.seeded import TINY, seeded_model

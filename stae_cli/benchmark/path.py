@@ -1,0 +1,249 @@
+"""The path stage by stage: how fast reading, the network and writing are alone, and together."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from stae_cli.errors import InputError, StaeError
+from stae_cli.flow.batching import pack
+from stae_cli.flow.read_ahead import Reserve, read_ahead
+from stae_cli.flow.write_behind import WriteBehind
+from stae_cli.images.buffers import Buffers, Pixels
+from stae_cli.images.read import open_image
+from stae_cli.images.resize import Prep
+from stae_cli.images.write import write_picture
+from stae_cli.latents.format import Latent, read_header, write_latent
+from stae_cli.runs.ahead import computed
+from stae_cli.runs.decode import decode
+from stae_cli.runs.decode_plan import Decodable, DecodeSettings, plan_decode
+from stae_cli.runs.encode import encode
+from stae_cli.runs.encode_plan import EncodeSettings, plan_encode
+from stae_cli.runs.encoding import WRITE_BEHIND_BYTES
+from stae_cli.runs.read_picture import READ_AHEAD_BYTES, patches_of, read_picture
+from stae_cli.runs.tally import Report
+from stae_cli.runs.units import listed_units
+from stae_cli.storage.destination import FolderDestination
+from stae_cli.storage.entry import Entry, FileEntry
+from stae_cli.storage.names import Planned
+
+if TYPE_CHECKING:
+    from stae_cli.checkpoints.checkpoint import Checkpoint
+    from stae_cli.codec.pixel_codec import PixelCodec
+
+Item = TypeVar("Item")
+Source = TypeVar("Source", Planned, "Decodable")
+Result = TypeVar("Result")
+
+STAGES = ("reading", "network", "writing")
+WHOLE = "whole"
+SAMPLE_PIXELS = {"cpu": 16_000_000}  # about a minute on two cores
+ACCELERATED_PIXELS = 256_000_000  # held in memory
+
+
+@dataclass(frozen=True)
+class PathTimes:
+    """Seconds that `encode` or `decode` took for the same pictures, whole and stage by stage."""
+
+    command: str
+    images: int
+    pixels: int
+    threads: int
+    seconds: Mapping[str, float]
+
+    @property
+    def bound(self) -> str:
+        """The stage that is slowest alone."""
+        return max(STAGES, key=lambda stage: self.seconds[stage])
+
+
+def time_path(
+    sources: Sequence[Path],
+    checkpoint: Checkpoint,
+    codec: PixelCodec,
+    *,
+    workers: int | None,
+    folder: Path,
+) -> list[PathTimes]:
+    """Times encoding and decoding of a sample of the images, whole and stage by stage.
+
+    Files come from the disk, not from memory, where the system lets us ask for that.
+
+    Args:
+        sources: files or folders.
+        checkpoint: the weights in `codec`.
+        codec: runs the network.
+        workers: reading threads, and as many writing ones; one per core by default.
+        folder: empty; results are written to it, and stay.
+
+    Raises:
+        UsageError: a missing source.
+        StaeError: no sound image was found, or the folder cannot be written to.
+    """
+    plan = plan_encode(sources, folder / "latents", EncodeSettings(Prep(), workers=workers))
+    limit = SAMPLE_PIXELS.get(codec.device.type, ACCELERATED_PIXELS)
+    sample, pixels = _sampled(plan.outputs, limit)
+    units = listed_units(sample, plan.settings.layout)
+    plan = replace(plan, outputs=sample, units=units, tars=(), problems=())
+    stages = _Stages(codec, workers or os.cpu_count() or 1, folder)
+    whole = _whole(sample, lambda: encode(plan, checkpoint, codec, advance=_ignored))
+    encoding = {**stages.encoding(sample, folder / "latents" / sample[0].output), WHOLE: whole}
+    latents = plan_decode([folder / "latents"], folder / "out", DecodeSettings(workers=workers))
+    whole = _whole(latents.outputs, lambda: decode(latents, codec, advance=_ignored))
+    decoding = {**stages.decoding(latents.outputs), WHOLE: whole}
+    return [
+        PathTimes(command, len(sample), pixels, stages.threads, seconds)
+        for command, seconds in (("encode", encoding), ("decode", decoding))
+    ]
+
+
+class _Stages:
+    """Runs the stages one after another on the same pictures, held in memory in between."""
+
+    def __init__(self, codec: PixelCodec, threads: int, folder: Path) -> None:
+        self.codec, self.threads = codec, threads
+        self.patch = codec.architecture.downsample
+        self.destination = FolderDestination(folder / "alone")
+        self.destination.prepare()
+        tiny = Buffers().take(4 * self.patch, 4 * self.patch)
+        codec.decode_pixels([z for z in codec.encode_pixels([tiny]) if z is not None])  # warms up
+
+    def encoding(self, sample: Sequence[Planned], example: Path) -> dict[str, float]:
+        """Seconds of reading images, encoding them, and writing their latents like `example`."""
+        buffers, info = Buffers(self.codec.host_memory), read_header(example).info
+
+        def read(planned: Planned, reserve: Reserve) -> Pixels:
+            prep = Prep()
+            picture = read_picture(
+                planned, prep, patch=self.patch, reserve=reserve, buffers=buffers
+            )
+            return picture.prepared.pixels
+
+        def write(path: Path, latent: Latent) -> int:
+            return write_latent(path, latent.astype(np.float16), info)
+
+        pictures, reading = self._read(sample, read)
+        packs = pack(pictures, patches=patches_of, limit=self.codec.batch_patches)
+        latents, network = self._computed(packs, self.codec.begin_encoding)
+        return _by_stage(reading, network, self._written(latents, write))
+
+    def decoding(self, sample: Sequence[Decodable]) -> dict[str, float]:
+        """Seconds of reading latents, decoding them, and writing PNGs."""
+
+        def read(item: Decodable, _reserve: Reserve) -> Latent:
+            return item.stored.read()
+
+        def write(path: Path, pixels: Pixels) -> int:
+            write_picture(path, pixels, format="png", record="{}")
+            return pixels.nbytes
+
+        latents, reading = self._read(sample, read)
+        units = self.codec.architecture.units
+        packs = pack(
+            latents,
+            patches=lambda latent: units * latent[0].size,
+            limit=self.codec.batch_patches,
+        )
+        pictures, network = self._computed(packs, self.codec.begin_decoding)
+        return _by_stage(reading, network, self._written(pictures, write))
+
+    def _read(
+        self, sample: Sequence[Source], read: Callable[[Source, Reserve], Item]
+    ) -> tuple[list[Item], float]:
+        _forget([_entry_of(item) for item in sample])
+        started = time.perf_counter()
+        items = list(read_ahead(sample, read, threads=self.threads, max_bytes=READ_AHEAD_BYTES))
+        return items, time.perf_counter() - started
+
+    def _computed(
+        self,
+        packs: Iterable[list[Item]],
+        begin: Callable[[list[Item]], Callable[[], list[Result | None]]],
+    ) -> tuple[list[Result], float]:
+        started = time.perf_counter()
+        done = computed(packs, begin, Report(_ignored), ahead=self.codec.runs_beside)
+        results = [result for _, results in done for result in results]
+        seconds = time.perf_counter() - started
+        return [result for result in results if result is not None], seconds
+
+    def _written(self, items: Sequence[Item], write: Callable[[Path, Item], int]) -> float:
+        writer = WriteBehind(
+            threads=self.threads, max_bytes=WRITE_BEHIND_BYTES, on_written=_ignored
+        )
+        started = time.perf_counter()
+        with writer:
+            for index, item in enumerate(items):
+                writer.submit(1, self._write_one(index, item, write))
+        return time.perf_counter() - started
+
+    def _write_one(
+        self, index: int, item: Item, write: Callable[[Path, Item], int]
+    ) -> Callable[[], int]:
+        def run() -> int:
+            with self.destination.writing(str(index)) as path:
+                return write(path, item)
+
+        return run
+
+
+def _by_stage(reading: float, network: float, writing: float) -> dict[str, float]:
+    return dict(zip(STAGES, (reading, network, writing), strict=True))
+
+
+def _whole(sample: Sequence[Planned | Decodable], run: Callable[[], object]) -> float:
+    _forget([_entry_of(item) for item in sample])
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def _sampled(outputs: Sequence[Planned], limit: int) -> tuple[list[Planned], int]:
+    """Sound images from all over the plan, in its order, of about `limit` pixels in all."""
+    sample: set[int] = set()
+    pixels = 0
+    for index in random.Random(0).sample(range(len(outputs)), len(outputs)):  # noqa: S311
+        size = _pixels_of(outputs[index])
+        if size and (not sample or pixels + size <= limit):
+            sample.add(index)
+            pixels += size
+        if pixels >= 0.9 * limit:
+            break
+    if not sample:
+        raise StaeError("none of the images can be read", "`stae encode` says why")
+    return [outputs[index] for index in sorted(sample)], pixels
+
+
+def _pixels_of(planned: Planned) -> int:
+    """Zero for what is no sound image."""
+    try:
+        with planned.entry.open() as file:
+            pixels = open_image(file, name=planned.entry.key).pixels()
+    except (InputError, OSError):
+        return 0
+    return pixels.shape[0] * pixels.shape[1]
+
+
+def _entry_of(item: Planned | Decodable) -> Entry:
+    return item.stored.file if isinstance(item, Decodable) else item.entry
+
+
+def _forget(entries: Sequence[Entry]) -> None:
+    """Asks the system to drop what it remembers of the files, so that they are read anew."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    for entry in entries:
+        if not isinstance(entry, FileEntry):
+            continue
+        with entry.path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _ignored(_value: object) -> None:
+    pass

@@ -1,0 +1,1 @@
+"""Checkpoints: which one a name means, reading and checking it, its fingerprint."""

@@ -1,0 +1,295 @@
+"""Checkpoints: the weights of a network, checked against it, with their name and fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stae_cli.checkpoints.linear_layout import KEY as LAYOUT_KEY
+from stae_cli.checkpoints.linear_layout import from_linear, is_linear
+from stae_cli.checkpoints.names import PICKLE_SUFFIXES, SAFETENSORS_SUFFIX, locate, locate_recorded
+from stae_cli.checkpoints.tensor_files import read_pickle, read_safetensors, write_safetensors
+from stae_cli.errors import CheckpointError
+from stae_cli.network.architecture import F8C16, PRESETS, Architecture, parse_architecture
+from stae_cli.network.stupid_ae import StupidAE
+
+DTYPE_NAMES = {  # as safetensors spells them
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights as stored, with the name and fingerprint that latents record."""
+
+    name: str
+    fingerprint: str
+    architecture: Architecture
+    tensors: Mapping[str, Tensor] = field(repr=False)
+    metadata: Mapping[str, str]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype that the tensors are stored in (the first one's, should they differ)."""
+        return next(iter(self.tensors.values())).dtype
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the checkpoint holds."""
+        return sum(tensor.numel() for tensor in self.tensors.values())
+
+    def cast(self, dtype: torch.dtype) -> dict[str, Tensor]:
+        """The tensors in a dtype.
+
+        Raises:
+            CheckpointError: it is too small for one of them.
+        """
+        largest, made = torch.finfo(dtype).max, {}
+        for name, tensor in self.tensors.items():
+            made[name] = tensor.to(dtype)
+            if torch.finfo(tensor.dtype).max > largest and not made[name].isfinite().all():
+                raise CheckpointError(
+                    f"`{self.name}` has numbers in `{name}` that are too large for "
+                    f"{str(dtype).removeprefix('torch.')}",
+                    "give another checkpoint, or a wider dtype",
+                )
+        return made
+
+    def model(self) -> StupidAE:
+        """A float32 reference model with these weights, in evaluation mode, on the CPU.
+
+        Raises:
+            CheckpointError: a weight is too large for float32.
+        """
+        with torch.device("meta"):
+            model = StupidAE(self.architecture)
+        model.load_state_dict(self.cast(torch.float32), strict=True, assign=True)
+        model.scaling = _scaling(self.metadata)
+        return model.requires_grad_(True).eval()
+
+
+def load_checkpoint(spec: str) -> Checkpoint:
+    """Finds, fetches if need be, reads and checks what `--weights` names.
+
+    Raises:
+        UsageError: a malformed `hf://` name.
+        CheckpointError: unknown, unreachable, damaged or no StupidAE.
+    """
+    located = locate(spec)
+    return read_checkpoint(located.path, name=located.name)
+
+
+def check_architecture(checkpoint: Checkpoint, wanted: Architecture) -> None:
+    """Checks that a checkpoint is one of the network that was asked for.
+
+    Raises:
+        CheckpointError: it is another one's.
+    """
+    if not checkpoint.architecture.is_like(wanted):
+        raise CheckpointError(
+            f"`{checkpoint.name}` is a {checkpoint.architecture.name}, not a {wanted.name}",
+            "give a checkpoint of that network, or leave `--architecture` away",
+        )
+
+
+def load_recorded(name: str, recorded_fingerprint: str) -> Checkpoint:
+    """The checkpoint that latents name, if it is built in, published or already cached.
+
+    Raises:
+        CheckpointError: it is none of these, or it has another fingerprint.
+    """
+    located = locate_recorded(name)
+    if located is None:
+        raise CheckpointError(
+            f"the latents were made with `{name}`, which is not at hand",
+            "give its checkpoint with `--weights`",
+        )
+    checkpoint = read_checkpoint(located.path, name=located.name)
+    if checkpoint.fingerprint != recorded_fingerprint:
+        raise CheckpointError(
+            f"the latents name `{name}`, but were made with other weights "
+            f"({recorded_fingerprint[:12]}, not {checkpoint.fingerprint[:12]})",
+            "give the checkpoint they were made with: `--weights`",
+        )
+    return checkpoint
+
+
+def load_that_made(
+    name: str, recorded_fingerprint: str, *, architecture: str, asked: str | None
+) -> Checkpoint:
+    """The checkpoint that is asked for, if latents were made with it; else the one they record.
+
+    Args:
+        name: of the checkpoint, as the latents record it.
+        recorded_fingerprint: likewise.
+        architecture: likewise, for the message.
+        asked: what `--weights` says, if anything.
+
+    Raises:
+        UsageError: a malformed `hf://` name.
+        CheckpointError: it is not at hand, or another one.
+    """
+    if asked is None:
+        return load_recorded(name, recorded_fingerprint)
+    checkpoint = load_checkpoint(asked)
+    if checkpoint.fingerprint != recorded_fingerprint:
+        made_with, given = recorded_fingerprint[:12], checkpoint.fingerprint[:12]
+        if not checkpoint.architecture.is_named(architecture):
+            made_with += f", {architecture}"
+            given += f", {checkpoint.architecture.describe()}"
+        raise CheckpointError(
+            f"the latents were made with `{name}` ({made_with}), "
+            f"not with `{checkpoint.name}` ({given})",
+            "give the checkpoint they were made with, or leave `--weights` away",
+        )
+    return checkpoint
+
+
+def read_checkpoint(path: Path, *, name: str) -> Checkpoint:
+    """Reads and checks a `.safetensors`, `.pt` or `.pth` checkpoint.
+
+    Args:
+        path: the file. Pickles are loaded with `weights_only=True` and nothing else.
+        name: what latents made with it will record.
+
+    Raises:
+        CheckpointError: absent, unreadable, unsafe, or no StupidAE (wrong names are listed).
+    """
+    if path.suffix.lower() in PICKLE_SUFFIXES:
+        tensors, metadata = read_pickle(path)
+    elif path.suffix.lower() == SAFETENSORS_SUFFIX:
+        tensors, metadata = read_safetensors(path)
+    else:
+        raise CheckpointError(
+            f"`{path}` is no checkpoint file", "give a .safetensors, .pt or .pth file"
+        )
+    architecture = parse_architecture(metadata.get("architecture", F8C16.name))
+    if architecture.blocks > len(tensors):  # before so many are set up
+        raise CheckpointError(
+            f"`{path}` holds {len(tensors)} tensors, too few for a network of "
+            f"{architecture.blocks} blocks",
+            "give a whole checkpoint, or `--weights builtin`",
+        )
+    expected = _shapes(architecture)
+    if is_linear(metadata):
+        tensors = from_linear(tensors, expected)
+        del metadata[LAYOUT_KEY]  # it tells of the file; what was read is as the network has it
+    _check_tensors(tensors, expected, architecture, path)
+    # Not sooner: a tensor that repeats one number can have any size in a small file.
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    return Checkpoint(name, fingerprint(tensors), architecture, tensors, metadata)
+
+
+def write_checkpoint(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    architecture: Architecture,
+    metadata: Mapping[str, str],
+) -> None:
+    """Writes a safetensors checkpoint that appears whole or not at all.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    about = {**metadata, "architecture": architecture.describe()}
+    write_safetensors(path, whole, about)
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    r"""sha256 over, per tensor in name order, `name\0dtype\\0shape\n` and its bytes as stored.
+
+    It depends on the tensors only, so a `.pt` and a `.safetensors` of the same ones agree. Shapes
+    count as the network has them, so a file with a linear encoder agrees with them too.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        shape = ",".join(str(size) for size in tensor.shape)
+        digest.update(f"{name}\0{DTYPE_NAMES[tensor.dtype]}\0{shape}\n".encode())
+        flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(flat.numpy().data)
+    return digest.hexdigest()
+
+
+def _scaling(metadata: Mapping[str, str]) -> tuple[float, float] | None:
+    """Shift and scale of the latents, None where the metadata lack them or hold something else."""
+    try:
+        latents = json.loads(metadata["latents"])
+        shift, scale = float(latents["shift"]), float(latents["scale"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return (shift, scale) if math.isfinite(shift) and 0 < scale < math.inf else None
+
+
+def _shapes(architecture: Architecture) -> dict[str, Tensor]:
+    """The network's tensors, on the meta device."""
+    with torch.device("meta"):
+        return StupidAE(architecture).state_dict()
+
+
+def _check_tensors(
+    tensors: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    architecture: Architecture,
+    path: Path,
+) -> None:
+    problems = [
+        *_listed("missing", sorted(expected.keys() - tensors.keys())),
+        *_listed("unexpected", sorted(tensors.keys() - expected.keys())),
+        *_listed("wrong shape", _misshapen(tensors, expected)),
+    ]
+    if problems:
+        what = f"`{path}` is no StupidAE {architecture.name}: {'; '.join(problems)}"
+        raise CheckpointError(what, _remedy(tensors))
+    odd = [name for name, tensor in tensors.items() if tensor.dtype not in DTYPE_NAMES]
+    if odd:
+        raise CheckpointError(
+            f"`{path}` has a tensor that is no float: `{odd[0]}`",
+            f"these are read: {', '.join(DTYPE_NAMES.values())}",
+        )
+    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if broken:
+        raise CheckpointError(
+            f"`{path}` holds NaN or infinite weights in `{broken[0]}`", "use an earlier checkpoint"
+        )
+
+
+def _remedy(tensors: Mapping[str, Tensor]) -> str:
+    """What to do about tensors that are not the network's: perhaps they are another one's."""
+    stages = {name.split(".")[1] for name in tensors if name.startswith(("encoder.", "decoder."))}
+    if stages == {"1"}:
+        return "it is a second stage without its first: give the file that holds both"
+    for preset in PRESETS.values():
+        shapes = _shapes(preset)
+        if shapes.keys() == tensors.keys() and not _misshapen(tensors, shapes):
+            return (
+                f"its tensors are those of a {preset.name}: store them as .safetensors with "
+                f"`architecture`: `{preset.name}` in the metadata"
+            )
+    return "give a checkpoint of this network, or `--weights builtin`"
+
+
+def _misshapen(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    return [
+        f"{name} {tuple(tensors[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in sorted(expected.keys() & tensors.keys())
+        if tensors[name].shape != expected[name].shape
+    ]
+
+
+def _listed(what: str, names: list[str]) -> list[str]:
+    if not names:
+        return []
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return [f"{what} {', '.join(names[:3])}{more}"]

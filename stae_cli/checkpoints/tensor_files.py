@@ -1,0 +1,125 @@
+"""Files of tensors: safetensors and torch's pickles read safely, and safetensors written whole."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+import warnings
+import zipfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from stae_cli.errors import CheckpointError
+from stae_cli.storage.temp_files import remove_abandoned, temporary_name
+
+DAMAGED_PICKLE = (  # what torch.load raises on damaged files, found by mutating some
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file, and its metadata.
+
+    Raises:
+        CheckpointError: absent, unreadable or damaged.
+    """
+    _check_regular(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, dict(file.metadata() or {})
+    except (OSError, SafetensorError, struct.error) as error:
+        raise _unreadable(path, error) from error
+
+
+def read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a state dict that torch pickled, by `weights_only`, and no metadata.
+
+    Raises:
+        CheckpointError: absent, unreadable, damaged, or more or other than a state dict.
+    """
+    _check_regular(path)
+    try:
+        with warnings.catch_warnings():  # about pickle protocols, which are no user's business
+            warnings.simplefilter("ignore")
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"`{path}` holds more than tensors, or is damaged; refused without running it",
+            "ask its author for a .safetensors file, or save its state dict alone",
+        ) from error
+    except (OSError, *DAMAGED_PICKLE) as error:
+        raise _unreadable(path, error) from error
+    if not isinstance(loaded, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in loaded.items()
+    ):
+        raise CheckpointError(
+            f"`{path}` is no state dict of tensors",
+            "save `model.state_dict()` and nothing around it",
+        )
+    odd = [name for name, tensor in loaded.items() if not _is_plain(tensor)]
+    if odd:
+        raise CheckpointError(
+            f"`{path}` has a tensor that is sparse, nested, quantised or without data: `{odd[0]}`",
+            "save plain tensors",
+        )
+    return {name: tensor.detach() for name, tensor in loaded.items()}, {}
+
+
+def _check_regular(path: Path) -> None:
+    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+        raise CheckpointError(f"`{path}` is a folder or a special file", "give a file")
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is numbers in memory and nothing else, which most of torch relies on."""
+    is_dense = tensor.layout is torch.strided and not (tensor.is_nested or tensor.is_quantized)
+    return is_dense and tensor.device.type == "cpu" and not tensor.is_neg()
+
+
+def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Writes a safetensors file that appears whole or not at all; it clears what killed ones left.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    temporary = path.with_name(temporary_name())
+    try:
+        remove_abandoned(path.parent, [found.name for found in path.parent.iterdir()])
+        with temporary.open("wb") as file:
+            file.write(save(tensors, metadata=metadata))
+            file.flush()
+            os.fsync(file.fileno())  # or a crash of the machine could leave the name and no data
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        with suppress(OSError):
+            temporary.unlink()
+        reason = getattr(error, "strerror", None) or error  # without the temporary file's name
+        raise CheckpointError(f"cannot write `{path}`: {reason}", "give another path") from error
+
+
+def _unreadable(path: Path, error: BaseException) -> CheckpointError:
+    if isinstance(error, FileNotFoundError):
+        return CheckpointError(f"no checkpoint file `{path}`", "check the path given to --weights")
+    reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+    if isinstance(error, LookupError):  # whose text is the key alone
+        reason = "it is no checkpoint, or damaged"
+    return CheckpointError(
+        f"cannot read checkpoint `{path}`: {reason}", "the file may be damaged: fetch it again"
+    )

@@ -1,0 +1,1 @@
+"""The fast form on CPUs, and on devices without kernels of their own."""

@@ -1,0 +1,1 @@
+"""The fast form on CUDA devices: Triton kernels between the matrix products."""

@@ -1,0 +1,169 @@
+"""The inference form's layers for CUDA devices: matrix products with Triton kernels in between.
+
+Blocks add to their rows in place, inside the products. The biases of those products are never
+added: they are constants, which the next norm takes into account, and the last ones the next layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d
+
+from stae_cli.codec.cpu.affine import Affine
+from stae_cli.codec.cpu.layers import COLOURS, FieldHead, Project, Size, chunks
+from stae_cli.codec.cpu.trunk import by_size, empty_rows
+from stae_cli.codec.cuda import kernels
+from stae_cli.codec.cuda.selftest import has_gelu_epilogue
+
+
+@dataclass(frozen=True)
+class GegluStep:
+    """A GEGLU block; `raised` makes the gate and what it gates at once."""
+
+    raised: Affine
+    down: Tensor  # (width, hidden)
+    lacking: Tensor  # (width,) float32, what the block's rows lack
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Rows (N, width), which are added to in place."""
+        return self.add_to(rows, kernels.normed(rows, self.lacking))
+
+    def add_to(self, rows: Tensor, level: Tensor) -> Tensor:
+        """The same, given the normalised rows."""
+        return rows.addmm_(kernels.geglu(self.raised(level)), self.down.T)
+
+
+@dataclass(frozen=True)
+class PointStep:
+    """A spatial block whose last convolution is 1x1."""
+
+    inner: Affine
+    outer: Tensor  # (width, width)
+    lacking: Tensor  # (width,) float32
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Rows (N, width), which are added to in place."""
+        hidden = torch.empty_like(rows)
+        write_tanh_gelu(self.inner, kernels.normed(rows, self.lacking), hidden)
+        return rows.addmm_(hidden, self.outer.T)
+
+
+@dataclass(frozen=True)
+class FusedPair:
+    """A spatial block and the GEGLU block behind it."""
+
+    inner: Affine
+    lacking: Tensor  # (width,) float32
+    kernel: Tensor  # (C, C, 3, 3), channels last
+    geglu: GegluStep
+
+    def enter(self, grid: Tensor, hidden: Tensor) -> None:
+        """What the convolution is given, of some rows of the grid, into the same of `hidden`."""
+        write_tanh_gelu(self.inner, kernels.normed(grid, self.lacking), hidden)
+
+    def leave(self, grid: Tensor, mixed: Tensor) -> None:
+        """Adds some rows of what was mixed to the grid, and what the GEGLU block makes of them."""
+        self.geglu.add_to(grid, kernels.add_normed(grid, mixed, self.geglu.lacking))
+
+
+def convolved(hiddens: Sequence[Tensor], kernel: Tensor) -> Tensor:
+    """The convolution of each (B, h, w, C), without a bias -> (N, C) of all of them."""
+    parts = [
+        conv2d(hidden.permute(0, 3, 1, 2), kernel, padding=1).permute(0, 2, 3, 1)
+        for hidden in hiddens
+    ]
+    rows = [part.reshape(-1, part.shape[-1]) for part in parts]
+    # A backend that gives another layout than it was given makes views of another order.
+    return rows[0].contiguous() if len(rows) == 1 else torch.cat(rows)
+
+
+class FusedTrunk:
+    """A trunk with 3x3 convolutions."""
+
+    alignment = 1
+
+    def __init__(
+        self, project: Project, pairs: Sequence[FusedPair], lacking: Tensor, rows: int
+    ) -> None:
+        self._project, self._pairs, self._rows = project, pairs, rows
+        self.lacking = lacking
+
+    def __call__(self, latents: Sequence[Tensor]) -> Tensor:
+        """Latents (h, w, C) of any sizes -> (N, width) for all their positions in order."""
+        rows = torch.cat([latent.flatten(0, 1) for latent in latents])
+        grid = empty_rows(rows, self._project.outer)
+        hidden = torch.empty_like(grid)
+        first, *others = self._pairs
+        for part in chunks(rows, self._rows):
+            write(self._project.outer, self._project.inner.gelu(rows[part], "none"), grid[part])
+            first.enter(grid[part], hidden[part])
+        for pair, following in zip(self._pairs, [*others, None], strict=True):
+            mixed = convolved(by_size(hidden, latents), pair.kernel)
+            for part in chunks(rows, self._rows):
+                pair.leave(grid[part], mixed[part])
+                if following is not None:
+                    following.enter(grid[part], hidden[part])
+            del mixed  # before the next one is made: they are what memory is full of
+        return grid
+
+
+@dataclass(frozen=True)
+class FusedFieldHead(FieldHead):
+    """The neural field, painted by one kernel behind its generator, where the image has it."""
+
+    def paint(
+        self, rows: Tensor, sizes: Sequence[Size], *, levels: bool, at_once: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """See `Head`; the pixels lie one image after another."""
+        pixels = len(self.encoded) * COLOURS
+        canvas = rows.new_empty(len(rows) * pixels, dtype=torch.uint8 if levels else rows.dtype)
+        finite = kernels.room_for_finite(rows, self.encoded)
+        groups = _groups(sizes)
+        for part in chunks(rows, at_once):
+            made = self.generator(rows[part])
+            for start, stop, across in groups:
+                begin, end = max(part.start, start), min(part.stop, stop)
+                if begin < end:
+                    kernels.paint(
+                        made[begin - part.start : end - part.start], self.encoded, self.constant,
+                        canvas[start * pixels : stop * pixels], finite[begin:end],
+                        across=across, first=begin - start,
+                    )  # fmt: skip
+        return canvas, finite.all(1) if levels else None
+
+    def images(self, pixels: Tensor, sizes: Sequence[Size]) -> list[Tensor]:
+        """See `Head`."""
+        shapes = [(height * self.side, width * self.side, COLOURS) for height, width in sizes]
+        parts = pixels.split([math.prod(shape) for shape in shapes])
+        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def _groups(sizes: Sequence[Size]) -> list[tuple[int, int, int]]:
+    """Neighbours of equal width as one: where their rows start and stop, and the width."""
+    groups = []
+    start = 0
+    for across, equal in groupby(sizes, key=lambda size: size[1]):
+        stop = start + sum(height * width for height, width in equal)
+        groups.append((start, stop, across))
+        start = stop
+    return groups
+
+
+def write(layer: Affine, rows: Tensor, result: Tensor) -> None:
+    """The layer's output into `result` (N, outputs)."""
+    torch.addmm(layer.bias, rows, layer.weight.T, out=result)
+
+
+def write_tanh_gelu(layer: Affine, rows: Tensor, result: Tensor) -> None:
+    """The same with tanh-GELU, in the product's own epilogue where torch has that."""
+    if has_gelu_epilogue(rows.device, rows.dtype):
+        torch._addmm_activation(layer.bias, rows, layer.weight.T, use_gelu=True, out=result)
+    else:
+        write(layer, rows, result)
+        torch.ops.aten.gelu_(result, approximate="tanh")

@@ -1,0 +1,81 @@
+"""What callers give a codec: checked, and seen in the layout that it is computed in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, uint8
+
+from stae_cli.codec.cpu.layers import COLOURS
+from stae_cli.errors import InputError
+
+
+def check_tensors(given: object, verb: str) -> None:
+    """Checks that there is at least one tensor, in a batch or a list.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not isinstance(given, Tensor | Sequence) or isinstance(given, str):
+        raise InputError(
+            f"cannot {verb} a {type(given).__name__}", "give a tensor, or a list of tensors"
+        )
+    if not len(given):
+        raise InputError(f"nothing to {verb}", "give at least one tensor")
+
+
+def rows_of(images: Tensor, size: int, *, dimensions: tuple[int, ...] = (3, 4)) -> Tensor:
+    """An image as (H, W, 3) or a batch as (B, H, W, 3), where it lies.
+
+    Args:
+        images: the same, or (3, H, W) or (B, 3, H, W); uint8, or float in [-1, 1].
+        size: pixels on a side of a latent position.
+        dimensions: how many there may be.
+
+    Raises:
+        InputError: a side is no multiple of the size, or it is none of these.
+    """
+    if not isinstance(images, Tensor):
+        raise InputError(f"cannot encode a {type(images).__name__}", "give tensors")
+    known = images.dtype == uint8 or images.is_floating_point()
+    if not known or images.ndim not in dimensions or (axis := _colours(images)) is None:
+        raise InputError(
+            f"cannot encode a {images.dtype} tensor of shape {tuple(images.shape)}",
+            "give (B, 3, H, W) or (B, H, W, 3), float in [-1, 1] or uint8; or a list without B",
+        )
+    rows = images.movedim(axis, -1)
+    height, width = rows.shape[-3:-1]
+    if height % size or width % size or not height or not width:
+        raise InputError(
+            f"an image of {width}x{height} has a side that is no multiple of {size}",
+            "pad or crop it first; `stae encode` pads and records the true size",
+        )
+    return rows
+
+
+def _colours(images: Tensor) -> int | None:
+    """Where the colours are: sides of 3 are no multiple of a patch, so that there is no doubt."""
+    usual = (-1, -3) if images.dtype == uint8 else (-3, -1)
+    return next((axis for axis in usual if images.shape[axis] == COLOURS), None)
+
+
+def count_of(rows: Tensor) -> int:
+    """How many images what `rows_of` gives is."""
+    return rows.shape[0] if rows.ndim == 4 else 1
+
+
+def check_channels(latents: Tensor, channels: int, *, dimensions: int) -> None:
+    """Checks latents (C, h, w), or (B, C, h, w).
+
+    Raises:
+        InputError: they have other channels or dimensions, hold nothing, or are no floats.
+    """
+    if not isinstance(latents, Tensor):
+        raise InputError(f"cannot decode a {type(latents).__name__}", "give tensors")
+    if not latents.is_floating_point():
+        raise InputError(f"cannot decode a {latents.dtype} tensor", "give floats")
+    if latents.ndim != dimensions or latents.shape[-3] != channels or not latents.numel():
+        raise InputError(
+            f"cannot decode a tensor of shape {tuple(latents.shape)}",
+            f"latents of this network are (B, {channels}, h, w), or a list of them without B",
+        )

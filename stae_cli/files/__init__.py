@@ -1,1 +1,0 @@
-"""The disk: images, latents, pictures and run records, as numpy arrays in and out."""

@@ -1,0 +1,1 @@
+"""Flow: threads that read ahead and write behind, and batches in between."""

@@ -1,0 +1,1 @@
+"""Images: files to pixels and pixels to files, as numpy arrays."""

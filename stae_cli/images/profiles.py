@@ -1,0 +1,46 @@
+"""Colour profiles: the transforms that make embedded ones sRGB."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from io import BytesIO
+
+import numpy as np
+from PIL import Image, ImageCms
+
+from stae_cli.images.damage import DAMAGED
+
+
+def to_srgb(image: Image.Image) -> ImageCms.ImageCmsTransform | None:
+    """The transform from the image's embedded profile, None where it changes nothing."""
+    profile = image.info.get("icc_profile")
+    if not isinstance(profile, bytes):
+        return None
+    if image.mode in ("RGB", "RGBA", "P", "PA", "RGBX"):
+        return _transform(profile, "RGB")
+    if image.mode in ("L", "LA", "1"):
+        return _transform(profile, "L")
+    return _transform(profile, image.mode) if image.mode == "CMYK" else None
+
+
+@lru_cache(maxsize=32)
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """None for broken profiles, those of another kind of image, and sRGB under any name."""
+    try:
+        transform = ImageCms.buildTransform(
+            ImageCms.getOpenProfile(BytesIO(profile)), ImageCms.createProfile("sRGB"), mode, "RGB"
+        )
+        probe = _probe(mode)
+        changed = np.asarray(transform.apply(probe)).astype(int)
+    except (ImageCms.PyCMSError, *DAMAGED):
+        return None
+    unchanged = np.asarray(probe.convert("RGB"))
+    return None if np.abs(changed - unchanged).max() <= 1 else transform
+
+
+def _probe(mode: str) -> Image.Image:
+    """A picture of colours from all over the mode's range."""
+    levels = np.linspace(0, 255, 9).astype(np.uint8)
+    channels = len(Image.getmodebands(mode) * "x")
+    grid = np.stack(np.meshgrid(*[levels] * channels), axis=-1).reshape(1, -1, channels)
+    return Image.fromarray(grid[..., 0] if channels == 1 else grid, mode)

@@ -1,0 +1,262 @@
+"""Image files: any file that Pillow reads well, as upright RGB pixels or a reason why not."""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePath
+from typing import BinaryIO, cast
+
+import numpy as np
+from PIL import (  # importing a plugin registers it
+    AvifImagePlugin,  # noqa: F401
+    BmpImagePlugin,  # noqa: F401
+    GifImagePlugin,  # noqa: F401
+    Image,
+    ImageCms,
+    Jpeg2KImagePlugin,  # noqa: F401
+    JpegImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    PpmImagePlugin,  # noqa: F401
+    TgaImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401
+    WebPImagePlugin,  # noqa: F401
+    features,
+)
+
+from stae_cli.errors import InputError
+from stae_cli.images.buffers import Buffers, Pixels
+from stae_cli.images.damage import DAMAGED, damaged
+from stae_cli.images.profiles import to_srgb
+
+try:
+    import simplejpeg
+except ImportError:  # optional: Pillow gives the same pixels, a little later
+    simplejpeg = None
+
+Colour = tuple[int, int, int]
+
+SUFFIXES_OF = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "BMP": (".bmp", ".dib"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "JPEG2000": (".jp2", ".j2k"),
+    "AVIF": (".avif",) if features.check("avif") else (),
+    "TGA": (".tga",),
+}
+IMAGE_SUFFIXES = frozenset(suffix for suffixes in SUFFIXES_OF.values() for suffix in suffixes)
+
+MAX_PIXELS = 512_000_000
+ORIENTATION_TAG = 0x0112
+TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that swap the sides
+LATE_ORIENTATION = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # keywords of PNG texts
+DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
+LOSSES = re.compile(  # what libjpeg says of a JPEG, where it is more than a few bytes too many
+    "premature end|bad huffman code|bad arithmetic code|instead of rst|before marker 0xd[0-7]", re.I
+)
+
+
+class ImageFile:
+    """An image whose header was read and found sound; its pixels are read on request.
+
+    `width` and `height` are those of the upright image.
+    """
+
+    def __init__(self, image: Image.Image, file: BinaryIO, buffers: Buffers) -> None:
+        self._image, self._file = image, file
+        self.buffers = buffers
+        self._orientation = _orientation(image, file)
+        sides = image.size[::-1] if self._orientation in TRANSPOSED else image.size
+        self.width, self.height = sides
+
+    def pixels(self, background: Colour = (255, 255, 255)) -> Pixels:
+        """The upright sRGB pixels, (H, W, 3) uint8 and contiguous.
+
+        Args:
+            background: what shows through transparency.
+
+        Raises:
+            InputError: the file is truncated, damaged, or of a kind that has no such pixels.
+            OSError: the disk does not give the file.
+        """
+        try:
+            raw = self._jpeg_pixels()
+            if raw is None:
+                raw = np.asarray(_to_rgb(self._image, background))
+        except DAMAGED as error:
+            raise damaged(error) from error
+        turned = _turned(raw, self._orientation)
+        if turned.shape != (self.height, self.width, 3):
+            raise InputError("damaged image: its size is not what its header says")
+        if turned.flags.c_contiguous:
+            return turned
+        upright = self.buffers.take(self.height, self.width)
+        upright[:] = turned
+        return upright
+
+    def _jpeg_pixels(self) -> Pixels | None:
+        """The fast way for plain JPEGs, bit for bit what Pillow gives; None where it is none.
+
+        Pillow is the judge of what is merely odd: simplejpeg is strict, so what it refuses goes
+        there. But Pillow does not tell where data are missing, and goes on in grey.
+
+        Raises:
+            ValueError: data are missing.
+        """
+        image = self._image
+        if simplejpeg is None or image.format != "JPEG" or image.mode not in ("RGB", "L"):
+            return None
+        if (transform := to_srgb(image)) is not None and image.mode == "L":
+            return None
+        self._file.seek(0)
+        try:
+            buffer = self.buffers.take(image.height, image.width)
+            pixels = simplejpeg.decode_jpeg(self._file.read(), colorspace="RGB", buffer=buffer)
+        except ValueError as error:
+            if LOSSES.search(str(error)):
+                raise
+            self._file.seek(0)
+            return None
+        if transform is not None:
+            return np.asarray(transform.apply(Image.fromarray(pixels)))
+        return cast(Pixels, pixels)
+
+
+def open_image(file: BinaryIO, *, name: str = "", buffers: Buffers | None = None) -> ImageFile:
+    """Reads an image's header.
+
+    Args:
+        file: seekable; kept open by the caller until the pixels are read.
+        name: the file's name; only its suffix counts, and only for TGA, which has no signature.
+        buffers: where pixels get their memory.
+
+    Raises:
+        InputError: no image, damaged, or larger than 512 megapixels.
+        OSError: the disk does not give the file.
+    """
+    try:
+        image = _identified(file, PurePath(name).suffix.lower())
+        if image is None:
+            raise InputError("not an image" if file.seek(0, 2) else "empty file")
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise InputError(f"{width}x{height} pixels are more than {MAX_PIXELS // 10**6} million")
+        return ImageFile(image, file, buffers or Buffers())
+    except DAMAGED as error:
+        raise damaged(error) from error
+
+
+def _identified(file: BinaryIO, suffix: str) -> Image.Image | None:
+    """What Image.open would give, without its bound of 179 megapixels (ours is checked above).
+
+    Image.open can only be given another bound for the whole process.
+    """
+    file.seek(0)
+    prefix = file.read(16)
+    for name, suffixes in SUFFIXES_OF.items():
+        factory, accept = Image.OPEN[name]
+        if name == "TGA" and suffix not in suffixes:
+            continue
+        if accept is not None and accept(prefix) is not True:
+            continue
+        file.seek(0)
+        try:
+            return factory(file, "")
+        except SyntaxError:  # how a plugin says that the file is not its own
+            continue
+    return None
+
+
+def _orientation(image: Image.Image, file: BinaryIO) -> int:
+    if image.format == "TIFF":  # Pillow turns these itself while loading
+        return 1
+    if image.format == "PNG" and _turns_late(file):
+        # Not left to `getexif`: whoever passes over the errors of a damaged file and loads it once
+        # more is given what was read of it, and no error.
+        image.load()
+    try:
+        value = Image.Image.getexif(image).get(ORIENTATION_TAG, 1)
+    except DAMAGED:  # broken EXIF says nothing about the pixels
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _turns_late(file: BinaryIO) -> bool:
+    """Whether a PNG may tell its orientation behind its pixels."""
+    before, behind, longest = file.tell(), False, max(map(len, LATE_ORIENTATION))
+    try:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            size, kind = int.from_bytes(head[:4], "big"), head[4:]
+            if behind and kind in (b"tEXt", b"zTXt", b"iTXt"):
+                beginning = file.read(min(size, longest))
+                if beginning.startswith(LATE_ORIENTATION):
+                    return True
+                size -= len(beginning)
+            elif behind and kind == b"eXIf":
+                return True
+            behind = behind or kind == b"IDAT"
+            file.seek(size + 4, 1)
+        return False
+    finally:
+        file.seek(before)
+
+
+def _turned(pixels: Pixels, orientation: int) -> Pixels:
+    if orientation in TRANSPOSED:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels
+
+
+def _to_rgb(image: Image.Image, background: Colour) -> Image.Image:
+    image.load()
+    if image.mode == "F":
+        raise InputError("a floating-point image, whose range is anyone's guess: save it as 16-bit")
+    if image.mode in DEEP_GREY:
+        image = _shallow(image)
+    if image.mode in WITH_ALPHA or "transparency" in image.info:
+        return _composited(image.convert("RGBA"), background, to_srgb(image))
+    transform = to_srgb(image)
+    if transform is not None:
+        return transform.apply(_in_mode(image, transform.input_mode))
+    return _in_mode(image, "RGB")
+
+
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _shallow(image: Image.Image) -> Image.Image:
+    """16-bit grey to its upper 8 bits, as Pillow does for 16-bit colours."""
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 0xFFFF:
+        raise InputError("a 32-bit image, whose range is anyone's guess: save it as 16-bit")
+    grey = Image.fromarray((values >> 8).astype(np.uint8))
+    grey.info = {key: value for key, value in image.info.items() if key == "icc_profile"}
+    clear = image.info.get("transparency")
+    if not isinstance(clear, int):
+        return grey
+    alpha = Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8))
+    both = Image.merge("LA", (grey, alpha))
+    both.info = grey.info
+    return both
+
+
+def _composited(
+    image: Image.Image, background: Colour, transform: ImageCms.ImageCmsTransform | None
+) -> Image.Image:
+    if transform is None:
+        colours = image.convert("RGB")
+    else:
+        colours = transform.apply(image.convert(transform.input_mode))
+    canvas = Image.new("RGB", image.size, background)
+    canvas.paste(colours, mask=image.getchannel("A"))
+    return canvas

@@ -1,0 +1,173 @@
+"""Preparation: an image's pixels in the size that is encoded, with sides the patch divides."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from PIL import Image, ImageColor
+
+from stae_cli.errors import InputError, UsageError
+from stae_cli.images.buffers import Buffers, Pixels
+from stae_cli.images.read import Colour, ImageFile
+
+WHITE = (255, 255, 255)
+Edges = Literal["pad", "crop", "error"]
+
+
+@dataclass(frozen=True)
+class Prep:
+    """What is done to an image before it is encoded; outputs of one DEST share it.
+
+    `short_side` and `max_pixels` shrink and never enlarge; `square` covers N x N and cuts its
+    centre out. `edges` says what happens to sides that are no multiple of the patch.
+    """
+
+    edges: Edges = "pad"
+    short_side: int | None = None
+    max_pixels: int | None = None
+    square: int | None = None
+    background: Colour = WHITE
+
+    def describe(self) -> str:
+        """Canonical JSON of what differs from the defaults; `{}` when nothing does."""
+        changed: dict[str, str | int] = {}
+        if self.edges != "pad":
+            changed["edges"] = self.edges
+        if self.background != WHITE:
+            changed["background"] = "#{:02x}{:02x}{:02x}".format(*self.background)
+        for name in ("short_side", "max_pixels", "square"):
+            if (value := getattr(self, name)) is not None:
+                changed[name] = value
+        return json.dumps(changed, sort_keys=True, separators=(",", ":"))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Pixels ready to encode, and the sizes to record.
+
+    `width` and `height` are what `pixels` shows before padding; the original ones are upright.
+    """
+
+    pixels: Pixels  # sides are multiples of the patch
+    width: int
+    height: int
+    original_width: int
+    original_height: int
+
+
+def prepare(image: ImageFile, prep: Prep, *, patch: int) -> Prepared:
+    """Reads, resizes and pads or crops one image.
+
+    Raises:
+        InputError: the image cannot be read, its size does not do with these edges, or there is no
+            memory for it.
+    """
+    try:
+        return _prepared(image, prep, patch)
+    except (MemoryError, OverflowError) as error:
+        raise InputError("there is not enough memory for its pixels") from error
+
+
+def _prepared(image: ImageFile, prep: Prep, patch: int) -> Prepared:
+    pixels = _resized(image.pixels(prep.background), prep)
+    if prep.edges == "error" and (pixels.shape[0] % patch or pixels.shape[1] % patch):
+        raise InputError(f"{_size(pixels)} has a side that is no multiple of {patch}")
+    if prep.edges == "crop":
+        pixels = _cropped(pixels, patch)
+    height, width = pixels.shape[:2]
+    padded = _padded(pixels, patch, image.buffers)
+    return Prepared(padded, width, height, image.width, image.height)
+
+
+def parse_described(text: str) -> Prep:
+    """The inverse of `Prep.describe`.
+
+    Raises:
+        InputError: it describes no preparation that this version knows.
+    """
+    try:
+        values = json.loads(text)
+        if "background" in values:
+            values["background"] = parse_background(values["background"])
+        prep = Prep(**values)
+        known = prep.describe() == text and prep.edges in get_args(Edges)
+    except (ValueError, TypeError, UsageError):
+        known = False
+    if not known:
+        raise InputError(f"unknown preparation `{text}`")
+    return prep
+
+
+def parse_background(text: str) -> Colour:
+    """A colour's name or `#rrggbb`.
+
+    Raises:
+        UsageError: no such colour.
+    """
+    try:
+        red, green, blue = ImageColor.getrgb(text)[:3]
+    except ValueError as error:
+        raise UsageError(
+            f"unknown colour `{text}`", "use a name such as white, or #rrggbb"
+        ) from error
+    return red, green, blue
+
+
+def _resized(pixels: Pixels, prep: Prep) -> Pixels:
+    """Antialiased bicubic, as Pillow does it."""
+    height, width = pixels.shape[:2]
+    if prep.square is not None:
+        side = min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        box = (left, top, left + side, top + side)
+        size = (prep.square, prep.square)
+    else:
+        box, size = (0.0, 0.0, float(width), float(height)), _shrunk(width, height, prep)
+    if (width, height) == size:
+        return pixels
+    resized = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC, box=box)
+    return np.asarray(resized)
+
+
+def _shrunk(width: int, height: int, prep: Prep) -> tuple[int, int]:
+    scale = 1.0
+    if prep.short_side is not None:
+        side = min(width, height)
+        scale = min(prep.short_side, side) / side
+    if prep.max_pixels is not None:
+        pixels = width * height
+        scale = min(scale, math.sqrt(min(prep.max_pixels, pixels) / pixels))
+    sides = max(1, round(width * scale)), max(1, round(height * scale))
+    if prep.max_pixels is not None and sides[0] * sides[1] > prep.max_pixels:
+        sides = max(1, int(width * scale)), max(1, int(height * scale))
+    return sides
+
+
+def _cropped(pixels: Pixels, patch: int) -> Pixels:
+    height, width = pixels.shape[:2]
+    rows, columns = height - height % patch, width - width % patch
+    if not rows or not columns:
+        raise InputError(f"{_size(pixels)} is smaller than one patch of {patch}x{patch}")
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return pixels[top : top + rows, left : left + columns]
+
+
+def _padded(pixels: Pixels, patch: int, buffers: Buffers) -> Pixels:
+    """Sides that are multiples of the patch, by repeating the last row and column."""
+    height, width = pixels.shape[:2]
+    down, across = -height % patch, -width % patch
+    if not down and not across:
+        return np.ascontiguousarray(pixels)
+    padded = buffers.take(height + down, width + across)
+    padded[:height, :width] = pixels
+    padded[:height, width:] = pixels[:, -1:]
+    padded[height:] = padded[height - 1]
+    return padded
+
+
+def _size(pixels: Pixels) -> str:
+    return f"{pixels.shape[1]}x{pixels.shape[0]}"

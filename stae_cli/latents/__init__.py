@@ -1,0 +1,1 @@
+"""Latents: how they are stored, in files and shards, and read again."""

@@ -1,0 +1,168 @@
+"""Stored latents as a torch dataset: cropped on the latent grid, normalised."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from stae_cli.errors import StaeError, UsageError
+from stae_cli.latents.mapped import LatentMaps, index_latents
+from stae_cli.storage.fsspec_store import is_url
+
+
+class LatentSample(TypedDict):
+    """One picture's latents, as a `DataLoader` collates them where all are of one size.
+
+    `latents` is (C, h, w) float32; `width` and `height` are the whole picture's, in pixels; the
+    crop begins at the latent position (`top`, `left`), 0 and 0 where nothing is cropped.
+    """
+
+    latents: Tensor
+    key: str
+    width: int
+    height: int
+    top: int
+    left: int
+
+
+class LatentBatch(TypedDict):
+    """Some pictures' latents of any sizes, from `collate_latents`; numbers are int64, (B,)."""
+
+    latents: list[Tensor]
+    key: list[str]
+    width: Tensor
+    height: Tensor
+    top: Tensor
+    left: Tensor
+
+
+def collate_latents(samples: Sequence[LatentSample]) -> LatentBatch:
+    """The `collate_fn` of a `DataLoader` over whole pictures, which differ in size.
+
+    `latents` become a list of (C, h, w), in order; the rest is as torch collates it.
+    """
+    return {
+        "latents": [sample["latents"] for sample in samples],
+        "key": [sample["key"] for sample in samples],
+        "width": torch.tensor([sample["width"] for sample in samples]),
+        "height": torch.tensor([sample["height"] for sample in samples]),
+        "top": torch.tensor([sample["top"] for sample in samples]),
+        "left": torch.tensor([sample["left"] for sample in samples]),
+    }
+
+
+class LatentDataset(Dataset[LatentSample]):
+    """The latents below some folders, one to a file or in shards, to train on.
+
+    Headers are read once, on construction. Data is mapped into memory, so that only what is used
+    is read, in `DataLoader` workers too, forked or spawned.
+
+    Crops are drawn from torch's global generator, of which a `DataLoader` seeds every worker anew
+    in every epoch; `torch.manual_seed` repeats a run.
+
+    Args:
+        sources: latent files, or folders of them. No key may come twice: join folders that share
+            keys with `torch.utils.data.ConcatDataset`.
+        crop: rows and columns of a random crop in latent positions (8x8 pixels each), or one
+            number for both. Pictures with fewer are left out, and counted in `left_out`; without
+            a crop, all are whole: give `collate_latents` to a `DataLoader` then.
+        shift: subtracted from raw latents, ...
+        scale: ... which are then multiplied with this, like `Codec.normalize` does it.
+
+    Raises:
+        UsageError: a source does not exist or is no path, or what is given is no crop.
+        StaeError: there are no latents, or all are smaller than the crop; a file is damaged or no
+            latent of ours; they are of several checkpoints; a key comes twice.
+    """
+
+    def __init__(
+        self,
+        *sources: os.PathLike[str] | str,
+        crop: int | tuple[int, int] | None = None,
+        shift: float = 0.0,
+        scale: float = 1.0,
+    ) -> None:
+        self.crop = None if crop is None else _sides(crop)
+        self.shift, self.scale = shift, scale
+        self._index = index_latents([_path(source) for source in sources], smallest=self.crop)
+        self._maps = LatentMaps(self._index.files)
+        if not len(self):
+            raise StaeError(
+                f"all {self.left_out} latents are smaller than the crop of {self.crop}",
+                "give a smaller crop: a latent position stands for 8x8 pixels",
+            )
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, index: int) -> LatentSample:
+        """One picture's latents, in memory of their own.
+
+        Raises:
+            IndexError: there is no such picture.
+            StaeError: its file has changed, or cannot be read any more.
+        """
+        number = range(len(self))[index]
+        where = self._index.whereabouts(number)
+        rows, columns = self.crop or (where.rows, where.columns)
+        top, left = _drawn(where.rows - rows), _drawn(where.columns - columns)
+        view = self._maps.latent(where)[:, top : top + rows, left : left + columns]
+        latents = torch.from_numpy(np.array(view, np.float32, order="C"))  # (C, h, w)
+        if (self.shift, self.scale) != (0.0, 1.0):
+            latents.sub_(self.shift).mul_(self.scale)
+        return {
+            "latents": latents, "key": self._index.key(number),
+            "width": where.width, "height": where.height, "top": top, "left": left,
+        }  # fmt: skip
+
+    @property
+    def weights(self) -> str:
+        """The name of the checkpoint that all the latents were made with."""
+        return self._index.weights
+
+    @property
+    def weights_sha256(self) -> str:
+        """The fingerprint of that checkpoint."""
+        return self._index.weights_sha256
+
+    @property
+    def left_out(self) -> int:
+        """How many latents are smaller than the crop."""
+        return self._index.too_small
+
+
+def _sides(crop: int | tuple[int, int]) -> tuple[int, int]:
+    try:
+        rows, columns = map(operator.index, crop if isinstance(crop, Sequence) else (crop, crop))
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"`crop={crop!r}` is no crop", "give whole numbers: rows and columns, or one for both"
+        ) from error
+    if min(rows, columns) < 1:
+        raise UsageError(f"no crop of {crop} latent positions", "give at least 1")
+    return rows, columns
+
+
+def _path(source: os.PathLike[str] | str) -> Path:
+    if not isinstance(source, str | os.PathLike):
+        raise UsageError(
+            f"`{source!r}` is no path", 'give each as an argument: `LatentDataset("a", "b")`'
+        )
+    if isinstance(source, str) and is_url(source):
+        raise UsageError(
+            f"`{source}` is a URL, and latents are mapped from files", "copy them to a folder first"
+        )
+    return Path(source)
+
+
+def _drawn(largest: int) -> int:
+    """A random number from 0 to `largest`, which if 0 costs no randomness."""
+    return int(torch.randint(largest + 1, ())) if largest else 0

@@ -1,0 +1,62 @@
+"""The failures file: every input of the last run that gave no output, one line of JSON each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from stae_cli.errors import StaeError
+from stae_cli.storage.destination import Destination
+from stae_cli.storage.entry import Problem
+from stae_cli.storage.shares import Share, is_shared_file
+
+NAME = "failures"
+
+
+def failures_name(share: Share) -> str:
+    """What the file of this process is called."""
+    return share.file_name(NAME)
+
+
+def write_failures(destination: Destination, problems: Sequence[Problem], share: Share) -> None:
+    """Rewrites this process's file, or removes it when nothing failed.
+
+    Files of runs that were shared by another number of processes are out of date, and removed.
+    """
+    name = failures_name(share)
+    for other in destination.top_names():
+        if share.outdates(other, NAME) or (other == name and not problems):
+            destination.remove(other)
+    if not problems:
+        return
+    lines = [json.dumps({"source": p.key, "reason": p.reason}) for p in problems]
+    with destination.writing(name) as path:
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def read_failures(destination: Destination) -> list[Problem]:
+    """What the last run listed, all its processes together.
+
+    A line that cannot be read is listed under the file's own name.
+
+    Raises:
+        StaeError: DEST cannot be read.
+    """
+    problems = []
+    try:
+        for name in destination.top_names():
+            if is_shared_file(name, NAME):
+                with destination.entry(name).open() as file:
+                    problems += [_problem(name, line) for line in file.read().splitlines()]
+    except OSError as error:
+        reason = error.strerror or error
+        raise StaeError(f"cannot read the failures in `{destination.place()}`: {reason}") from error
+    return problems
+
+
+def _problem(name: str, line: bytes) -> Problem:
+    try:
+        row = json.loads(line)
+        return Problem(str(row["source"]), str(row["reason"]))
+    except (ValueError, KeyError, TypeError):
+        return Problem(name, "holds a line that cannot be read")

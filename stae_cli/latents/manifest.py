@@ -1,0 +1,132 @@
+"""The manifest of a sharded run: which shard holds which key, one line of JSON each.
+
+The lines are in no particular order.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tempfile
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import cast
+
+from stae_cli.errors import StaeError
+from stae_cli.latents.format import LatentInfo
+from stae_cli.storage.destination import Destination
+from stae_cli.storage.entry import Problem
+from stae_cli.storage.shares import Share, is_shared_file
+
+NAME = "manifest"
+PIECE = 1 << 20  # bytes of a manifest that are asked for at once
+MEMORY_BYTES = 16 << 20  # beyond, the lines wait on disk
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What a manifest says of one latent; `manifest` is the name of its file."""
+
+    manifest: str
+    key: str
+    shard: str
+
+
+def read_manifests(destination: Destination) -> Iterator[Line | Problem]:
+    """What all the manifests of DEST say, in no particular order.
+
+    A line that cannot be understood is a problem of its file.
+
+    Raises:
+        StaeError: DEST cannot be read.
+    """
+    for name in destination.top_names():
+        if is_shared_file(name, NAME):
+            try:
+                with destination.entry(name).open() as file:
+                    # Objects are read in requests: not one for each line, nor for each byte.
+                    raw = isinstance(file, io.RawIOBase)
+                    lines = io.BufferedReader(cast(io.RawIOBase, file), PIECE) if raw else file
+                    yield from (_parsed(name, line) for line in lines)
+            except OSError as error:
+                place = destination.place(name)
+                raise StaeError(f"cannot read `{place}`: {error.strerror or error}") from error
+
+
+def _parsed(name: str, line: bytes) -> Line | Problem:
+    try:
+        row = json.loads(line)
+        return Line(name, str(row["key"]), str(row["shard"]))
+    except (ValueError, KeyError, TypeError):
+        return Problem(name, "holds a line that cannot be read")
+
+
+class Manifest:
+    """What one process's part of a run holds, collected while it goes on.
+
+    It is written when the part is finished, and taken away when the shards begin to change: a
+    manifest that is there is right.
+    """
+
+    def __init__(self, destination: Destination, share: Share) -> None:
+        self.destination, self.share = destination, share
+        self._lines = tempfile.SpooledTemporaryFile(MEMORY_BYTES)  # noqa: SIM115
+        weakref.finalize(self, self._lines.close)
+        self._outdated = False
+
+    def add(self, key: str, shard: str, info: LatentInfo) -> None:
+        """Notes one latent of a shard, named relative to DEST."""
+        line = {"key": key, "shard": shard, "width": info.width, "height": info.height}
+        self.extend(json.dumps(line).encode() + b"\n")
+
+    def extend(self, lines: bytes) -> None:
+        """Adds lines that are made already, by another process."""
+        try:
+            self._lines.write(lines)
+        except OSError as error:
+            raise self.destination.failure(error, self.name) from error
+
+    def take(self) -> bytes:
+        """What was added so far, for another process's `extend`; it is kept no longer."""
+        try:
+            self._lines.seek(0)
+            lines = self._lines.read()
+            self._lines.seek(0)
+            self._lines.truncate()
+        except OSError as error:
+            raise self.destination.failure(error, self.name) from error
+        return lines
+
+    def outdate(self) -> None:
+        """Takes away what the last run wrote; called before a shard changes."""
+        if not self._outdated:
+            self._outdated = True
+            self.destination.remove(self.name)
+            self._remove_those_shared_otherwise()
+
+    def write(self) -> None:
+        """Writes the file, whole or not at all, of all that was added.
+
+        Raises:
+            StaeError: DEST cannot be written to.
+        """
+        self._remove_those_shared_otherwise()
+        with self.destination.writing(self.name) as path, path.open("wb") as file:
+            self._lines.seek(0)
+            shutil.copyfileobj(self._lines, file)
+
+    def close(self) -> None:
+        """Lets go of what was added."""
+        self._lines.close()
+
+    @property
+    def name(self) -> str:
+        """What the file of this process is called."""
+        return self.share.file_name(NAME)
+
+    def _remove_those_shared_otherwise(self) -> None:
+        for other in self.destination.top_names():
+            if self.share.outdates(other, NAME):
+                self.destination.remove(other)

@@ -1,0 +1,176 @@
+"""The run record, `DEST/stae.json`: what every output in DEST was made with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import PurePosixPath
+from typing import Literal, get_args
+
+from stae_cli.errors import InputError, StaeError
+from stae_cli.images.write import PictureFormat, read_picture_record
+from stae_cli.latents.format import SUFFIX as LATENT_SUFFIX
+from stae_cli.latents.listing import stored_in
+from stae_cli.storage.destination import Destination
+from stae_cli.storage.entry import Entry, FileEntry
+
+NAME = "stae.json"
+FORMAT_VERSION = "1"
+NO_PREP = "{}"
+OPTIONAL = {"shard_size", "names"}  # in what earlier versions wrote
+FILES, SHARDS = "files", "shards"  # layouts
+STEM, WHOLE = "without extensions", "with extensions"  # names of outputs
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Settings that all outputs of one DEST share; a run with others is refused.
+
+    `kind` is `latents` or `pictures`; `output` is the latents' dtype or the pictures' format;
+    `layout` is `files`, or `shards` of `shard_size` pictures; `names` says whether
+    outputs keep the extensions of their sources.
+    """
+
+    kind: Literal["latents", "pictures"]
+    weights: str
+    weights_sha256: str
+    prep: str
+    output: str
+    layout: str = FILES
+    shard_size: int = 0
+    names: str = STEM
+    format_version: str = FORMAT_VERSION
+
+    def differences(self, other: RunRecord) -> list[str]:
+        """What differs from `other`, as `name: mine, not theirs`; weights count by fingerprint."""
+        if self.weights_sha256 != other.weights_sha256:
+            mine = f"{self.weights} ({self.weights_sha256[:12]})"
+            weights = [f"weights: {mine}, not {other.weights} ({other.weights_sha256[:12]})"]
+        else:
+            weights = []
+        compared = ("kind", "prep", "output", "layout", "shard_size", "names", "format_version")
+        return weights + [
+            f"{name}: {getattr(self, name)}, not {getattr(other, name)}"
+            for name in compared
+            if getattr(self, name) != getattr(other, name)
+        ]
+
+
+def read_record(destination: Destination) -> RunRecord | None:
+    """The record of a DEST, or None when it has none.
+
+    Raises:
+        StaeError: there is one that cannot be understood.
+    """
+    place = destination.place(NAME)
+    try:
+        with destination.entry(NAME).open() as file:
+            values = json.loads(file.read())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise StaeError(f"cannot read `{place}`: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise _damaged(place) from error
+    types = {field.name: int if field.name == "shard_size" else str for field in fields(RunRecord)}
+    if not isinstance(values, dict) or not types.keys() - OPTIONAL <= values.keys():
+        raise _damaged(place)
+    known = {name: values[name] for name in types if name in values}
+    if not all(type(value) is types[name] for name, value in known.items()):
+        raise _damaged(place)
+    return RunRecord(**known)
+
+
+def settle_record(
+    destination: Destination,
+    record: RunRecord,
+    *,
+    is_planned: Callable[[str], bool],
+    overwrite: bool,
+) -> None:
+    """Makes sure that DEST holds only what this run's record describes, then writes the record.
+
+    Args:
+        destination: DEST, prepared.
+        record: this run's settings.
+        is_planned: whether a name is that of an output that this run will write or find done.
+        overwrite: whether outputs of other settings may be replaced; those that the run would
+            leave in place still stop it.
+
+    Raises:
+        StaeError: DEST belongs to a run with other settings.
+    """
+    existing = read_record(destination)
+    differences = record.differences(existing) if existing else []
+    if differences and not overwrite:
+        raise StaeError(
+            f"`{destination.place()}` holds another run: {'; '.join(differences)}",
+            "choose another DEST, or `--overwrite` to replace its outputs",
+        )
+    if existing is None or differences:  # the same weights under another name are no difference
+        renamed = existing is not None and existing.names != record.names
+        _refuse_strays(destination, record, is_planned, overwrite, renamed=renamed)
+        with destination.writing(NAME) as path:
+            path.write_text(json.dumps(asdict(record), indent=2) + "\n", encoding="utf-8")
+
+
+def _refuse_strays(
+    destination: Destination,
+    record: RunRecord,
+    is_planned: Callable[[str], bool],
+    overwrite: bool,
+    *,
+    renamed: bool,
+) -> None:
+    """Stops at an output of other settings that would stay, or that may not be replaced.
+
+    If pictures are `renamed`, that is so of whatever is not planned.
+    """
+    ours = (record.kind, record.weights_sha256, record.prep, record.output, record.layout)
+    for name in destination.names():
+        made_with = _made_with(destination.entry(name))
+        if made_with is None or (overwrite and is_planned(name)):
+            continue
+        if made_with == ours and not renamed:
+            continue
+        remedy = "choose another DEST" if overwrite else "choose another DEST, or `--overwrite`"
+        raise StaeError(
+            f"`{destination.place(name)}` was made with other weights or settings and would "
+            "stay beside this run's",
+            f"{remedy}; or move that file away",
+        )
+
+
+def _made_with(entry: Entry) -> tuple[str, str, str, str, str] | None:
+    """Kind, fingerprint, prep, form and layout of an output of ours; None for any other file."""
+    suffix = PurePosixPath(entry.key).suffix
+    if suffix == LATENT_SUFFIX:
+        return _latents_made_with(entry)
+    form = suffix.removeprefix(".")
+    if form not in get_args(PictureFormat) or not isinstance(entry, FileEntry):
+        return None
+    picture = read_picture_record(entry.path)
+    return None if picture is None else ("pictures", _fingerprint(picture), NO_PREP, form, FILES)
+
+
+def _latents_made_with(entry: Entry) -> tuple[str, str, str, str, str] | None:
+    try:
+        first = stored_in(entry)[0]
+    except InputError:
+        return None
+    layout = FILES if first.is_alone else SHARDS
+    return "latents", first.info.weights_sha256, first.info.prep, first.dtype, layout
+
+
+def _fingerprint(picture_record: str) -> str:
+    try:
+        return str(json.loads(picture_record)["weights_sha256"])
+    except (ValueError, KeyError, TypeError):
+        return "unknown"
+
+
+def _damaged(place: str) -> StaeError:
+    return StaeError(
+        f"`{place}` is no run record of stae", "choose another DEST, or delete that file"
+    )

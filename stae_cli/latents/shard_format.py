@@ -1,0 +1,153 @@
+"""Shards: many pictures' latents in one safetensors file, a tensor for each, named by its key.
+
+The metadata holds what all pictures have in common as single latent files hold it, and in
+`pictures` a JSON object from key to the rest.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from stae_cli.errors import InputError
+from stae_cli.latents.format import (
+    FORMAT_VERSION,
+    Data,
+    LatentInfo,
+    check_format,
+    check_shape,
+    parse_info,
+)
+from stae_cli.latents.safetensors_header import Shape, checked_tensor, header_bytes, json_object
+from stae_cli.storage.keys import check_key
+
+FORMAT = "stae-latents-shard"
+HEADER_LIMIT = 64 << 20  # bytes; ours take about 400 for each picture
+COMMON_FIELDS = (
+    "stae_version", "architecture", "weights", "weights_sha256", "downsample", "latent_channels",
+    "prep", "compute_dtype",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Member:
+    """One latent of a shard; `begin` counts bytes after the header."""
+
+    key: str
+    info: LatentInfo
+    shape: Shape
+    dtype: str
+    begin: int
+
+
+@dataclass(frozen=True)
+class TarNote:
+    """What each shard of a tar says of the tar: its tag, and how much of it can be encoded.
+
+    With it, a tar on a store that is done need not be fetched again to see that.
+    """
+
+    etag: str
+    pictures: int  # with a shard to be in
+    problems: int  # members that have none
+
+    def text(self) -> str:
+        """As it stands in a shard's metadata."""
+        return json.dumps(asdict(self))
+
+
+def parse_note(text: object) -> TarNote | None:
+    """The note of a shard, or None where there is none that can be understood."""
+    try:
+        values: Any = json.loads(text) if isinstance(text, str) else None
+        return TarNote(str(values["etag"]), int(values["pictures"]), int(values["problems"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def write_shard(
+    path: Path,
+    members: Sequence[tuple[str, LatentInfo, Shape, str]],
+    data: Iterable[Data],
+    *,
+    note: TarNote | None = None,
+) -> int:
+    """Writes a shard to exactly `path` and returns its size in bytes.
+
+    Args:
+        path: the file.
+        members: key, info, shape and dtype of each latent, at least one.
+        data: of each latent, in the same order.
+        note: of the tar that all of them are from.
+    """
+    infos = {key: info.to_strings() for key, info, _, _ in members}
+    common = _common(list(infos.values()))
+    pictures = {
+        key: {name: text for name, text in values.items() if common.get(name) != text}
+        for key, values in infos.items()
+    }
+    metadata = {"format": FORMAT, "format_version": FORMAT_VERSION, **common}
+    metadata["pictures"] = json.dumps(pictures, separators=(",", ":"))
+    if note is not None:
+        metadata["tar"] = note.text()
+    header = header_bytes(metadata, {key: (shape, dtype) for key, _, shape, dtype in members})
+    with path.open("wb") as file:
+        size = file.write(header)
+        for part in data:
+            size += file.write(part)
+        file.flush()
+        os.fsync(file.fileno())  # once for many pictures, it costs next to nothing
+    return size
+
+
+def _common(infos: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """What most pictures say of the run; one that says otherwise keeps its own word."""
+    return {
+        name: Counter(info[name] for info in infos).most_common(1)[0][0] for name in COMMON_FIELDS
+    }
+
+
+def parse_shard(
+    tensors: Mapping[str, Any], metadata: Mapping[str, Any], *, data_size: int
+) -> list[Member]:
+    """Checks what `header.read_tensors` found in a shard.
+
+    Raises:
+        ForeignFileError: no shard of ours.
+        InputError: truncated or damaged, or with keys that lead elsewhere.
+    """
+    check_format(metadata, FORMAT)
+    pictures = metadata.get("pictures")
+    rest = json_object(pictures if isinstance(pictures, str) else "")
+    if rest.keys() != tensors.keys():
+        raise InputError("damaged: its pictures and its tensors are not the same")
+    if not tensors:
+        raise InputError("damaged: a shard of nothing")
+    members, begin = [], 0
+    for key, description in tensors.items():
+        member = _member(key, description, {**metadata, **_strings(rest[key])})
+        if member.begin != begin:
+            raise InputError("damaged: its tensors do not lie side by side")
+        begin += checked_tensor(key, description).size
+        members.append(member)
+    if data_size != begin:
+        raise InputError("truncated" if data_size < begin else "damaged: wrong size")
+    return members
+
+
+def _member(key: str, description: object, metadata: Mapping[str, Any]) -> Member:
+    check_key(key)
+    place, info = checked_tensor(key, description), parse_info(metadata)
+    check_shape(place.shape, info)
+    return Member(key, info, place.shape, place.dtype, place.begin)
+
+
+def _strings(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InputError("damaged: a picture without its metadata")
+    return value

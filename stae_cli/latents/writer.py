@@ -1,0 +1,198 @@
+"""Storing latents in DEST: each in a file of its own, or by `sharding`; what is done stays."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import IO, Literal
+
+from stae_cli.errors import InputError, StaeError
+from stae_cli.flow.write_behind import WriteBehind
+from stae_cli.latents.format import (
+    Latent,
+    LatentInfo,
+    write_latent,
+)
+from stae_cli.latents.listing import StoredLatent, stored_in
+from stae_cli.latents.safetensors_header import ForeignFileError, Shape
+from stae_cli.latents.shard_format import TarNote
+from stae_cli.storage.destination import Destination
+from stae_cli.storage.entry import SourceState
+from stae_cli.storage.names import Planned
+
+ABSENT = (FileNotFoundError, NotADirectoryError)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What one write put on disk."""
+
+    outputs: int
+    size: int  # bytes
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a latent must say of itself to be taken for this run's."""
+
+    weights_sha256: str
+    prep: str
+    dtype: Literal["float16", "float32"]
+
+    def matches(self, stored: StoredLatent) -> bool:
+        """Whether a stored latent was made with these settings."""
+        info = stored.info
+        return (
+            info.weights_sha256 == self.weights_sha256
+            and info.prep == self.prep
+            and stored.dtype == self.dtype
+        )
+
+    def made(self, stored: StoredLatent, planned: Planned, state: SourceState) -> bool:
+        """Whether a stored latent was made from this source with these settings."""
+        info = stored.info
+        return (
+            self.matches(stored)
+            and info.source == planned.entry.key
+            and SourceState(info.source_size, info.source_mtime_ns, info.source_etag) == state
+        )
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """A new latent of a shard; its data waits in the shard's from `begin` on."""
+
+    info: LatentInfo
+    shape: Shape
+    dtype: str
+    begin: int
+    size: int
+
+
+@dataclass
+class Shard:
+    """A shard in the making: all its pictures, and what became of those that were looked at.
+
+    `name` is that of its file, `stored` what the file held before of this run's settings, by
+    output; `settled` counts the pictures that need no more work. What was stored stays until
+    something fresh replaces it, also where its source can no longer be read, or until it belongs to
+    another shard; of a shard in `part`, whose other pictures nobody could list, it stays in any
+    case. `mixed` tells that the file holds what must not stay. `note` is of the tar that it is
+    from, if that can be told from others.
+    """
+
+    name: str
+    planned: Sequence[Planned]
+    note: TarNote | None = None
+    part: bool = False
+    stored: dict[str, StoredLatent] | None = None
+    mixed: bool = False
+    fresh: dict[str, Fresh] = field(default_factory=dict)
+    settled: int = 0
+    data: IO[bytes] | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to encode, and the shard that it belongs to, if any."""
+
+    planned: Planned
+    shard: Shard | None = None
+
+
+class Storage(ABC):
+    """How a run's latents are kept."""
+
+    @abstractmethod
+    def holds(self, job: Job, state: SourceState) -> bool:
+        """Whether the output is whole and was made from the source in this state.
+
+        Called in reading threads.
+
+        Raises:
+            InputError: another program's file is in its place.
+            StaeError: what is there must not be replaced.
+        """
+
+    @abstractmethod
+    def save(self, job: Job, latent: Latent, info: LatentInfo) -> None:
+        """Keeps one latent, sooner or later."""
+
+    @abstractmethod
+    def settle(self, job: Job) -> None:
+        """Notes that a picture needs no more work: saved, found done, or failed."""
+
+    @abstractmethod
+    def fail(self, job: Job) -> None:
+        """Settles a picture that gave no latent: one of other settings must not stay for it."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Lets go of what a run that stopped half-way left unwritten."""
+
+
+class FileStorage(Storage):
+    """Each latent in a file of its own."""
+
+    def __init__(
+        self, destination: Destination, expected: Expected, writer: WriteBehind[Written]
+    ) -> None:
+        self.destination, self.expected, self.writer = destination, expected, writer
+
+    def holds(self, job: Job, state: SourceState) -> bool:
+        stored = stored_at(self.destination, job.planned.output)
+        return len(stored) == 1 and self.expected.made(stored[0], job.planned, state)
+
+    def save(self, job: Job, latent: Latent, info: LatentInfo) -> None:
+        def write() -> Written:
+            with self.destination.writing(job.planned.output) as path:
+                return Written(1, write_latent(path, latent, info))
+
+        self.writer.submit(latent.nbytes, write)
+
+    def settle(self, job: Job) -> None:
+        pass
+
+    def fail(self, job: Job) -> None:
+        output = job.planned.output
+        with suppress(InputError):  # another program's
+            stored = stored_at(self.destination, output)
+            if not all(map(self.expected.matches, stored)):
+                self.destination.remove(output)
+
+    def close(self) -> None:
+        pass
+
+
+def stored_at(destination: Destination, name: str) -> list[StoredLatent]:
+    """What an output holds; nothing where it is absent or damaged, and to be done anew.
+
+    Raises:
+        InputError: it is another program's.
+        StaeError: nobody can tell, since it cannot be read.
+    """
+    found = _stored_unless_damaged(destination, name)
+    if found is None:  # or replaced by another process between two looks at it
+        found = _stored_unless_damaged(destination, name)
+    return found or []
+
+
+def _stored_unless_damaged(destination: Destination, name: str) -> list[StoredLatent] | None:
+    place = destination.place(name)
+    try:
+        return stored_in(destination.entry(name))
+    except ForeignFileError as error:
+        raise InputError(
+            f"its output `{place}` exists and is {error.message}; "
+            "move it, or replace it with --overwrite"
+        ) from error
+    except InputError as error:
+        cause = error.__cause__
+        if not isinstance(cause, OSError):
+            return None
+        if isinstance(cause, ABSENT):
+            return []
+        message = f"cannot read `{place}`: {cause.strerror or cause}"
+        raise StaeError(message, "check DEST and its permissions") from error

@@ -1,1 +1,0 @@
-"""The network: its definition, its fast form, its checkpoints and its cost."""

@@ -1,0 +1,1 @@
+"""The network: its definition, its sizes and what it costs."""

@@ -1,0 +1,1 @@
+"""Runs: encode, decode and roundtrip, in one process or shared by several."""

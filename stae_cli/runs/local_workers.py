@@ -1,0 +1,147 @@
+"""Processes of this machine, one for each of its devices, that do a run's parts between them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
+from typing import TYPE_CHECKING, Any
+
+from stae_cli.errors import StaeError
+from stae_cli.interrupts import HELD
+from stae_cli.runs.tally import Tally
+from stae_cli.runs.workers import Worker, Workers
+
+if TYPE_CHECKING:
+    from ctypes import c_byte
+
+PATIENCE = 0.2  # seconds between looks at whether to stop
+LAST_PATIENCE = 60.0  # seconds that a process has to end what is in flight
+
+
+class Processes(Workers):
+    """A process for each of `devices`, as `pick_device` names them."""
+
+    def __init__(self, devices: Sequence[str]) -> None:
+        self.devices = devices
+
+    @property
+    def threads(self) -> int:
+        return max(1, (os.cpu_count() or 1) // len(self.devices))
+
+    def tallies(
+        self, worker: Worker, parts: Iterable[Any], *, interrupted: Callable[[], bool]
+    ) -> Iterator[Tally]:
+        stop = multiprocessing.get_context("spawn").RawValue("b", 0)
+        children: list[_Child] = []
+        try:
+            with _blocked_signals():
+                for device in self.devices:
+                    children.append(_Child(worker, device, stop, len(self.devices)))
+            yield from _results(children, iter(parts), stop, interrupted)
+        finally:
+            stop.value = 1
+            for child in children:
+                child.end()
+
+
+class _Child:
+    """One process, and the pipe on which parts go to it and tallies come back.
+
+    Nothing is shared but one byte without a lock: a process that is killed takes nothing along
+    which another one waits for.
+    """
+
+    def __init__(self, worker: Worker, device: str, stop: c_byte, count: int) -> None:
+        context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+        self.pipe, theirs = context.Pipe()
+        worker = replace(worker, device=device)
+        self._process = context.Process(target=_serve, args=(theirs, worker, stop, count))
+        self._process.start()
+        theirs.close()  # so that an end of the process is the end of the pipe
+
+    def give(self, part: Any) -> None:
+        """Sends a part; if the process is dead, that shows where its tally is awaited."""
+        with suppress(OSError):
+            self.pipe.send(part)
+
+    def end(self) -> None:
+        """Waits for the process, but not for ever: what it writes is there whole or not at all."""
+        self.pipe.close()
+        self._process.join(LAST_PATIENCE)
+        self._process.kill()
+        self._process.join()
+
+
+def _results(
+    children: Sequence[_Child],
+    parts: Iterator[Any],
+    stop: c_byte,
+    interrupted: Callable[[], bool],
+) -> Iterator[Tally]:
+    """The tallies as they come; once interrupted, those of what was begun."""
+    busy: dict[Any, _Child] = {}
+    for child, part in zip(children, parts, strict=False):
+        child.give(part)
+        busy[child.pipe] = child
+    while busy:
+        ready = wait(list(busy), timeout=PATIENCE)
+        stop.value = stop.value or interrupted()
+        dead = False
+        for pipe in ready:
+            child = busy.pop(pipe)
+            try:
+                tally = child.pipe.recv()
+            except (EOFError, OSError):
+                dead = True
+                continue
+            for part in parts if not stop.value else ():
+                child.give(part)
+                busy[pipe] = child
+                break
+            yield tally
+        if dead:
+            raise StaeError(
+                "a process of the run died: it was killed, or memory was short",
+                "run the same command again: it goes on where it stopped",
+            )
+
+
+@contextmanager
+def _blocked_signals() -> Iterator[None]:
+    """Keeps Ctrl-C, which all processes of a terminal get, from those that start within."""
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _serve(pipe: Connection, worker: Worker, stop: c_byte, count: int) -> None:
+    """The life of a process: parts come and tallies go, until nobody is at the other end."""
+    for number in HELD:  # the first process gets them too, and says when to stop
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if worker.device == "cpu":
+        import torch
+
+        torch.set_num_threads(max(1, torch.get_num_threads() // count))
+    worker = replace(worker, stopped=lambda: bool(stop.value))
+    with suppress(EOFError, OSError):
+        while True:
+            pipe.send(worker(pipe.recv()))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

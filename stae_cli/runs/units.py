@@ -1,0 +1,204 @@
+"""Units: the parts of a run that processes share, each always the same pictures in one order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from stae_cli.errors import InputError, UsageError
+from stae_cli.images.read import IMAGE_SUFFIXES
+from stae_cli.latents.format import SUFFIX
+from stae_cli.latents.shard_format import TarNote
+from stae_cli.latents.writer import Job, Shard
+from stae_cli.storage.entry import Entry, Problem
+from stae_cli.storage.keys import is_too_long, problem_of
+from stae_cli.storage.names import Planned, folded, output_name, plan_outputs
+from stae_cli.storage.sources import Listing
+from stae_cli.storage.tars import DamagedTar, Tar, members
+
+UNIT = 256  # pictures, where each has a file of its own
+SHARD = re.compile(rf"shard-(\d{{5,18}}){re.escape(SUFFIX)}")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How outputs are named: `shard_size` pictures to a shard, or a file each if that is 0."""
+
+    shard_size: int = 0
+    keep_extension: bool = False
+
+    @property
+    def unit_size(self) -> int:
+        """Pictures of a unit."""
+        return self.shard_size or UNIT
+
+    @property
+    def suffix(self) -> str:
+        """Of the outputs of single pictures."""
+        return "" if self.shard_size else SUFFIX
+
+    def output(self, key: str) -> str:
+        """The output of a key."""
+        return output_name(key, self.suffix, None, self.keep_extension)
+
+
+class Unit:
+    """Pictures that one process encodes: some of those listed, or those of a tar.
+
+    It can be pickled, to be encoded elsewhere.
+
+    Args:
+        first_shard: the number of the first shard.
+        folder: of the shards, with a `/` behind it, or empty.
+        etag: of the tar, if it has one.
+        find: gives the pictures, in order; what cannot be used among them as problems. Raises
+            InputError where none can be found.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        find: Callable[[], Iterator[Planned | Problem]],
+        *,
+        first_shard: int = 0,
+        folder: str = "",
+        etag: str = "",
+    ) -> None:
+        self.layout, self.find = layout, find
+        self.first_shard, self.folder, self.etag = first_shard, folder, etag
+
+    def shard_name(self, number: int) -> str:
+        """The name of one of its shards, counted from 0."""
+        return shard_name(self.folder, self.first_shard + number)
+
+    def jobs(self, exists: Callable[[str], bool] | None = None) -> Iterator[Job | Problem]:
+        """What is to be done, in order.
+
+        Args:
+            exists: whether DEST holds a file: surplus shards of a tar are problems too, then.
+        """
+        try:
+            if self.layout.shard_size:
+                yield from self._sharded(exists)
+            else:
+                for found in self.find():
+                    if isinstance(found, Planned) and is_too_long(found.output):
+                        yield Problem(found.entry.key, "its output's name is too long; rename it")
+                    else:
+                        yield found if isinstance(found, Problem) else Job(found)
+        except InputError as error:
+            yield Problem(f"{self.folder.removesuffix('/')}.tar", error.message)
+
+    def _sharded(self, exists: Callable[[str], bool] | None) -> Iterator[Job | Problem]:
+        """Finds all pictures before the first job: a tar that cannot be read changes nothing.
+
+        Nor does it take anything away if it can be read in part: the rest may be a copy that is
+        under way, or damaged.
+        """
+        pictures, problems, part = [], 0, False
+        for found in self.find():
+            part = part or isinstance(found, DamagedTar)
+            reason = None if isinstance(found, Problem) else problem_of(found.output)
+            if isinstance(found, Planned) and reason is None:
+                pictures.append(found)
+                continue
+            problems += 1
+            yield (
+                found
+                if isinstance(found, Problem)
+                else Problem(found.entry.key, f"{reason}, which a shard cannot hold; rename it")
+            )
+        note = TarNote(self.etag, len(pictures), problems) if self.etag else None
+        size, number = self.layout.shard_size, 0
+        for begin in range(0, len(pictures), size):
+            shard = Shard(self.shard_name(number), pictures[begin : begin + size], note, part)
+            yield from (Job(planned, shard) for planned in shard.planned)
+            number += 1
+        surplus = self.shard_name(number)
+        if self.folder and not part and exists and exists(surplus):
+            yield Problem(surplus, "more than its tar needs now; remove it if the tar is sound")
+
+
+def shard_name(folder: str, number: int) -> str:
+    """The file name of a shard, relative to DEST."""
+    return f"{folder}shard-{number:05}{SUFFIX}"
+
+
+def shard_number(name: str) -> int | None:
+    """The number of a shard directly in DEST; None for any other file."""
+    match = SHARD.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def cut_units(listing: Listing, layout: Layout) -> tuple[list[Planned], list[Unit]]:
+    """The outputs of all listed files, and the units of the run: theirs, then one for each tar.
+
+    Raises:
+        UsageError: two sources lead to one output.
+    """
+    planned = plan_outputs(
+        listing.entries, layout.suffix, strip=None, keep_extension=layout.keep_extension
+    )
+    _refuse_shared_folders(planned, listing.tars)
+    within = [
+        Unit(layout, partial(_within, tar, layout), folder=f"{tar.prefix}/", etag=tar.etag)
+        for tar in listing.tars
+    ]
+    return planned, listed_units(planned, layout) + within
+
+
+def listed_units(planned: Sequence[Planned], layout: Layout) -> list[Unit]:
+    """The units of pictures that are known one by one."""
+    size = layout.unit_size
+    return [
+        Unit(layout, partial(iter, planned[begin : begin + size]), first_shard=number)
+        for number, begin in enumerate(range(0, len(planned), size))
+    ]
+
+
+def _within(tar: Tar, layout: Layout) -> Iterator[Planned | Problem]:
+    first: dict[str, Entry] = {}
+    try:
+        for found in members(tar, suffixes=IMAGE_SUFFIXES):
+            yield found if isinstance(found, Problem) else _named(found, layout, first)
+    except OSError as error:
+        raise InputError(f"cannot read it: {error.strerror or error}") from error
+
+
+def _named(entry: Entry, layout: Layout, first: dict[str, Entry]) -> Planned | Problem:
+    """A member's output; `first` holds the members so far by theirs."""
+    planned = Planned(entry, layout.output(entry.key))
+    other = first.setdefault(folded(planned.output), entry)
+    if other is not entry:
+        return Problem(entry.key, f"`{other.key}` has the same output; try --keep-extension")
+    return planned
+
+
+def _refuse_shared_folders(planned: Sequence[Planned], tars: Sequence[Tar]) -> None:
+    """A tar's pictures have a folder of their own, named like it."""
+    prefixes: dict[str, Tar] = {}
+    for tar in tars:
+        other = prefixes.setdefault(folded(tar.prefix), tar)
+        if other is not tar:
+            raise _shared(f"`{other.place}`", tar)
+    if not prefixes:
+        return
+    inside = {folded(tar.prefix).rpartition("/")[0]: tar.place for tar in tars}
+    for plan in planned:
+        folder = folded(plan.output).rpartition("/")[0]
+        if folder not in inside:
+            inside[folder] = plan.entry.place
+    for folder, place in inside.items():
+        while folder:
+            if (tar_there := prefixes.get(folder)) is not None:
+                raise _shared(f"`{place}`", tar_there)
+            folder = folder.rpartition("/")[0]
+
+
+def _shared(place: str, tar: Tar) -> UsageError:
+    return UsageError(
+        f"{place} and the members of `{tar.place}` would both write below `{tar.prefix}/`",
+        "encode them into different DESTs",
+    )

@@ -1,0 +1,168 @@
+"""DEST: a place in which every file appears whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from stae_cli.errors import StaeError, UsageError
+from stae_cli.storage.entry import Entry, FileEntry
+from stae_cli.storage.temp_files import remove_abandoned, temporary_name
+
+
+class Destination(ABC):
+    """Where a run writes its outputs, by names relative to it, with `/`."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Makes it, checks that it can be written to, and clears what dead runs left.
+
+        Raises:
+            UsageError: it is a file.
+            StaeError: it cannot be made or written to.
+        """
+
+    @abstractmethod
+    def place(self, name: str = "") -> str:
+        """Where the output `name` lies, or DEST itself, for messages."""
+
+    @abstractmethod
+    def entry(self, name: str) -> Entry:
+        """The output `name`, to be read; it need not be there."""
+
+    def holds(self, name: str) -> bool:
+        """Whether the output `name` is there, and can be reached."""
+        try:
+            self.entry(name).state()
+        except OSError:
+            return False
+        return True
+
+    @abstractmethod
+    def names(self) -> Iterator[str]:
+        """The names of all files there, in a stable order."""
+
+    @abstractmethod
+    def top_names(self) -> list[str]:
+        """The names of the files directly in it."""
+
+    @abstractmethod
+    def writing(self, name: str) -> AbstractContextManager[Path]:
+        """Yields a temporary path of this machine; the output is there when all went well.
+
+        Raises:
+            StaeError: the disk is full, or DEST cannot be written to.
+        """
+
+    @abstractmethod
+    def failure(self, error: OSError, name: str) -> StaeError:
+        """What to tell the user when the output `name` cannot be written."""
+
+    @abstractmethod
+    def remove(self, name: str) -> None:
+        """Removes an output, if it is there.
+
+        Raises:
+            StaeError: it cannot be removed.
+        """
+
+
+class FolderDestination(Destination):
+    """A folder of this machine.
+
+    Args:
+        folder: made, with its parents, by `prepare`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._made: set[Path] = set()
+
+    def __reduce__(self) -> tuple[type[FolderDestination], tuple[Path]]:
+        """Travels between machines: there, temporary files bear the other machine's name."""
+        return FolderDestination, (self.folder,)
+
+    def prepare(self) -> None:
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UsageError(f"DEST `{self.folder}` is a file", "give a folder")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            probe = self.folder / temporary_name()
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise self._translated(error, self.folder) from error
+        self._sweep()
+
+    def path(self, name: str) -> Path:
+        """Where the output `name` lies."""
+        return self.folder.joinpath(*name.split("/"))
+
+    def place(self, name: str = "") -> str:
+        return str(self.path(name) if name else self.folder)
+
+    def entry(self, name: str) -> FileEntry:
+        return FileEntry(name, str(self.path(name)))
+
+    def names(self) -> Iterator[str]:
+        for parent, folders, names in os.walk(self.folder):
+            folders.sort()
+            prefix = Path(parent).relative_to(self.folder).as_posix() + "/"
+            prefix = "" if prefix == "./" else prefix
+            yield from (prefix + name for name in sorted(names))
+
+    def top_names(self) -> list[str]:
+        try:
+            with os.scandir(self.folder) as found:
+                return sorted(item.name for item in found)
+        except OSError as error:
+            raise self._translated(error, self.folder) from error
+
+    def failure(self, error: OSError, name: str) -> StaeError:
+        return self._translated(error, self.path(name))
+
+    def remove(self, name: str) -> None:
+        try:
+            self.path(name).unlink(missing_ok=True)
+        except OSError as error:
+            raise self.failure(error, name) from error
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        target = self.path(name)
+        temporary, moved = target.parent / temporary_name(), False
+        try:
+            self._make(target.parent)
+            yield temporary
+            temporary.replace(target)
+            moved = True
+        except OSError as error:
+            raise self._translated(error, target) from error
+        finally:
+            if not moved:
+                with contextlib.suppress(OSError):  # it may not even be there
+                    temporary.unlink()
+
+    def _make(self, folder: Path) -> None:
+        """Makes a folder within DEST, but not DEST: if that was removed, so was its record."""
+        if folder in self._made or folder == self.folder:
+            return
+        self._make(folder.parent)
+        folder.mkdir(exist_ok=True)
+        self._made.add(folder)
+
+    def _sweep(self) -> None:
+        for parent, _, names in os.walk(self.folder):
+            remove_abandoned(Path(parent), names)
+
+    def _translated(self, error: OSError, target: Path) -> StaeError:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = "make space and run the same command again: it goes on where it stopped"
+            return StaeError(f"the disk is full: cannot write `{target}`", hint)
+        reason = error.strerror or str(error)
+        return StaeError(f"cannot write `{target}`: {reason}", "check DEST and its permissions")

@@ -1,0 +1,149 @@
+"""Destinations on stores: outputs are made on this machine and put, so that they appear whole."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from stae_cli.errors import StaeError, UsageError
+from stae_cli.storage.destination import Destination, FolderDestination
+from stae_cli.storage.fsspec_store import Store, is_url, reason_of, store_at, unreachable
+from stae_cli.storage.remote_entry import RemoteOutput
+from stae_cli.storage.temp_files import host_name, process_lives
+
+# Where what is put appears whole or not at all; elsewhere a reader could meet half of it.
+WHOLE = {"s3", "s3a", "gs", "gcs", "hf", "az", "abfs", "abfss", "oss", "memory"}
+PROBE = ".stae-probe"
+TEMPORARY_FOLDER = re.compile(r"stae-(?P<host>[^-]+)-(?P<pid>\d+)-\w+")
+
+
+def destination_at(where: Path | str) -> Destination:
+    """The destination that a path or a URL names.
+
+    Raises:
+        UsageError: there is no such kind of store, or one on which files appear in parts.
+        StaeError: a package is missing.
+    """
+    if isinstance(where, Path) or not is_url(where):
+        return FolderDestination(Path(where))
+    protocol = where.partition("://")[0]
+    if protocol.lower() not in WHOLE:
+        raise UsageError(
+            f"`{protocol}://` cannot be DEST: files do not appear whole there",
+            f"give a folder, or one of {', '.join(sorted(WHOLE))}",
+        )
+    return RemoteDestination(store_at(where))
+
+
+def local_folder(dest: Path | str) -> FolderDestination:
+    """The destination of a run that writes to this machine only.
+
+    Raises:
+        UsageError: a URL.
+    """
+    if is_url(dest):
+        raise UsageError(f"DEST `{dest}` is a URL", "pictures are written to folders only")
+    return FolderDestination(Path(dest))
+
+
+class RemoteDestination(Destination):
+    """What lies below a URL.
+
+    Args:
+        store: need not hold anything yet.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def prepare(self) -> None:
+        _sweep()
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                if self.store.kind() == "file":
+                    raise UsageError(f"DEST `{self.place()}` is an object", "give a folder")
+            self._probe()
+        except OSError as error:
+            raise self.failure(error, "") from error
+
+    def place(self, name: str = "") -> str:
+        return self.store.place(name)
+
+    def entry(self, name: str) -> RemoteOutput:
+        return RemoteOutput(name, self.store, name)
+
+    def names(self) -> Iterator[str]:
+        try:
+            found = self.store.objects()
+        except OSError as error:
+            raise unreachable(self.place(), error) from error
+        yield from (name for name, _ in found)
+
+    def top_names(self) -> list[str]:
+        try:
+            return self.store.top_names()
+        except OSError as error:
+            raise unreachable(self.place(), error) from error
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[Path]:
+        with _temporary_folder() as folder:
+            path = folder / "output"
+            try:
+                yield path
+            except OSError as error:
+                raise self.failure(error, name) from error
+            try:
+                self.store.put(path, name)
+            except OSError as error:
+                raise self.failure(error, name) from error
+
+    def failure(self, error: OSError, name: str) -> StaeError:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return StaeError(
+                f"the disk is full: `{tempfile.gettempdir()}`, where outputs are made first",
+                "make space there, or let `TMPDIR` name another folder; then run it again",
+            )
+        return StaeError(
+            f"cannot write `{self.place(name)}`: {reason_of(error)}",
+            "check the name, the credentials and the network; what is done is kept",
+        )
+
+    def remove(self, name: str) -> None:
+        try:
+            self.store.remove(name)
+        except OSError as error:
+            raise self.failure(error, name) from error
+
+    def _probe(self) -> None:
+        """Shows at once, not after hours, whether anything can be written."""
+        with _temporary_folder() as folder:
+            probe = folder / "probe"
+            probe.touch()
+            self.store.put(probe, PROBE)
+        with contextlib.suppress(PermissionError):  # to write is enough
+            self.store.remove(PROBE)
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """A folder of this machine and process, gone afterwards."""
+    prefix = f"stae-{host_name()}-{os.getpid()}-"
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def _sweep() -> None:
+    """Removes the folders of this machine's processes that are gone."""
+    with os.scandir(tempfile.gettempdir()) as items:
+        for item in items:
+            match = TEMPORARY_FOLDER.fullmatch(item.name)
+            if match and match["host"] == host_name() and not process_lives(int(match["pid"])):
+                shutil.rmtree(item.path, ignore_errors=True)

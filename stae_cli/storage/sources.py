@@ -1,0 +1,204 @@
+"""Sources: the inputs below files, folders and URLs and in lists, and their keys."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from stae_cli.errors import StaeError, UsageError
+from stae_cli.storage import tars
+from stae_cli.storage.entry import Entry, FileEntry, Problem
+from stae_cli.storage.fsspec_store import is_url
+from stae_cli.storage.lists import SourceList
+from stae_cli.storage.objects import list_objects
+from stae_cli.storage.remote_entry import RemoteEntry
+from stae_cli.storage.shares import is_shared_file
+from stae_cli.storage.tars import Tar, tar_of
+
+SHARED_FILES = ("failures", "manifest")
+NEVER_LATENTS = ("._", ".stae-")  # what a Mac leaves on foreign disks, and our temporary files
+
+
+@dataclass
+class Listing:
+    """What the sources hold, in a stable order, and what was left aside."""
+
+    entries: list[Entry] = field(default_factory=list)
+    tars: list[Tar] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    passed_over: int = 0
+
+
+def list_sources(
+    sources: Sequence[Path | str],
+    dest: Path | str | None,
+    *,
+    suffixes: Iterable[str],
+    with_tars: bool = False,
+    listed: SourceList | None = None,
+    hidden: bool = False,
+) -> Listing:
+    """Lists every input below the sources.
+
+    Folders are read recursively and in name order; hidden files are passed over, links are
+    followed, each real folder is read once per SOURCE. A file given as SOURCE is always taken.
+
+    Args:
+        sources: files, folders or URLs.
+        dest: where results will go, if anywhere; it must not lie inside a source folder.
+        suffixes: lowercase suffixes, with the dot, of the files to take from folders.
+        with_tars: whether tars are taken too.
+        listed: more files, which are always taken.
+        hidden: whether hidden files are taken too: latents, which are named as their pictures.
+
+    Raises:
+        UsageError: a source does not exist, or DEST lies inside one.
+        StaeError: nothing was found, or a store cannot be reached.
+    """
+    wanted = frozenset(suffixes) | ({tars.SUFFIX} if with_tars else set())
+    for source in sources:
+        if not is_url(source):
+            _check_source(Path(source), dest)
+    listing = list_below(sources, wanted, dest=dest, hidden=hidden)
+    for found in listed.entries() if listed else ():
+        _add(found, wanted, listing)
+    if not (listing.entries or listing.tars or listing.problems):
+        where = ", ".join(f"`{source}`" for source in sources) or "the list"
+        passed = f" ({listing.passed_over} other files)" if listing.passed_over else ""
+        raise StaeError(
+            f"no inputs found in {where}{passed}",
+            f"files with these suffixes are read: {', '.join(sorted(wanted))}",
+        )
+    return listing
+
+
+def list_below(
+    sources: Sequence[Path | str],
+    wanted: frozenset[str],
+    *,
+    dest: Path | str | None = None,
+    hidden: bool = False,
+) -> Listing:
+    """What `list_sources` lists of sources that exist; it may be nothing."""
+    listing = Listing()
+    passes = _is_no_latent if hidden else _is_no_input
+    for source in sources:
+        _take(source, dest, wanted, passes, listing)
+    return listing
+
+
+def _take(
+    source: Path | str,
+    dest: Path | str | None,
+    wanted: frozenset[str],
+    passes: Callable[[str], bool],
+    listing: Listing,
+) -> None:
+    """Adds what one SOURCE holds, without files and folders of names that are passed over."""
+    if isinstance(source, str) and is_url(source):
+        for found in list_objects(source, dest, suffixes=wanted, passes=passes):
+            _add(found, wanted, listing)
+    elif (path := Path(source)).is_dir():
+        _walk(path, wanted, passes, listing)
+    else:
+        _add(FileEntry(path.name, str(path)), wanted, listing)
+
+
+def _check_source(source: Path, dest: Path | str | None) -> None:
+    if not os.path.lexists(source):
+        raise UsageError(f"no such file or folder: `{source}`", "check the path")
+    if dest is None or is_url(dest) or not source.is_dir():
+        return
+    if Path(dest).resolve().is_relative_to(source.resolve()):
+        raise UsageError(
+            f"DEST `{dest}` lies inside SOURCE `{source}`", "choose a DEST outside of it"
+        )
+
+
+def _walk(
+    source: Path, wanted: frozenset[str], passes: Callable[[str], bool], listing: Listing
+) -> None:
+    seen: set[str] = set()
+    stack = [("", source)]
+    while stack:
+        prefix, folder = stack.pop()
+        real = os.path.realpath(folder)
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            with os.scandir(folder) as found:
+                items = sorted(found, key=lambda item: item.name)
+        except OSError as error:
+            listing.problems.append(Problem(prefix or str(source), _reason(error)))
+            continue
+        items = [item for item in items if not passes(item.name)]
+        subfolders = _sort_items(items, prefix, wanted, listing)
+        stack.extend(reversed(subfolders))  # popped in name order
+
+
+def _sort_items(
+    items: Sequence[os.DirEntry[str]], prefix: str, wanted: frozenset[str], listing: Listing
+) -> list[tuple[str, Path]]:
+    """Files to the listing; returns the subfolders with the prefixes of their keys."""
+    subfolders = []
+    for item in items:
+        if _is_folder(item):
+            subfolders.append((f"{prefix}{item.name}/", Path(item.path)))
+        elif _suffix(item.name) in wanted and not _is_special(item):
+            _add(FileEntry(prefix + item.name, item.path), wanted, listing)
+        else:
+            listing.passed_over += 1
+    return subfolders
+
+
+def _add(
+    found: FileEntry | RemoteEntry | Problem | None, wanted: frozenset[str], listing: Listing
+) -> None:
+    if found is None:
+        listing.passed_over += 1
+    elif isinstance(found, Problem):
+        listing.problems.append(found)
+    elif tars.SUFFIX in wanted and found.key.lower().endswith(tars.SUFFIX):
+        listing.tars.append(tar_of(found))
+    else:
+        listing.entries.append(found)
+
+
+def _is_no_input(name: str) -> bool:
+    """Hidden files, and those that stand beside latents."""
+    return name.startswith(".") or _is_own(name)
+
+
+def _is_no_latent(name: str) -> bool:
+    return name.startswith(NEVER_LATENTS) or _is_own(name)
+
+
+def _is_own(name: str) -> bool:
+    return name == "stae.json" or any(is_shared_file(name, own) for own in SHARED_FILES)
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122 (several times as fast)
+
+
+def _is_folder(item: os.DirEntry[str]) -> bool:
+    try:
+        return item.is_dir()
+    except OSError:  # a link to itself: tried as a file, so that it is listed
+        return False
+
+
+def _is_special(item: os.DirEntry[str]) -> bool:
+    """A pipe, socket or device, which must not be opened."""
+    try:
+        return not stat.S_ISREG(item.stat().st_mode)
+    except OSError:  # a broken link: tried as a file, so that it is listed
+        return False
+
+
+def _reason(error: OSError) -> str:
+    return f"cannot read the folder: {error.strerror or error}"

@@ -1,0 +1,1 @@
+"""Checks of stored latents, and their statistics."""

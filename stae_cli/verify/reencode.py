@@ -1,0 +1,139 @@
+"""Encoding a sample again, to see whether it gives the latents that are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stae_cli.errors import InputError
+from stae_cli.flow.batching import pack
+from stae_cli.flow.read_ahead import Reserve
+from stae_cli.flow.scan import scanning
+from stae_cli.images.buffers import Buffers
+from stae_cli.images.resize import parse_described
+from stae_cli.latents.format import Latent
+from stae_cli.latents.listing import StoredLatent, stored_in
+from stae_cli.runs.read_picture import Picture, read_picture
+from stae_cli.runs.tally import problem_or
+from stae_cli.storage.entry import Problem
+from stae_cli.storage.names import Planned
+from stae_cli.storage.remote_entry import RemoteEntry
+from stae_cli.verify.findings import Finding
+from stae_cli.verify.sources import Match
+
+if TYPE_CHECKING:
+    from stae_cli.codec.pixel_codec import PixelCodec
+
+# Of the largest value of a latent, by the less precise of the two dtypes it was computed in. A
+# last place of float16, in which latents are stored, is 0.001.
+TOLERANCES = {"float32": 0.002, "float16": 0.01, "bfloat16": 0.05}
+
+
+@dataclass(frozen=True)
+class Reencoded:
+    """One latent beside the same, encoded again; both in the dtype in which it is stored.
+
+    `difference` is the largest absolute one between their values, `allowed` how large it may be.
+    """
+
+    key: str
+    equal: bool  # every byte
+    difference: float
+    allowed: float
+
+    @property
+    def finding(self) -> Finding | None:
+        """That the difference is too large, if it is."""
+        if self.difference <= self.allowed:
+            return None
+        reason = f"encoded again, it differs by {self.difference:.4g} (allowed {self.allowed:.4g})"
+        return Finding("differs", self.key, reason)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """What is stored, and the pixels to encode again."""
+
+    stored: StoredLatent
+    latent: Latent
+    picture: Picture
+
+
+def reencode(
+    sample: Sequence[Match],
+    codec: PixelCodec,
+    *,
+    workers: int | None = None,
+    advance: Callable[[int], None],
+) -> Iterator[Reencoded | Finding]:
+    """Encodes sources again, and compares with the stored latents.
+
+    Args:
+        sample: latents and their sources.
+        codec: with the weights that they were made with.
+        workers: reading threads.
+        advance: called with the number of latents that were compared.
+    """
+    reader = _Reader(codec)
+    in_files = sorted(sample, key=lambda match: match.output.file.key)  # headers are read once
+    with scanning(in_files, reader.read, workers=workers) as results:
+        for found in pack(results, patches=_patches, limit=codec.batch_patches):
+            yield from (_unreadable(p) for p in found if isinstance(p, Problem))
+            pairs = [pair for pair in found if isinstance(pair, _Pair)]
+            if pairs:
+                latents = codec.encode_pixels([pair.picture.prepared.pixels for pair in pairs])
+                for pair, again in zip(pairs, latents, strict=True):
+                    yield _compared(pair, again, str(codec.dtype).removeprefix("torch."))
+            advance(len(found))
+
+
+class _Reader:
+    """Reads stored latents and their sources, in threads."""
+
+    def __init__(self, codec: PixelCodec) -> None:
+        self.patch, self.buffers = codec.architecture.downsample, Buffers(codec.host_memory)
+        self.stored_in = lru_cache(maxsize=8)(stored_in)
+
+    def read(self, match: Match, reserve: Reserve) -> _Pair | Problem:
+        return problem_or(match.output.label, lambda: self._read(match, reserve))
+
+    def _read(self, match: Match, reserve: Reserve) -> _Pair:
+        file = match.output.file
+        file = file.in_parts() if isinstance(file, RemoteEntry) else file
+        latents = (s for s in self.stored_in(file) if s.key == match.output.key)
+        stored = next(latents, None)
+        if stored is None:
+            raise InputError("it went away while the check was under way")
+        picture = read_picture(
+            Planned(match.entry, match.output.key),
+            parse_described(stored.info.prep),
+            patch=self.patch,
+            reserve=reserve,
+            buffers=self.buffers,
+        )
+        return _Pair(stored, stored.read(), picture)
+
+
+def _compared(pair: _Pair, again: Latent | None, dtype: str) -> Reencoded | Finding:
+    key, latent = pair.stored.label, pair.latent
+    if again is None or again.shape != latent.shape:
+        what = "NaN or infinity" if again is None else f"the shape {again.shape}"
+        return Finding("differs", key, f"encoded again, it has {what}")
+    with np.errstate(over="ignore"):  # infinity differs, and that is the finding
+        kept = again.astype(latent.dtype)
+    difference = np.abs(kept.astype(np.float64) - latent.astype(np.float64)).max()
+    tolerances = (TOLERANCES.get(name, 0.0) for name in (dtype, pair.stored.info.compute_dtype))
+    allowed = max(tolerances) * float(np.abs(latent).max())
+    return Reencoded(key, kept.tobytes() == latent.tobytes(), float(difference), allowed)
+
+
+def _unreadable(problem: Problem) -> Finding:
+    return Finding("unreadable", problem.key, problem.reason)
+
+
+def _patches(result: _Pair | Problem) -> int:
+    return result.latent[0].size if isinstance(result, _Pair) else 0

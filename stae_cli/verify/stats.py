@@ -1,0 +1,254 @@
+"""The figures behind `stae stats`: moments of stored latents, in constant memory."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from stae_cli.errors import InputError, StaeError
+from stae_cli.flow.read_ahead import Reserve
+from stae_cli.flow.scan import scanning
+from stae_cli.latents.format import SUFFIX, Latent, is_finite
+from stae_cli.latents.listing import StoredLatent, stored_in
+from stae_cli.runs.tally import problem_or
+from stae_cli.storage.entry import Entry, Problem
+from stae_cli.storage.remote_entry import on_this_machine
+from stae_cli.storage.sources import list_sources
+
+SLAB = 1 << 16  # positions that are float64 at a time
+
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over latent positions, which add up without loss of precision.
+
+    `mean` and `largest` absolute value are (C,); `comoment` is (C, C), the sum over positions of
+    the products of the channels' deviations from their means.
+    """
+
+    count: int
+    mean: Values
+    comoment: Values
+    largest: Values
+
+    def __add__(self, other: Moments) -> Moments:
+        """Of both together (Chan, Golub, LeVeque 1979)."""
+        count = self.count + other.count
+        apart = other.mean - self.mean
+        shared = np.outer(apart, apart) * (self.count * other.count / count)
+        return Moments(
+            count,
+            self.mean + apart * (other.count / count),
+            self.comoment + other.comoment + shared,
+            np.maximum(self.largest, other.largest),
+        )
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Per channel mean and standard deviation, one shift and scale for all, and the extreme.
+
+    z' = (z - shift) * scale has mean 0 and variance 1 over all channels together, as
+    `Codec.normalize` does it. Standard deviations divide by N - 1. `correlation` has None where
+    a channel is constant, `scale` where all are.
+    """
+
+    positions: int
+    mean: list[float]
+    std: list[float]
+    shift: float
+    scale: float | None
+    largest: float
+    largest_per_channel: list[float]
+    correlation: list[list[float | None]]
+
+
+@dataclass
+class Surveyed:
+    """What the latents below some folders are like.
+
+    `weights` and `weights_sha256` are those that all of them were made with; `repeated` counts
+    the latents whose key came before: they may be others, or the same ones over again.
+    """
+
+    latents: int = 0
+    repeated: int = 0
+    files: int = 0
+    weights: str = ""
+    weights_sha256: str = ""
+    problems: list[Problem] = field(default_factory=list)
+    statistics: Statistics | None = None
+
+
+@dataclass(frozen=True)
+class _File:
+    """The moments of one file's latents."""
+
+    entry: Entry
+    first: StoredLatent | None = None
+    several: StoredLatent | None = None  # one that was made with other weights than the first
+    moments: Moments | None = None
+    keys: Sequence[str] = ()
+    latents: int = 0
+    problems: Sequence[Problem] = ()
+
+
+def moments_of(latent: Latent) -> Moments:
+    """The moments of one latent (C, h, w) of finite values."""
+    flat = latent.reshape(latent.shape[0], -1)
+    slabs = (flat[:, begin : begin + SLAB] for begin in range(0, flat.shape[1], SLAB))
+    return reduce(Moments.__add__, map(_moments_of_slab, slabs))
+
+
+def _moments_of_slab(slab: Latent) -> Moments:
+    values = slab.astype(np.float64)  # (C, n)
+    mean = values.mean(axis=1)
+    largest = np.abs(values).max(axis=1)
+    values -= mean[:, None]
+    return Moments(values.shape[1], mean, values @ values.T, largest)
+
+
+def statistics_of(moments: Moments) -> Statistics:
+    """The figures of at least two positions."""
+    channels, total = len(moments.mean), moments.count * len(moments.mean)
+    squares = moments.comoment.diagonal()
+    shift = float(moments.mean.mean())
+    spread = float(squares.sum() + moments.count * np.square(moments.mean - shift).sum())
+    roots = np.sqrt(squares)
+    return Statistics(
+        positions=moments.count,
+        mean=moments.mean.tolist(),
+        std=np.sqrt(squares / (moments.count - 1)).tolist(),
+        shift=shift,
+        scale=math.sqrt((total - 1) / spread) if spread else None,
+        largest=float(moments.largest.max()),
+        largest_per_channel=moments.largest.tolist(),
+        correlation=[
+            [_ratio(moments.comoment[i, j], roots[i] * roots[j]) for j in range(channels)]
+            for i in range(channels)
+        ],
+    )
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return float(part / whole) if whole else None
+
+
+def survey(
+    sources: Sequence[Path | str], *, workers: int | None = None, advance: Callable[[int], None]
+) -> Surveyed:
+    """Reads every latent below files, folders and URLs once.
+
+    Damaged latents, and those that hold NaN or infinity, are listed and left out.
+
+    Args:
+        sources: latent files, or folders of them.
+        workers: reading threads.
+        advance: called with the number of latents that were read.
+
+    Raises:
+        UsageError: a source does not exist.
+        StaeError: no sound latents, or latents of several checkpoints.
+    """
+    listing = list_sources(sources, None, suffixes=[SUFFIX], hidden=True)
+    found, whole, first = Surveyed(problems=list(listing.problems)), None, None
+    keys = array("q")  # hashes of them, since there may be many millions
+    with scanning(listing.entries, _read, workers=workers) as files:
+        for file in files:
+            found.problems += file.problems
+            if file.first is None:
+                continue
+            first = first or file.first
+            _refuse_several(first, file.several or file.first)
+            found.files += 1
+            found.latents += file.latents
+            keys.extend(map(hash, file.keys))
+            if file.moments is not None:
+                whole = file.moments if whole is None else whole + file.moments
+            advance(file.latents)
+    if whole is None or first is None or whole.count < 2:
+        raise StaeError(
+            "there are too few sound latents to take statistics of",
+            "`stae verify` says what is wrong with a folder of latents",
+        )
+    found.weights, found.weights_sha256 = first.info.weights, first.info.weights_sha256
+    found.repeated = len(keys) - len(np.unique(np.frombuffer(keys, np.int64)))
+    found.statistics = statistics_of(whole)
+    return found
+
+
+def _read(entry: Entry, reserve: Reserve) -> _File:
+    """Runs in a reading thread."""
+    result = problem_or(entry.key, lambda: _moments_in(entry, reserve))
+    return _File(entry, problems=[result]) if isinstance(result, Problem) else result
+
+
+def _moments_in(entry: Entry, reserve: Reserve) -> _File:
+    here = on_this_machine(entry)
+    stored = stored_in(here)
+    if not stored:
+        return _File(entry)
+    reserve(max(latent.size for latent in stored))
+    fingerprint = stored[0].info.weights_sha256
+    several = next((s for s in stored if s.info.weights_sha256 != fingerprint), None)
+    problems: list[Problem] = []
+    whole, latents = None, 0
+    for moments in _parts(here, stored, problems) if several is None else ():
+        whole, latents = moments if whole is None else whole + moments, latents + 1
+    return _File(
+        entry,
+        first=_listed(stored[0], entry),
+        several=several and _listed(several, entry),
+        moments=whole,
+        keys=[latent.key for latent in stored],
+        latents=latents,
+        problems=problems,
+    )
+
+
+def _listed(stored: StoredLatent, entry: Entry) -> StoredLatent:
+    """The same, which keeps no fetched file from being let go."""
+    return replace(stored, file=entry)
+
+
+def _parts(
+    entry: Entry, stored: Sequence[StoredLatent], problems: list[Problem]
+) -> Iterator[Moments]:
+    """Of each latent of a file; those that are not finite go to the problems."""
+    with entry.open() as file:
+        for latent in stored:
+            values = latent.read_from(file)
+            if is_finite(values):
+                yield moments_of(values)
+            else:
+                problems.append(Problem(latent.label, "it holds NaN or infinity"))
+
+
+def _refuse_several(first: StoredLatent, other: StoredLatent) -> None:
+    mine, theirs = first.info, other.info
+    if mine.weights_sha256 != theirs.weights_sha256:
+        raise StaeError(
+            f"`{_place(first)}` was made with `{mine.weights}` ({mine.weights_sha256[:12]}), "
+            f"`{_place(other)}` with `{theirs.weights}` ({theirs.weights_sha256[:12]})",
+            "take the statistics of each checkpoint's latents by themselves",
+        )
+    if mine.latent_channels != theirs.latent_channels:
+        raise InputError(
+            f"`{_place(other)}` has {theirs.latent_channels} channels, `{_place(first)}` "
+            f"{mine.latent_channels}",
+            "`stae verify` says which of them is damaged",
+        )
+
+
+def _place(stored: StoredLatent) -> str:
+    """Where it lies: keys may be the same below several sources."""
+    return stored.file.place if stored.is_alone else f"{stored.file.place}:{stored.key}"

@@ -1,0 +1,135 @@
+"""Preparation: the sizes that were asked for, and sides that the patch divides."""
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from stae_cli.errors import InputError, UsageError
+from stae_cli.images.read import open_image
+from stae_cli.images.resize import Prep, parse_background, parse_described, prepare
+from tests.pictures import noise
+
+
+def prepared(width, height, patch=8, **prep):
+    file = io.BytesIO()
+    Image.fromarray(noise(width, height)).save(file, "PNG")
+    return prepare(open_image(file), Prep(**prep), patch=patch)
+
+
+@pytest.mark.parametrize(
+    ("prep", "size"),
+    [
+        ({}, (150, 100)),
+        ({"short_side": 50}, (75, 50)),
+        ({"short_side": 33}, (50, 33)),
+        ({"short_side": 100}, (150, 100)),
+        ({"short_side": 400}, (150, 100)),
+        ({"short_side": 10**400}, (150, 100)),
+        ({"max_pixels": 6000}, (95, 63)),
+        ({"max_pixels": 15000}, (150, 100)),
+        ({"max_pixels": 10**9}, (150, 100)),
+        ({"max_pixels": 10**400}, (150, 100)),
+        ({"short_side": 50, "max_pixels": 600}, (30, 20)),
+        ({"square": 64}, (64, 64)),
+        ({"square": 200}, (200, 200)),
+    ],
+)
+def test_sizes(prep, size):
+    result = prepared(150, 100, **prep)
+    assert (result.width, result.height) == size
+    assert (result.original_width, result.original_height) == (150, 100)
+
+
+@given(
+    width=st.integers(1, 60),
+    height=st.integers(1, 60),
+    short=st.none() | st.integers(1, 70),
+    most=st.none() | st.integers(64, 4000),
+    patch=st.sampled_from([1, 2, 8, 32]),
+)
+def test_shrinking_never_enlarges_and_padding_only_adds(width, height, short, most, patch):
+    result = prepared(width, height, patch, short_side=short, max_pixels=most)
+    assert 1 <= result.width <= width
+    assert 1 <= result.height <= height
+    assert most is None or result.width * result.height <= most
+    rows, columns = result.pixels.shape[:2]
+    assert rows % patch == columns % patch == 0
+    assert (rows - result.height, columns - result.width) < (patch, patch)
+    assert result.pixels.flags.c_contiguous
+    inner = result.pixels[: result.height, : result.width]
+    assert (result.pixels[:, result.width :] == result.pixels[:, [result.width - 1]]).all()
+    assert (result.pixels[result.height :, : result.width] == inner[-1]).all()
+
+
+def test_unresized_pixels_are_untouched():
+    assert np.array_equal(prepared(48, 32).pixels, noise(48, 32))
+
+
+def test_resizing_is_pillows_bicubic():
+    expected = Image.fromarray(noise(150, 100)).resize((72, 48), Image.Resampling.BICUBIC)
+    assert np.array_equal(prepared(150, 100, short_side=48).pixels, np.asarray(expected))
+
+
+def test_the_square_is_the_centre():
+    expected = Image.fromarray(noise(150, 100)).resize(
+        (64, 64), Image.Resampling.BICUBIC, box=(25, 0, 125, 100)
+    )
+    assert np.array_equal(prepared(150, 100, square=64).pixels, np.asarray(expected))
+
+
+def test_cropping_keeps_the_centre():
+    result = prepared(21, 30, edges="crop")
+    assert (result.width, result.height) == (16, 24)
+    assert np.array_equal(result.pixels, noise(21, 30)[3:27, 2:18])
+    with pytest.raises(InputError, match="7x30 is smaller"):
+        prepared(7, 30, edges="crop")
+
+
+def test_edges_error_names_the_size():
+    assert prepared(16, 8, edges="error").pixels.shape == (8, 16, 3)
+    with pytest.raises(InputError, match="21x30"):
+        prepared(21, 30, edges="error")
+
+
+def test_description_is_canonical_and_holds_only_what_differs():
+    assert Prep().describe() == "{}"
+    prep = Prep(square=8, background=(255, 0, 16), edges="crop")
+    assert prep.describe() == '{"background":"#ff0010","edges":"crop","square":8}'
+
+
+@pytest.mark.parametrize(
+    ("text", "colour"),
+    [("white", (255, 255, 255)), ("#102030", (16, 32, 48)), ("#fff", (255, 255, 255))],
+)
+def test_backgrounds(text, colour):
+    assert parse_background(text) == colour
+
+
+@pytest.mark.parametrize("text", ["", "nocolour", "#12", "1,2,3"])
+def test_unknown_backgrounds(text):
+    with pytest.raises(UsageError):
+        parse_background(text)
+
+
+@pytest.mark.parametrize(
+    "prep",
+    [
+        Prep(),
+        Prep(edges="crop", square=8, background=(255, 0, 16)),
+        Prep(short_side=512, max_pixels=10**6),
+    ],
+)
+def test_a_description_can_be_read_back(prep):
+    assert parse_described(prep.describe()) == prep
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "null", '{"edges":"bend"}', '{"zoom":2}', '{"background":"nocolour"}', "{ }"]
+)
+def test_an_unknown_description_is_refused(text):
+    with pytest.raises(InputError, match="unknown preparation"):
+        parse_described(text)

@@ -1,0 +1,238 @@
+"""`LatentDataset` as those who train on latents use it: either layout, crops, workers, refusals."""
+
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, default_collate
+
+import stae_cli.latents.mapped
+from stae_cli import LatentDataset, StaeError, collate_latents
+from stae_cli.errors import UsageError
+from stae_cli.latents.format import LatentInfo, latent_bytes, write_latent
+from stae_cli.latents.shard_format import write_shard
+
+INFO = LatentInfo(
+    "0.1.0", "f8c16", "photo-1", "ab" * 32, 8, 4, "a.jpg", 1, 2, 8, 8, 8, 8, "{}", "float32"
+)  # fmt: skip
+SIZES = [(5, 7), (6, 4), (9, 9), (4, 12), (8, 5)]
+
+
+def latent(number, rows, columns):
+    """(4, rows, columns) float16 in which every number tells its picture and position."""
+    values = np.arange(rows)[:, None] * 16 + np.arange(columns) + 256 * number
+    return np.stack([values + channel / 8 for channel in range(4)]).astype(np.float16)
+
+
+def pictures():
+    """Key, info and latent of five pictures of different sizes."""
+    for number, (rows, columns) in enumerate(SIZES):
+        info = replace(INFO, width=columns * 8 - 3, height=rows * 8, source=f"sub/p{number}.jpg")
+        yield f"sub/p{number}", info, latent(number, rows, columns)
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "files" / "sub").mkdir(parents=True)
+    for key, info, values in pictures():
+        write_latent(tmp_path / "files" / f"{key}.safetensors", values, info)
+    return tmp_path / "files"
+
+
+@pytest.fixture
+def shards(tmp_path):
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    every = list(pictures())
+    for number, members in enumerate([every[:3], every[3:]]):
+        write_shard(
+            folder / f"shard-{number:05}.safetensors",
+            [(key, info, values.shape, "float16") for key, info, values in members],
+            (latent_bytes(values) for _, _, values in members),
+        )
+    return folder
+
+
+@pytest.fixture(params=["files", "shards"])
+def folder(request):
+    return request.getfixturevalue(request.param)
+
+
+def test_either_layout_gives_the_latents(folder):
+    dataset = LatentDataset(folder)
+    assert (len(dataset), dataset.left_out) == (5, 0)
+    assert (dataset.weights, dataset.weights_sha256) == ("photo-1", "ab" * 32)
+    for sample, (key, info, values) in zip(dataset, pictures(), strict=True):
+        assert (sample["key"], sample["width"], sample["height"]) == (key, info.width, info.height)
+        assert (sample["top"], sample["left"]) == (0, 0)
+        assert sample["latents"].dtype == torch.float32
+        assert np.array_equal(sample["latents"], values)
+    assert dataset[-1]["key"] == "sub/p4"
+    with pytest.raises(IndexError):
+        dataset[5]
+
+
+def test_float32_latents_are_exact(tmp_path):
+    values = np.random.default_rng(0).standard_normal((4, 1, 1)).astype(np.float32)
+    write_latent(tmp_path / "a.safetensors", values, INFO)
+    assert np.array_equal(LatentDataset(str(tmp_path))[0]["latents"], values)
+
+
+def test_a_sample_is_the_callers_own(folder):
+    dataset = LatentDataset(folder)
+    dataset[0]["latents"].zero_()
+    assert dataset[0]["latents"].any()
+
+
+@pytest.mark.parametrize("crop", [4, (4, 4), (5, 2)])
+def test_crops_lie_where_they_say_and_reach_everywhere(folder, crop):
+    dataset = LatentDataset(folder, crop=crop)
+    whole = {key: values for key, _, values in pictures()}
+    rows, columns = (crop, crop) if isinstance(crop, int) else crop
+    torch.manual_seed(0)
+    seen = set()
+    for _ in range(600):
+        for sample in dataset:
+            top, left = sample["top"], sample["left"]
+            expected = whole[sample["key"]][:, top : top + rows, left : left + columns]
+            assert sample["latents"].shape == (4, rows, columns)
+            assert np.array_equal(sample["latents"], expected)
+            seen.add((sample["key"], top, left))
+    fitting = [(h, w) for h, w in SIZES if h >= rows and w >= columns]
+    assert len(seen) == sum((h - rows + 1) * (w - columns + 1) for h, w in fitting)
+    assert dataset.left_out == len(SIZES) - len(fitting)
+
+
+def test_a_seed_repeats_the_crops(folder):
+    dataset = LatentDataset(folder, crop=2)
+
+    def drawn(seed):
+        torch.manual_seed(seed)
+        return [(sample["top"], sample["left"]) for sample in dataset]
+
+    assert drawn(1) == drawn(1)
+    assert len({tuple(drawn(seed)) for seed in range(9)}) > 1
+
+
+def test_normalised_as_a_codec_does_it(folder):
+    plain, scaled = LatentDataset(folder), LatentDataset(folder, shift=3.5, scale=0.25)
+    assert torch.equal(scaled[2]["latents"], (plain[2]["latents"] - 3.5) * 0.25)
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_workers_read_everything_once(shards, start):
+    if start not in torch.multiprocessing.get_all_start_methods():
+        pytest.skip("not on this system")
+    dataset = LatentDataset(shards, crop=2)
+    dataset[0]  # with a file mapped already
+    loader = DataLoader(dataset, batch_size=2, num_workers=2, multiprocessing_context=start)
+    torch.manual_seed(0)
+    batches = list(loader)
+    assert [tuple(batch["latents"].shape) for batch in batches] == [
+        (2, 4, 2, 2), (2, 4, 2, 2), (1, 4, 2, 2)
+    ]  # fmt: skip
+    assert [key for batch in batches for key in batch["key"]] == [k for k, _, _ in pictures()]
+
+
+def test_whole_pictures_come_as_a_list(folder):
+    loader = DataLoader(
+        LatentDataset(folder), batch_size=2, num_workers=1, collate_fn=collate_latents
+    )
+    batches, every = list(loader), list(pictures())
+    assert [len(batch["latents"]) for batch in batches] == [2, 2, 1]
+    found = [latents for batch in batches for latents in batch["latents"]]
+    assert all(np.array_equal(a, values) for a, (_, _, values) in zip(found, every, strict=True))
+    assert [key for batch in batches for key in batch["key"]] == [key for key, _, _ in every]
+    widths = torch.cat([batch["width"] for batch in batches])
+    assert widths.tolist() == [info.width for _, info, _ in every]
+
+
+def test_batches_of_one_size_differ_from_torchs_own_in_latents_alone(folder):
+    dataset = LatentDataset(folder, crop=2)
+    samples = [dataset[number] for number in range(3)]
+    ours, torchs = collate_latents(samples), default_collate(samples)
+    assert ours.keys() == torchs.keys()
+    assert torch.equal(torch.stack(ours["latents"]), torchs["latents"])
+    assert ours["key"] == torchs["key"]
+    for name in ("width", "height", "top", "left"):
+        assert torch.equal(ours[name], torchs[name])
+
+
+def test_workers_and_epochs_draw_crops_of_their_own(tmp_path):
+    for number in range(40):
+        info = replace(INFO, width=800, height=800)
+        write_latent(tmp_path / f"{number}.safetensors", latent(0, 100, 100), info)
+    loader = DataLoader(LatentDataset(tmp_path, crop=1), batch_size=20, num_workers=2)
+    batches = [tuple(batch["top"].tolist()) for _ in range(2) for batch in loader]
+    assert len(set(batches)) == 4
+
+
+def test_few_files_stay_mapped(files, monkeypatch):
+    monkeypatch.setattr(stae_cli.latents.mapped, "OPEN_MAPS", 2)
+    dataset = LatentDataset(files)
+    for _ in range(2):
+        assert len([sample["latents"] for sample in dataset]) == 5
+    assert len(dataset._maps._maps) == 2
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert copy._maps._maps == {}
+    assert torch.equal(copy[3]["latents"], dataset[3]["latents"])
+
+
+def test_a_crop_that_nothing_fits_is_refused(folder):
+    with pytest.raises(StaeError, match="all 5 latents are smaller"):
+        LatentDataset(folder, crop=50)
+    with pytest.raises(StaeError, match="at least 1"):
+        LatentDataset(folder, crop=(0, 4))
+
+
+@pytest.mark.parametrize("crop", [(1, 2, 3), (1,), 2.5, (2.5, 1), "44", {1: 2}])
+def test_what_is_no_crop_is_refused(folder, crop):
+    with pytest.raises(UsageError, match="is no crop"):
+        LatentDataset(folder, crop=crop)
+
+
+def test_what_is_no_path_is_refused(folder):
+    with pytest.raises(UsageError, match="give each as an argument"):
+        LatentDataset([folder])
+    with pytest.raises(UsageError, match="`s3://bucket/latents` is a URL"):
+        LatentDataset("s3://bucket/latents")
+
+
+def test_several_checkpoints_are_refused(files):
+    other = replace(INFO, weights="photo-2", weights_sha256="cd" * 32)
+    write_latent(files / "sub" / "z.safetensors", latent(0, 1, 1), other)
+    with pytest.raises(StaeError, match=r"z\.safetensors.*photo-2.*p0\.safetensors.*photo-1"):
+        LatentDataset(files)
+
+
+def test_a_key_that_comes_twice_is_refused(files, shards):
+    with pytest.raises(StaeError, match=r"`sub/p0` is stored twice.*p0.safetensors.*shard-00000"):
+        LatentDataset(files, shards)
+
+
+def test_damaged_and_foreign_files_are_named(folder, tmp_path):
+    broken = next(path for path in folder.rglob("*.safetensors"))
+    broken.write_bytes(broken.read_bytes()[:-1])
+    with pytest.raises(StaeError, match=f"{broken.name}.*truncated"):
+        LatentDataset(folder)
+
+
+def test_a_file_that_was_replaced_is_noticed(folder):
+    dataset = LatentDataset(folder)
+    for path in folder.rglob("*.safetensors"):
+        path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(StaeError, match="has changed"):
+        dataset[0]
+    for path in folder.rglob("*.safetensors"):
+        path.unlink()
+    with pytest.raises(StaeError, match="cannot read"):
+        dataset[0]
+
+
+def test_there_must_be_latents(tmp_path):
+    with pytest.raises(StaeError, match="no such file"):
+        LatentDataset(tmp_path / "absent")
+    with pytest.raises(StaeError, match="no inputs found"):
+        LatentDataset(tmp_path)

@@ -1,0 +1,141 @@
+"""Sources: what is found, under which keys, and which outputs collide."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from stae_cli.errors import StaeError, UsageError
+from stae_cli.storage.entry import FileEntry
+from stae_cli.storage.names import plan_outputs
+from stae_cli.storage.sources import list_sources
+
+SUFFIXES = [".jpg", ".png"]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return tmp_path / "photos"
+
+
+def make(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+
+
+def keys(*sources, dest="nowhere"):
+    return [entry.key for entry in list_sources(sources, Path(dest), suffixes=SUFFIXES).entries]
+
+
+def test_keys_are_paths_below_the_source_in_name_order(photos):
+    make(photos, "b.jpg", "a/z.PNG", "a/b/c.jpg", "c/1.jpg", "a.jpg")
+    assert keys(photos) == ["a.jpg", "b.jpg", "a/z.PNG", "a/b/c.jpg", "c/1.jpg"]
+
+
+def test_the_sources_name_is_no_part_of_a_key(photos, monkeypatch):
+    make(photos, "sub/a.jpg")
+    monkeypatch.chdir(photos)
+    assert keys(Path("sub")) == keys(Path("sub/")) == keys(photos / "sub") == ["a.jpg"]
+    assert keys(Path("sub/a.jpg")) == ["a.jpg"]
+
+
+def test_other_and_hidden_files_are_passed_over(photos):
+    make(photos, "a.jpg", "notes.txt", ".hidden.jpg", ".git/x.jpg", "stae.json", "README")
+    listing = list_sources([photos], Path("nowhere"), suffixes=SUFFIXES)
+    assert [entry.key for entry in listing.entries] == ["a.jpg"]
+    assert listing.passed_over == 2
+
+
+def test_a_file_source_is_always_tried(photos):
+    make(photos, "strange.xyz")
+    assert keys(photos / "strange.xyz") == ["strange.xyz"]
+
+
+def test_odd_names_are_kept(photos):
+    names = ["-dash.jpg", "a b.jpg", "new\nline.jpg", 'q"uote.jpg', "été.jpg", "日本.jpg"]
+    make(photos, *names)
+    assert sorted(keys(photos)) == sorted(names)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need privileges there")
+def test_links_are_followed_and_loops_end(photos, tmp_path):
+    make(photos, "a.jpg", "sub/b.jpg")
+    make(tmp_path / "elsewhere", "c.jpg")
+    (photos / "link.jpg").symlink_to("a.jpg")
+    (photos / "far").symlink_to(tmp_path / "elsewhere")
+    (photos / "sub" / "up").symlink_to(photos)
+    (photos / "broken.jpg").symlink_to("nothing")
+    (photos / "self.jpg").symlink_to("self.jpg")
+    found = keys(photos)
+    assert found == ["a.jpg", "broken.jpg", "link.jpg", "self.jpg", "far/c.jpg", "sub/b.jpg"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_pipes_are_passed_over_not_opened(photos):
+    make(photos, "a.jpg")
+    os.mkfifo(photos / "pipe.jpg")
+    listing = list_sources([photos], Path("nowhere"), suffixes=SUFFIXES)
+    assert ([entry.key for entry in listing.entries], listing.passed_over) == (["a.jpg"], 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs names that are no UTF-8")
+def test_names_that_are_no_utf8_are_listed(photos):
+    photos.mkdir()
+    Path(os.fsdecode(os.fsencode(photos) + b"/\xff.jpg")).write_bytes(b"x")
+    assert len(keys(photos)) == 1
+
+
+@pytest.mark.skipif(os.name == "nt" or os.getuid() == 0, reason="root reads everything")
+def test_an_unreadable_folder_is_a_problem_not_silence(photos):
+    make(photos, "a.jpg", "locked/b.jpg")
+    (photos / "locked").chmod(0)
+    try:
+        listing = list_sources([photos], Path("nowhere"), suffixes=SUFFIXES)
+    finally:
+        (photos / "locked").chmod(0o755)
+    assert [problem.key for problem in listing.problems] == ["locked/"]
+
+
+def test_missing_source_and_empty_folder(photos, tmp_path):
+    with pytest.raises(UsageError, match="no such file"):
+        keys(tmp_path / "absent")
+    make(photos, "notes.txt")
+    with pytest.raises(StaeError, match=r"no inputs found.*1 other"):
+        keys(photos)
+
+
+@pytest.mark.parametrize("inside", ["", "latents", "a/b"])
+def test_dest_inside_a_source_is_refused(photos, inside):
+    make(photos, "a.jpg")
+    with pytest.raises(UsageError, match="inside SOURCE"):
+        keys(photos, dest=photos / inside)
+
+
+def test_dest_beside_a_file_source_is_fine(photos):
+    make(photos, "a.jpg")
+    assert keys(photos / "a.jpg", dest=photos / "latents") == ["a.jpg"]
+
+
+def outputs(*keys_, **options):
+    planned = plan_outputs([FileEntry(key, key) for key in keys_], ".out", **options)
+    return [plan.output for plan in planned]
+
+
+def test_only_the_last_suffix_is_dropped():
+    assert outputs("a.b.jpg", "c/d.tar.png", "e") == ["a.b.out", "c/d.tar.out", "e.out"]
+    assert outputs("a.v1.safetensors", strip=".safetensors") == ["a.v1.out"]
+    assert outputs("cat.jpg.safetensors", strip=".safetensors") == ["cat.jpg.out"]
+    assert outputs("a.jpg", "a.png", keep_extension=True) == ["a.jpg.out", "a.png.out"]
+
+
+@pytest.mark.parametrize(
+    ("one", "two"),
+    [("a.jpg", "a.png"), ("a.jpg", "A.jpg"), ("\u00e9.jpg", "e\u0301.jpg"), ("x/a.jpg", "x/a.jpg")],
+)
+def test_outputs_that_would_be_one_file_are_refused(one, two):
+    with pytest.raises(UsageError, match="would both write") as caught:
+        outputs(one, two)
+    assert caught.value.hint

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from stae_cli._version import __version__
 
 if TYPE_CHECKING:
+    from stae_cli.checkpoints.checkpoint import load_model as load_model
     from stae_cli.codec.codec import Codec as Codec
     from stae_cli.codec.packed import PackedLatents as PackedLatents
     from stae_cli.errors import StaeError as StaeError
@@ -27,6 +28,7 @@ _HOMES = {
     "StaeError": "stae_cli.errors",
     "StupidAE": "stae_cli.network.stupid_ae",
     "collate_latents": "stae_cli.latents.dataset",
+    "load_model": "stae_cli.checkpoints.checkpoint",
 }
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "StupidAE",
     "__version__",
     "collate_latents",
+    "load_model",
 ]
 
 

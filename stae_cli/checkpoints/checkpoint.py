@@ -1,11 +1,14 @@
-"""Checkpoints: the weights of a network, checked against it, with their name and fingerprint."""
+"""Checkpoints: loading, checking and writing a network's weights, and their fingerprint."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
+import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,11 +17,19 @@ from torch import Tensor
 
 from stae_cli.checkpoints.linear_layout import KEY as LAYOUT_KEY
 from stae_cli.checkpoints.linear_layout import from_linear, is_linear
-from stae_cli.checkpoints.names import PICKLE_SUFFIXES, SAFETENSORS_SUFFIX, locate, locate_recorded
+from stae_cli.checkpoints.names import (
+    PICKLE_SUFFIXES,
+    SAFETENSORS_SUFFIX,
+    locate,
+    locate_available,
+    locate_recorded,
+)
 from stae_cli.checkpoints.tensor_files import read_pickle, read_safetensors, write_safetensors
 from stae_cli.errors import CheckpointError
 from stae_cli.network.architecture import F8C16, PRESETS, Architecture, parse_architecture
 from stae_cli.network.stupid_ae import StupidAE
+
+_log = logging.getLogger(__name__)
 
 DTYPE_NAMES = {  # as safetensors spells them
     torch.float64: "F64",
@@ -40,30 +51,30 @@ class Checkpoint:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype that the tensors are stored in (the first one's, should they differ)."""
+        """The dtype of the stored tensors (of the first one, should they differ)."""
         return next(iter(self.tensors.values())).dtype
 
     @property
     def parameters(self) -> int:
-        """How many numbers the checkpoint holds."""
+        """How many weights the checkpoint holds."""
         return sum(tensor.numel() for tensor in self.tensors.values())
 
     def cast(self, dtype: torch.dtype) -> dict[str, Tensor]:
         """The tensors in a dtype.
 
         Raises:
-            CheckpointError: it is too small for one of them.
+            CheckpointError: a weight is too large for it.
         """
-        largest, made = torch.finfo(dtype).max, {}
+        largest, cast = torch.finfo(dtype).max, {}
         for name, tensor in self.tensors.items():
-            made[name] = tensor.to(dtype)
-            if torch.finfo(tensor.dtype).max > largest and not made[name].isfinite().all():
+            cast[name] = tensor.to(dtype)
+            if torch.finfo(tensor.dtype).max > largest and not cast[name].isfinite().all():
                 raise CheckpointError(
                     f"`{self.name}` has numbers in `{name}` that are too large for "
                     f"{str(dtype).removeprefix('torch.')}",
                     "give another checkpoint, or a wider dtype",
                 )
-        return made
+        return cast
 
     def model(self) -> StupidAE:
         """A float32 reference model with these weights, in evaluation mode, on the CPU.
@@ -78,81 +89,115 @@ class Checkpoint:
         return model.requires_grad_(True).eval()
 
 
-def load_checkpoint(spec: str) -> Checkpoint:
-    """Finds, fetches if need be, reads and checks what `--weights` names.
+def load_checkpoint(name: str) -> Checkpoint:
+    """Finds a checkpoint by what `--weights` takes, downloads it if needed, reads and checks it.
 
     Raises:
         UsageError: a malformed `hf://` name.
-        CheckpointError: unknown, unreachable, damaged or no StupidAE.
+        CheckpointError: unknown, unreachable, damaged, or not a StupidAE.
     """
-    located = locate(spec)
-    return read_checkpoint(located.path, name=located.name)
+    located = locate(name)
+    checkpoint = read_checkpoint(located.path, name=located.name)
+    _log.info("weights %s (%s) from %s", located.name, checkpoint.fingerprint[:12], located.path)
+    return checkpoint
 
 
-def check_architecture(checkpoint: Checkpoint, wanted: Architecture) -> None:
-    """Checks that a checkpoint is one of the network that was asked for.
+def load_model(name: str | os.PathLike[str]) -> StupidAE:
+    """A StupidAE with the weights of a checkpoint, in float32 on the CPU, in evaluation mode.
+
+    Args:
+        name: what `--weights` takes: `stupidae` (the published weights), `builtin`, the path of a
+            `.safetensors`, `.pt` or `.pth` file, or `hf://OWNER/REPO/FILE[@REVISION]`.
+
+    Returns:
+        An `nn.Module` to train, export or inspect; `Codec(model)` runs it fast.
 
     Raises:
-        CheckpointError: it is another one's.
+        UsageError: a malformed `hf://` name.
+        CheckpointError: unknown, unreachable, damaged, or not a StupidAE.
+
+    Example:
+        >>> from stae_cli import load_model
+        >>> model = load_model("builtin")
+        >>> sum(parameter.numel() for parameter in model.parameters())
+        13243539
     """
-    if not checkpoint.architecture.is_like(wanted):
-        raise CheckpointError(
-            f"`{checkpoint.name}` is a {checkpoint.architecture.name}, not a {wanted.name}",
-            "give a checkpoint of that network, or leave `--architecture` away",
-        )
+    return load_checkpoint(os.fspath(name)).model()
 
 
-def load_recorded(name: str, recorded_fingerprint: str) -> Checkpoint:
-    """The checkpoint that latents name, if it is built in, published or already cached.
+def find_by_fingerprint(
+    fingerprint: str, *, name: str, architecture: str, asked: str | None = None
+) -> Checkpoint:
+    """The checkpoint that latents were made with.
+
+    It is the one that the user asks for, else the one that the latents name, else any that is
+    built in or cached and has the fingerprint. Latents may hold any text as a name: a path or a
+    hub file that is not cached is never opened or downloaded.
+
+    Args:
+        fingerprint: of the checkpoint, as the latents record it.
+        name: likewise.
+        architecture: likewise, for the message.
+        asked: what `--weights` says, if anything.
 
     Raises:
-        CheckpointError: it is none of these, or it has another fingerprint.
+        UsageError: `asked` is a malformed `hf://` name.
+        CheckpointError: it is not available, or has another fingerprint.
     """
+    if asked is not None:
+        checkpoint = load_checkpoint(asked)
+        if checkpoint.fingerprint != fingerprint:
+            raise _other_checkpoint(checkpoint, fingerprint, name, architecture)
+        return checkpoint
     located = locate_recorded(name)
     if located is None:
-        raise CheckpointError(
-            f"the latents were made with `{name}`, which is not at hand",
-            "give its checkpoint with `--weights`",
-        )
+        return _available_with(fingerprint, name)
     checkpoint = read_checkpoint(located.path, name=located.name)
-    if checkpoint.fingerprint != recorded_fingerprint:
+    if checkpoint.fingerprint != fingerprint:
         raise CheckpointError(
             f"the latents name `{name}`, but were made with other weights "
-            f"({recorded_fingerprint[:12]}, not {checkpoint.fingerprint[:12]})",
+            f"({fingerprint[:12]}, not {checkpoint.fingerprint[:12]})",
             "give the checkpoint they were made with: `--weights`",
         )
     return checkpoint
 
 
-def load_that_made(
-    name: str, recorded_fingerprint: str, *, architecture: str, asked: str | None
-) -> Checkpoint:
-    """The checkpoint that is asked for, if latents were made with it; else the one they record.
+def _available_with(fingerprint: str, name: str) -> Checkpoint:
+    for located in locate_available():
+        with suppress(CheckpointError):  # a damaged cache is not what was asked for
+            checkpoint = read_checkpoint(located.path, name=located.name)
+            if checkpoint.fingerprint == fingerprint:
+                return checkpoint
+    raise CheckpointError(
+        f"the latents were made with `{name}`, which is not available here",
+        "give its checkpoint with `--weights`",
+    )
 
-    Args:
-        name: of the checkpoint, as the latents record it.
-        recorded_fingerprint: likewise.
-        architecture: likewise, for the message.
-        asked: what `--weights` says, if anything.
+
+def _other_checkpoint(
+    given: Checkpoint, fingerprint: str, name: str, architecture: str
+) -> CheckpointError:
+    wanted, found = fingerprint[:12], given.fingerprint[:12]
+    if not given.architecture.is_named(architecture):
+        wanted += f", {architecture}"
+        found += f", {given.architecture.describe()}"
+    return CheckpointError(
+        f"the latents were made with `{name}` ({wanted}), not with `{given.name}` ({found})",
+        "give the checkpoint they were made with, or omit `--weights`",
+    )
+
+
+def check_architecture(checkpoint: Checkpoint, wanted: Architecture) -> None:
+    """Checks that a checkpoint is of the network that was asked for.
 
     Raises:
-        UsageError: a malformed `hf://` name.
-        CheckpointError: it is not at hand, or another one.
+        CheckpointError: it is another network's.
     """
-    if asked is None:
-        return load_recorded(name, recorded_fingerprint)
-    checkpoint = load_checkpoint(asked)
-    if checkpoint.fingerprint != recorded_fingerprint:
-        made_with, given = recorded_fingerprint[:12], checkpoint.fingerprint[:12]
-        if not checkpoint.architecture.is_named(architecture):
-            made_with += f", {architecture}"
-            given += f", {checkpoint.architecture.describe()}"
+    if not checkpoint.architecture.is_like(wanted):
         raise CheckpointError(
-            f"the latents were made with `{name}` ({made_with}), "
-            f"not with `{checkpoint.name}` ({given})",
-            "give the checkpoint they were made with, or leave `--weights` away",
+            f"`{checkpoint.name}` is a {checkpoint.architecture.name}, not a {wanted.name}",
+            "give a checkpoint of that network, or omit `--architecture`",
         )
-    return checkpoint
 
 
 def read_checkpoint(path: Path, *, name: str) -> Checkpoint:
@@ -163,7 +208,7 @@ def read_checkpoint(path: Path, *, name: str) -> Checkpoint:
         name: what latents made with it will record.
 
     Raises:
-        CheckpointError: absent, unreadable, unsafe, or no StupidAE (wrong names are listed).
+        CheckpointError: absent, unreadable, unsafe, or not a StupidAE (wrong tensors are listed).
     """
     if path.suffix.lower() in PICKLE_SUFFIXES:
         tensors, metadata = read_pickle(path)
@@ -171,10 +216,10 @@ def read_checkpoint(path: Path, *, name: str) -> Checkpoint:
         tensors, metadata = read_safetensors(path)
     else:
         raise CheckpointError(
-            f"`{path}` is no checkpoint file", "give a .safetensors, .pt or .pth file"
+            f"`{path}` is not a checkpoint file", "give a .safetensors, .pt or .pth file"
         )
     architecture = parse_architecture(metadata.get("architecture", F8C16.name))
-    if architecture.blocks > len(tensors):  # before so many are set up
+    if architecture.blocks > len(tensors):  # before a huge network is built
         raise CheckpointError(
             f"`{path}` holds {len(tensors)} tensors, too few for a network of "
             f"{architecture.blocks} blocks",
@@ -183,9 +228,9 @@ def read_checkpoint(path: Path, *, name: str) -> Checkpoint:
     expected = _shapes(architecture)
     if is_linear(metadata):
         tensors = from_linear(tensors, expected)
-        del metadata[LAYOUT_KEY]  # it tells of the file; what was read is as the network has it
+        del metadata[LAYOUT_KEY]  # the tensors have the network's shapes again
     _check_tensors(tensors, expected, architecture, path)
-    # Not sooner: a tensor that repeats one number can have any size in a small file.
+    # After the checks: an expanded tensor can claim any size in a small file.
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     return Checkpoint(name, fingerprint(tensors), architecture, tensors, metadata)
 
@@ -196,7 +241,7 @@ def write_checkpoint(
     architecture: Architecture,
     metadata: Mapping[str, str],
 ) -> None:
-    """Writes a safetensors checkpoint that appears whole or not at all.
+    """Writes a safetensors checkpoint atomically.
 
     Raises:
         CheckpointError: the file cannot be written.
@@ -209,8 +254,8 @@ def write_checkpoint(
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     r"""sha256 over, per tensor in name order, `name\0dtype\\0shape\n` and its bytes as stored.
 
-    It depends on the tensors only, so a `.pt` and a `.safetensors` of the same ones agree. Shapes
-    count as the network has them, so a file with a linear encoder agrees with them too.
+    It depends on the tensors alone: a `.pt` and a `.safetensors` with the same weights agree, and
+    so does a file with a linear encoder, since the shapes are those of the network.
     """
     digest = hashlib.sha256()
     for name in sorted(tensors):
@@ -223,7 +268,7 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _scaling(metadata: Mapping[str, str]) -> tuple[float, float] | None:
-    """Shift and scale of the latents, None where the metadata lack them or hold something else."""
+    """Shift and scale of the latents, None where the metadata has no valid ones."""
     try:
         latents = json.loads(metadata["latents"])
         shift, scale = float(latents["shift"]), float(latents["scale"])
@@ -250,12 +295,12 @@ def _check_tensors(
         *_listed("wrong shape", _misshapen(tensors, expected)),
     ]
     if problems:
-        what = f"`{path}` is no StupidAE {architecture.name}: {'; '.join(problems)}"
+        what = f"`{path}` is not a StupidAE {architecture.name}: {'; '.join(problems)}"
         raise CheckpointError(what, _remedy(tensors))
     odd = [name for name, tensor in tensors.items() if tensor.dtype not in DTYPE_NAMES]
     if odd:
         raise CheckpointError(
-            f"`{path}` has a tensor that is no float: `{odd[0]}`",
+            f"`{path}` has a tensor that is not a float: `{odd[0]}`",
             f"these are read: {', '.join(DTYPE_NAMES.values())}",
         )
     broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
@@ -266,7 +311,7 @@ def _check_tensors(
 
 
 def _remedy(tensors: Mapping[str, Tensor]) -> str:
-    """What to do about tensors that are not the network's: perhaps they are another one's."""
+    """The hint for tensors that do not fit: they may be another network's."""
     stages = {name.split(".")[1] for name in tensors if name.startswith(("encoder.", "decoder."))}
     if stages == {"1"}:
         return "it is a second stage without its first: give the file that holds both"

@@ -1,9 +1,9 @@
-"""Checkpoints whose encoder is stored as linear layers: (out, in) matrices, the same numbers.
+"""The linear layout: a checkpoint whose encoder is stored as (out, in) matrices, same numbers.
 
-The encoder never mixes patches, so its convolutions are linear layers on patches; stored as such
-they load into plain `nn.Linear`s, which take pictures of mixed aspect ratios in one batch. The
-columns of the first layer keep the convolution's order (channel, row, column), which is that of
-`torch.nn.functional.unfold`. Only shapes differ: what is read back is the checkpoint it was.
+The encoder never mixes patches, so its convolutions are linear layers on patches. Stored that way
+they load into plain `nn.Linear` layers, which take images of mixed aspect ratios in one batch. The
+first layer's columns keep the convolution's order (channel, row, column), the order of
+`torch.nn.functional.unfold`. Only shapes differ: reading restores the original checkpoint.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def to_linear(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def from_linear(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse, given tensors of the shapes that the network has; others stay as they are."""
+    """The inverse of `to_linear`, given tensors with the network's shapes as `expected`."""
     matrices = to_linear(expected)
     return {
         name: tensor.view(expected[name].shape)
@@ -38,10 +38,10 @@ def from_linear(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -
 
 
 def is_linear(metadata: Mapping[str, str]) -> bool:
-    """Whether a file's metadata say that its encoder is stored so.
+    """Whether a file's metadata marks the linear layout.
 
     Raises:
-        CheckpointError: it is stored in a way that this version does not know.
+        CheckpointError: it names a layout that this version does not know.
     """
     layout = metadata.get(KEY)
     if layout not in (None, LINEAR):

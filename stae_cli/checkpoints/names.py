@@ -1,4 +1,4 @@
-"""Names of checkpoints: what `--weights` takes, and where each is found.
+"""Names of checkpoints: what `--weights` takes, and where to find each one.
 
     builtin                        the newest checkpoint that ships with the package
     photo-2, ...                   one that ships, by its permanent name
@@ -6,8 +6,8 @@
     hf://OWNER/REPO/FILE[@REV]     any file on the hub
     FILE                           a .safetensors, .pt or .pth file
 
-The hub is huggingface_hub's business: its cache, `HF_HOME`, `HF_TOKEN`, `HF_HUB_OFFLINE` and
-`HF_ENDPOINT` mean what they mean elsewhere.
+huggingface_hub does the downloading, so its cache, `HF_HOME`, `HF_TOKEN`, `HF_HUB_OFFLINE` and
+`HF_ENDPOINT` work as usual.
 """
 
 from __future__ import annotations
@@ -50,21 +50,21 @@ PUBLISHED = HubFile("Muinez/StupidAE", "smol_f8c16.pt")
 
 @dataclass(frozen=True)
 class Located:
-    """A checkpoint's file, and the permanent name that latents made with it record."""
+    """A checkpoint's file, and the permanent name recorded in latents made with it."""
 
     name: str
     path: Path
 
 
 def locate(spec: str, *, hint: str = HUB_HINT) -> Located:
-    """Finds what `--weights` names; a hub file is fetched when it is not cached.
+    """Finds what `--weights` names; downloads a hub file if it is not cached.
 
-    The hub is asked for news only by `stae weights fetch`, so that a run neither waits for the
-    network nor meets other weights than the last one without being told to.
+    Only `stae weights fetch` checks the hub for updates, so that a run neither waits for the
+    network nor silently uses newer weights than the last one did.
 
     Args:
         spec: the name.
-        hint: what to do when the hub cannot be reached.
+        hint: shown when the hub cannot be reached.
 
     Raises:
         UsageError: a malformed `hf://` name.
@@ -79,9 +79,9 @@ def locate(spec: str, *, hint: str = HUB_HINT) -> Located:
 
 
 def locate_recorded(name: str) -> Located | None:
-    """Finds a checkpoint that a latent names: built in, published or already cached, else None.
+    """Finds the checkpoint a latent names if it is built in, published or cached, else None.
 
-    A latent may hold any text: a path or an uncached hub file is never opened or fetched.
+    A latent may name anything: a path or an uncached hub file is never opened or downloaded.
     """
     if name == DEFAULT_WEIGHTS or builtin_file(name) is not None:
         return locate(name)
@@ -94,8 +94,8 @@ def locate_recorded(name: str) -> Located | None:
     return None if path is None else Located(name, path)
 
 
-def at_hand() -> Iterator[Located]:
-    """The checkpoints that need no network, whatever they are called elsewhere."""
+def locate_available() -> Iterator[Located]:
+    """The checkpoints that are here already: built in, or published and cached."""
     for name in reversed(BUILTIN_NAMES):
         yield locate(name)
     if (path := cached(PUBLISHED)) is not None:
@@ -103,7 +103,7 @@ def at_hand() -> Iterator[Located]:
 
 
 def builtin_file(name: str) -> Path | None:
-    """The file of a built-in checkpoint, or None when `name` is no such."""
+    """The file of a built-in checkpoint, or None if `name` is not one."""
     permanent = BUILTIN_NAMES[-1] if name == "builtin" else name
     if permanent not in BUILTIN_NAMES:
         return None
@@ -111,7 +111,7 @@ def builtin_file(name: str) -> Path | None:
 
 
 def hub_file_of(spec: str) -> HubFile | None:
-    """The hub file that a name stands for, or None when it stands for a local one.
+    """The hub file that a name stands for, or None if it names a local file.
 
     Raises:
         UsageError: a malformed `hf://` name.
@@ -122,10 +122,10 @@ def hub_file_of(spec: str) -> HubFile | None:
 
 
 def parse_hub_file(spec: str) -> HubFile:
-    """`hf://OWNER/REPO/FILE[@REVISION]` in its parts; FILE may hold folders.
+    """Parses `hf://OWNER/REPO/FILE[@REVISION]`; FILE may contain folders.
 
     Raises:
-        UsageError: it is not of that form.
+        UsageError: it has another form.
     """
     match = re.fullmatch(r"hf://([\w.-]+/[\w.-]+)/([^@]+?)(?:@([^@]+))?", spec)
     if match is None or ".." in match[2].split("/"):
@@ -136,7 +136,7 @@ def parse_hub_file(spec: str) -> HubFile:
 
 
 def cached(hub_file: HubFile) -> Path | None:
-    """Where the hub file lies in the local cache, or None."""
+    """The hub file's path in the local cache, or None."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(
@@ -146,9 +146,9 @@ def cached(hub_file: HubFile) -> Path | None:
 
 
 def fetch(hub_file: HubFile, *, hint: str = HUB_HINT) -> Path:
-    """The local copy of a hub file as the hub has it now; downloaded only if that is new.
+    """Downloads a hub file if it is new, and returns its path in the cache.
 
-    `hint` says what to do when the hub cannot be reached.
+    `hint` is shown when the hub cannot be reached.
 
     Raises:
         CheckpointError: it does not exist, is private, or the hub cannot be reached.
@@ -158,7 +158,7 @@ def fetch(hub_file: HubFile, *, hint: str = HUB_HINT) -> Path:
         EntryNotFoundError,
         GatedRepoError,
         HFValidationError,
-        HTTPError,  # of whichever HTTP library the hub client uses
+        HTTPError,  # from whichever HTTP library the hub client uses
         LocalEntryNotFoundError,  # how the hub client says that it could not connect
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -166,7 +166,7 @@ def fetch(hub_file: HubFile, *, hint: str = HUB_HINT) -> Path:
 
     where = hub_file.repository, hub_file.file
     try:
-        # Asked first because the download retries an unreachable hub for half a minute.
+        # The download would retry an unreachable hub for half a minute: ask first.
         get_hf_file_metadata(hf_hub_url(*where, revision=hub_file.revision))
         return Path(hf_hub_download(*where, revision=hub_file.revision))
     except GatedRepoError as error:
@@ -178,7 +178,7 @@ def fetch(hub_file: HubFile, *, hint: str = HUB_HINT) -> Path:
     except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError) as error:
         what = type(error).__name__.removesuffix("NotFoundError").removeprefix("Remote").lower()
         raise CheckpointError(
-            f"the hub has no such {what}: `{hub_file}`",
+            f"the hub does not have that {what}: `{hub_file}`",
             "check the name; private ones need HF_TOKEN",
         ) from error
     except HFValidationError as error:
@@ -197,7 +197,7 @@ def _locate_file(spec: str) -> Located:
         raise CheckpointError(
             f"checkpoints are not read from `{spec}`", "fetch the file yourself, or use hf://"
         )
-    path = Path(os.path.expanduser(spec))  # noqa: PTH111 (which fails where there is no such user)
+    path = Path(os.path.expanduser(spec))  # noqa: PTH111 (expanduser of Path fails for unknown users)
     absent = not spec or _is_absent(path)
     if absent and path.suffix.lower() not in (*PICKLE_SUFFIXES, SAFETENSORS_SUFFIX):
         raise CheckpointError(
@@ -211,7 +211,7 @@ def _locate_file(spec: str) -> Located:
 
 
 def _is_absent(path: Path) -> bool:
-    """Whether nothing is there; what is there and cannot be read, its reader names."""
+    """Whether nothing is there; reading reports what is there but unreadable."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError):
@@ -222,7 +222,7 @@ def _is_absent(path: Path) -> bool:
 
 
 def _permanent_name(spec: str, hub_file: HubFile, path: Path) -> str:
-    """`stupidae`, or the hub name at the commit that was fetched, read off the cache's layout."""
+    """`stupidae`, or the hub name with the downloaded commit, as the cache's layout shows it."""
     if spec == DEFAULT_WEIGHTS:
         return spec
     parts = path.parts

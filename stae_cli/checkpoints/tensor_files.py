@@ -1,4 +1,4 @@
-"""Files of tensors: safetensors and torch's pickles read safely, and safetensors written whole."""
+"""Tensor files: reads safetensors and torch pickles safely, writes safetensors atomically."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from stae_cli.errors import CheckpointError
 from stae_cli.storage.temp_files import remove_abandoned, temporary_name
 
-DAMAGED_PICKLE = (  # what torch.load raises on damaged files, found by mutating some
+DAMAGED_PICKLE = (  # raised by torch.load on damaged files, as found by mutating files
     AssertionError,
     AttributeError,
     EOFError,
@@ -49,14 +49,14 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a state dict that torch pickled, by `weights_only`, and no metadata.
+    """The tensors of a pickled state dict, loaded with `weights_only=True`, and empty metadata.
 
     Raises:
-        CheckpointError: absent, unreadable, damaged, or more or other than a state dict.
+        CheckpointError: absent, unreadable, damaged, or not just a state dict.
     """
     _check_regular(path)
     try:
-        with warnings.catch_warnings():  # about pickle protocols, which are no user's business
+        with warnings.catch_warnings():  # about pickle protocols, which do not concern users
             warnings.simplefilter("ignore")
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -70,7 +70,7 @@ def read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in loaded.items()
     ):
         raise CheckpointError(
-            f"`{path}` is no state dict of tensors",
+            f"`{path}` is not a state dict of tensors",
             "save `model.state_dict()` and nothing around it",
         )
     odd = [name for name, tensor in loaded.items() if not _is_plain(tensor)]
@@ -83,18 +83,18 @@ def read_pickle(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _check_regular(path: Path) -> None:
-    if path.exists() and not path.is_file():  # opening a pipe would wait for ever
+    if path.exists() and not path.is_file():  # opening a pipe would block forever
         raise CheckpointError(f"`{path}` is a folder or a special file", "give a file")
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor is numbers in memory and nothing else, which most of torch relies on."""
+    """Whether a tensor is plain strided memory on the CPU, as most of torch expects."""
     is_dense = tensor.layout is torch.strided and not (tensor.is_nested or tensor.is_quantized)
     return is_dense and tensor.device.type == "cpu" and not tensor.is_neg()
 
 
 def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Writes a safetensors file that appears whole or not at all; it clears what killed ones left.
+    """Writes a safetensors file atomically; removes temporary files of killed processes.
 
     Raises:
         CheckpointError: it cannot be written.
@@ -105,12 +105,12 @@ def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str
         with temporary.open("wb") as file:
             file.write(save(tensors, metadata=metadata))
             file.flush()
-            os.fsync(file.fileno())  # or a crash of the machine could leave the name and no data
+            os.fsync(file.fileno())  # after a system crash the name could exist without data
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         with suppress(OSError):
             temporary.unlink()
-        reason = getattr(error, "strerror", None) or error  # without the temporary file's name
+        reason = getattr(error, "strerror", None) or error  # leaves out the temporary file's name
         raise CheckpointError(f"cannot write `{path}`: {reason}", "give another path") from error
 
 
@@ -118,8 +118,8 @@ def _unreadable(path: Path, error: BaseException) -> CheckpointError:
     if isinstance(error, FileNotFoundError):
         return CheckpointError(f"no checkpoint file `{path}`", "check the path given to --weights")
     reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-    if isinstance(error, LookupError):  # whose text is the key alone
-        reason = "it is no checkpoint, or damaged"
+    if isinstance(error, LookupError):  # its text is only the key
+        reason = "it is not a checkpoint, or damaged"
     return CheckpointError(
         f"cannot read checkpoint `{path}`: {reason}", "the file may be damaged: fetch it again"
     )

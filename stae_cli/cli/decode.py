@@ -86,14 +86,17 @@ def decode(
     plan = plan_decode(sources, dest, settings)
     codec = maker = None
     if plan.outputs:
-        from stae_cli.checkpoints.recorded import find_that_made
+        from stae_cli.checkpoints.checkpoint import find_by_fingerprint
         from stae_cli.codec.device import pick_device
         from stae_cli.runs.workers import CodecMaker
 
         load = partial(
-            find_that_made,
-            plan.weights, plan.weights_sha256, architecture=plan.architecture, asked=weights,
-        )  # fmt: skip
+            find_by_fingerprint,
+            plan.weights_sha256,
+            name=plan.weights,
+            architecture=plan.architecture,
+            asked=weights,
+        )
         chosen = None if place.workers else pick_device(place.device)
         checkpoint = load()
         maker = CodecMaker(load, checkpoint.fingerprint, parse_dtype(dtype), batch_patches)

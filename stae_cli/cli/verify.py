@@ -103,16 +103,16 @@ def verify(
 
 def _codec(found: Verification, weights: str | None, device: str, dtype: Dtype) -> PixelCodec:
     """Runs the checkpoint that the latents were made with."""
-    from stae_cli.checkpoints.recorded import find_that_made
+    from stae_cli.checkpoints.checkpoint import find_by_fingerprint
     from stae_cli.codec.device import pick_device
     from stae_cli.codec.pixel_codec import PixelCodec
 
     made_with = found.made_with
     assert made_with is not None  # there is a sample of latents
     place = pick_device(device)
-    checkpoint = find_that_made(
-        made_with.weights,
+    checkpoint = find_by_fingerprint(
         made_with.weights_sha256,
+        name=made_with.weights,
         architecture=made_with.architecture,
         asked=weights,
     )

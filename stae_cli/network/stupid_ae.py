@@ -216,18 +216,10 @@ class StupidAE(nn.Module):
 
     @classmethod
     def from_checkpoint(cls, name: str | os.PathLike[str]) -> StupidAE:
-        """The model with the weights that `--weights` would name, in float32 on the CPU.
+        """Does what `stae_cli.load_model` does, under the name that many expect."""
+        from stae_cli.checkpoints.checkpoint import load_model  # it imports this module
 
-        Args:
-            name: such a name, or a file's path.
-
-        Raises:
-            UsageError: a malformed `hf://` name.
-            CheckpointError: unknown, unreachable, damaged or no StupidAE.
-        """
-        from stae_cli.checkpoints.checkpoint import load_checkpoint  # which imports this module
-
-        return load_checkpoint(os.fspath(name)).model()
+        return load_model(name)
 
     def latent_scaling(self) -> tuple[float, float]:
         """Shift and scale with which latents have mean 0 and variance 1: (z - shift) * scale.

@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from stae_cli import StupidAE
 from stae_cli.checkpoints.checkpoint import (
+    find_by_fingerprint,
     fingerprint,
     load_checkpoint,
-    load_recorded,
+    load_model,
     read_checkpoint,
     write_checkpoint,
 )
@@ -109,7 +110,7 @@ def test_nan_weights_and_integers_are_refused(tmp_path, tensors):
     with pytest.raises(CheckpointError, match=r"NaN.*decoder\.0\.last\.bias"):
         read_checkpoint(saved(tmp_path / "a.safetensors", broken), name="")
     integer = {**tensors, "decoder.0.last.bias": torch.ones(3, dtype=torch.int32)}
-    with pytest.raises(CheckpointError, match="no float"):
+    with pytest.raises(CheckpointError, match="not a float"):
         read_checkpoint(saved(tmp_path / "b.safetensors", integer), name="")
 
 
@@ -139,7 +140,9 @@ def test_truncated_checkpoints_are_refused(tmp_path, tensors, stae):
 
 def test_a_text_for_a_pickle_is_told_in_words(tmp_path, stae):
     (tmp_path / "text.pt").write_text("junk\n")
-    stae("weights", "show", tmp_path / "text.pt").assert_fails(1, "text.pt", "it is no checkpoint")
+    stae("weights", "show", tmp_path / "text.pt").assert_fails(
+        1, "text.pt", "it is not a checkpoint"
+    )
 
 
 def test_a_pickle_of_something_else_is_refused(tmp_path, stae):
@@ -210,17 +213,23 @@ def test_absent_and_unknown_names_are_told(tmp_path, stae):
 
 def test_recorded_weights_must_have_the_recorded_fingerprint():
     known = load_checkpoint("builtin")
-    assert load_recorded("photo-2", known.fingerprint).fingerprint == known.fingerprint
+
+    def find(fingerprint, name):
+        return find_by_fingerprint(fingerprint, name=name, architecture="f8c16").fingerprint
+
+    assert find(known.fingerprint, "photo-2") == known.fingerprint
+    assert find(known.fingerprint, "mine.safetensors") == known.fingerprint
     with pytest.raises(CheckpointError, match="other weights"):
-        load_recorded("photo-2", "0" * 64)
-    with pytest.raises(CheckpointError, match="not at hand"):
-        load_recorded("mine.safetensors", known.fingerprint)
+        find("0" * 64, "photo-2")
+    with pytest.raises(CheckpointError, match="not available here"):
+        find("0" * 64, "mine.safetensors")
 
 
 def test_a_model_is_loaded_from_a_path_too(tmp_path):
     path = tmp_path / "a.pt"
     torch.save(seeded_tensors(), path)
     by_path, by_name = StupidAE.from_checkpoint(path), StupidAE.from_checkpoint(str(path))
+    assert load_model(path).state_dict().keys() == by_name.state_dict().keys()
     pairs = zip(by_path.parameters(), by_name.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
 
@@ -352,7 +361,7 @@ def test_a_second_stage_without_its_first_is_told(tmp_path, stae):
 def test_a_pickle_of_another_preset_is_named(tmp_path, stae):
     torch.save(seeded_tensors(PRESETS["f8c32"]), tmp_path / "mine.pt")
     ran = stae("weights", "show", tmp_path / "mine.pt")
-    ran.assert_fails(1, "no StupidAE f8c16", "those of a f8c32")
+    ran.assert_fails(1, "not a StupidAE f8c16", "those of a f8c32")
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -123,7 +123,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(hub, home):
 def test_what_the_hub_does_not_have_is_named(hub, home, name, word):
     ran = stae("weights", "show", name, home=home, endpoint=hub.url)
     assert ran.returncode == 1
-    assert f"no such {word}" in ran.stderr
+    assert f"does not have that {word}" in ran.stderr
     assert "Traceback" not in ran.stderr
 
 
@@ -193,7 +193,7 @@ def test_latents_of_the_cached_published_file_are_known_by_their_fingerprint(
     )
     assert made.returncode == 0, made.stderr
     decode = ("decode", tmp_path / "out", tmp_path / "pictures")
-    assert "`mine.pt`, which is not at hand" in stae(*decode, **at).stderr
+    assert "`mine.pt`, which is not available here" in stae(*decode, **at).stderr
     assert hub.requests == []
     assert stae("weights", "fetch", "stupidae", **at).returncode == 0
     ran = stae(*decode, **at)

@@ -153,7 +153,7 @@ def test_a_latent_cannot_name_a_file_to_open(stae, latents, tiny, tmp_path):
     evil = tmp_path / "evil"
     evil.mkdir()
     write_latent(evil / "a.safetensors", latent, replace(header.info, weights=str(tiny)))
-    stae("decode", evil, tmp_path / "out").assert_fails(1, "not at hand", "--weights")
+    stae("decode", evil, tmp_path / "out").assert_fails(1, "not available here", "--weights")
 
 
 def test_a_record_of_other_settings_is_refused(stae, latents, tiny, tmp_path):

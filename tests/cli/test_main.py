@@ -62,8 +62,9 @@ def test_an_interruption_promises_only_what_is_true(stae, monkeypatch, tmp_path,
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
-    for name in ("model.checkpoint.load_checkpoint", "cli.bench.load_weights", "cli.weights._load"):
-        monkeypatch.setattr(f"stae_cli.{name}", interrupted)
+    monkeypatch.setattr("stae_cli.checkpoints.checkpoint.load_checkpoint", interrupted)
+    monkeypatch.setattr("stae_cli.cli.bench.load_weights", interrupted)
+    monkeypatch.setattr("stae_cli.cli.weights._load", interrupted)
     ran = stae(*arguments)
     assert ran.code == 130
     assert ran.err == "error: interrupted\n" + f"hint: {hint}\n" * bool(hint)

@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from stae_cli.codec.codec import Codec as Codec
     from stae_cli.codec.packed import PackedLatents as PackedLatents
     from stae_cli.errors import StaeError as StaeError
+    from stae_cli.images.read import read_image as read_image
     from stae_cli.latents.dataset import LatentDataset as LatentDataset
     from stae_cli.latents.dataset import collate_latents as collate_latents
+    from stae_cli.latents.listing import read_latent as read_latent
     from stae_cli.network.architecture import Architecture as Architecture
     from stae_cli.network.stupid_ae import StupidAE as StupidAE
 
@@ -29,6 +31,8 @@ _HOMES = {
     "StupidAE": "stae_cli.network.stupid_ae",
     "collate_latents": "stae_cli.latents.dataset",
     "load_model": "stae_cli.checkpoints.checkpoint",
+    "read_image": "stae_cli.images.read",
+    "read_latent": "stae_cli.latents.listing",
 }
 
 __all__ = [
@@ -41,6 +45,8 @@ __all__ = [
     "__version__",
     "collate_latents",
     "load_model",
+    "read_image",
+    "read_latent",
 ]
 
 

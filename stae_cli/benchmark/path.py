@@ -20,7 +20,8 @@ from stae_cli.images.buffers import Buffers, Pixels
 from stae_cli.images.read import open_image
 from stae_cli.images.resize import Prep
 from stae_cli.images.write import write_picture
-from stae_cli.latents.format import Latent, read_header, write_latent
+from stae_cli.latents.format import Latent, write_latent
+from stae_cli.latents.listing import read_latent
 from stae_cli.runs.ahead import computed
 from stae_cli.runs.decode import decode
 from stae_cli.runs.decode_plan import Decodable, DecodeSettings, plan_decode
@@ -117,7 +118,7 @@ class _Stages:
 
     def encoding(self, sample: Sequence[Planned], example: Path) -> dict[str, float]:
         """Seconds of reading images, encoding them, and writing their latents like `example`."""
-        buffers, info = Buffers(self.codec.host_memory), read_header(example).info
+        buffers, info = Buffers(self.codec.host_memory), read_latent(example)[1]
 
         def read(planned: Planned, reserve: Reserve) -> Pixels:
             prep = Prep()

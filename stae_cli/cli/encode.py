@@ -48,7 +48,7 @@ from stae_cli.cli.share import UnitCount, UnitRank, parse_share
 from stae_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from stae_cli.storage.lists import SourceList
+    from stae_cli.storage.sources import SourceList
 
 REMOTE_SHARD = 256  # stores are slow with small objects
 LARGEST_SHARD = 10_000  # headers of more are slow to read
@@ -178,7 +178,7 @@ def _listed(sources: list[str], from_list: str | None) -> SourceList | None:
     Raises:
         UsageError: there is no such list; or nothing at all to encode.
     """
-    from stae_cli.storage.lists import parse_list, read_list
+    from stae_cli.storage.sources import parse_list, read_list
 
     if from_list is None:
         if not sources:

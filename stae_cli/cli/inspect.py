@@ -12,8 +12,8 @@ from stae_cli.cli.options import AsJson
 from stae_cli.cli.report import ALL_GOOD, SOME_FAILED
 
 if TYPE_CHECKING:
-    from stae_cli.latents.inventory import Inventory
-    from stae_cli.latents.listing import StoredLatent
+    from stae_cli.latents.format import StoredLatent
+    from stae_cli.latents.listing import LatentListing
 
 SIZES_SHOWN = 8
 
@@ -26,9 +26,9 @@ def inspect(
     as_json: AsJson = False,
 ) -> int:
     """Show what latent files or folders hold, from headers alone; exits 3 if any is invalid."""
-    from stae_cli.latents.inventory import take_inventory
+    from stae_cli.latents.listing import list_latents
 
-    inventory = take_inventory(sources)
+    inventory = list_latents(sources)
     if as_json:
         print_json(_summary(inventory) | ({"files": _rows(inventory)} if files else {}))
     else:
@@ -38,7 +38,7 @@ def inspect(
     return SOME_FAILED if inventory.problems else ALL_GOOD
 
 
-def _print_files(inventory: Inventory) -> None:
+def _print_files(inventory: LatentListing) -> None:
     rows = [
         (
             stored.key,
@@ -54,7 +54,7 @@ def _print_files(inventory: Inventory) -> None:
     print_table("latents", ("key", "file", "picture", "latent", "dtype", "weights", "source"), rows)
 
 
-def _print_summary(inventory: Inventory) -> None:
+def _print_summary(inventory: LatentListing) -> None:
     for problem in inventory.problems:
         print_error(f"{problem.key}: {problem.reason}")
     files = inventory.files
@@ -79,7 +79,7 @@ def _listed(counts: Counter[str]) -> str:
     return ", ".join(shown) or "-"
 
 
-def _summary(inventory: Inventory) -> dict[str, Any]:
+def _summary(inventory: LatentListing) -> dict[str, Any]:
     return {
         "latents": len(inventory.latents),
         "stored_in": len(inventory.files),
@@ -101,7 +101,7 @@ def _summary(inventory: Inventory) -> dict[str, Any]:
     }
 
 
-def _rows(inventory: Inventory) -> list[dict[str, Any]]:
+def _rows(inventory: LatentListing) -> list[dict[str, Any]]:
     return [_row(stored) for stored in inventory.latents]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import PurePath
 from typing import BinaryIO, cast
@@ -25,8 +26,7 @@ from PIL import (  # importing a plugin registers it
 
 from stae_cli.errors import InputError
 from stae_cli.images.buffers import Buffers, Pixels
-from stae_cli.images.damage import DAMAGED, damaged
-from stae_cli.images.profiles import to_srgb
+from stae_cli.images.pillow import DAMAGED, damaged, to_srgb
 
 try:
     import simplejpeg
@@ -148,6 +148,30 @@ def open_image(file: BinaryIO, *, name: str = "", buffers: Buffers | None = None
         return ImageFile(image, file, buffers or Buffers())
     except DAMAGED as error:
         raise damaged(error) from error
+
+
+def read_image(path: os.PathLike[str] | str) -> Pixels:
+    """Reads an image file as `stae encode` does.
+
+        pixels = read_image("photos/cat.jpg")  # (H, W, 3) uint8
+
+    Args:
+        path: a JPEG, PNG, WebP, GIF, TIFF, BMP, PPM, JPEG 2000, AVIF or TGA file.
+
+    Returns:
+        (H, W, 3) uint8: upright, as sRGB, transparency on white; of an animation the first frame.
+
+    Raises:
+        InputError: the file is absent, not an image, damaged, or above 512 megapixels.
+    """
+    place = os.fspath(path)
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123 (takes both kinds of path)
+            return open_image(file, name=place).pixels()
+    except InputError as error:
+        raise InputError(f"`{place}`: {error.message}", error.hint) from error
+    except OSError as error:
+        raise InputError(f"`{place}`: cannot read it: {error.strerror or error}") from error
 
 
 def _identified(file: BinaryIO, suffix: str) -> Image.Image | None:

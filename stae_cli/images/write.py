@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from stae_cli.images.buffers import Pixels
-from stae_cli.images.damage import DAMAGED
+from stae_cli.images.pillow import DAMAGED
 
 try:
     from isal import isal_zlib as deflate

@@ -111,7 +111,7 @@ class LatentDataset(Dataset[LatentSample]):
             StaeError: its file has changed, or cannot be read any more.
         """
         number = range(len(self))[index]
-        where = self._index.whereabouts(number)
+        where = self._index.location(number)
         rows, columns = self.crop or (where.rows, where.columns)
         top, left = _drawn(where.rows - rows), _drawn(where.columns - columns)
         view = self._maps.latent(where)[:, top : top + rows, left : left + columns]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import zlib
@@ -18,11 +17,11 @@ from stae_cli.errors import InputError
 from stae_cli.latents.safetensors_header import (
     ForeignFileError,
     Shape,
-    TensorPlace,
     checked_tensor,
+    data_size,
     header_bytes,
-    read_tensors,
 )
+from stae_cli.storage.entry import Entry, SourceState
 
 FORMAT = "stae-latents"
 FORMAT_VERSION = "1"
@@ -76,13 +75,52 @@ class LatentInfo:
         return {key: text for key, text in values.items() if text or key not in LATER_FIELDS}
 
 
-@dataclass(frozen=True)
-class LatentHeader:
-    """The checked header of a latent file."""
+@dataclass(frozen=True, slots=True)
+class StoredLatent:
+    """One latent that is on disk, as its header describes it.
 
+    `key` is a path with `/`: that of its file without the suffix, or its name in a shard. `file`
+    holds its data from `begin` on, and was in `state` when the header was read; `is_alone` says
+    whether it is the latent's own, and no shard.
+    """
+
+    key: str
     info: LatentInfo
     shape: Shape
     dtype: str
+    file: Entry
+    state: SourceState
+    begin: int
+    is_alone: bool
+
+    @property
+    def label(self) -> str:
+        """How failures name it: its file, and its key in a shard."""
+        return self.file.key if self.is_alone else f"{self.file.key}:{self.key}"
+
+    @property
+    def size(self) -> int:
+        """Bytes of its data."""
+        return data_size(self.shape, self.dtype)
+
+    def read(self) -> Latent:
+        """The latent (C, h, w).
+
+        Raises:
+            InputError: the file has changed since its header was read, or its data are damaged.
+            OSError: it cannot be read.
+        """
+        with self.file.open() as file:
+            return self.read_from(file)
+
+    def read_from(self, file: BinaryIO) -> Latent:
+        """The latent out of its file, opened already; raises what `read` raises."""
+        file.seek(self.begin)
+        data = file.read(self.size)
+        if self.file.state() != self.state or len(data) != self.size:
+            raise InputError("it changed while it was read")
+        check_data(data, self.info)
+        return latent_of(data, self.shape, self.dtype)
 
 
 def write_latent(path: Path, latent: Latent, info: LatentInfo) -> int:
@@ -128,57 +166,30 @@ def latent_of(data: Data, shape: Shape, dtype: str) -> Latent:
     return np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).reshape(shape).astype(dtype)
 
 
-def read_header(path: Path) -> LatentHeader:
-    """Reads a latent file's header alone, and checks that the file is whole.
-
-    Raises:
-        ForeignFileError: a safetensors file that is no latent of ours.
-        InputError: absent, unreadable, truncated or damaged.
-    """
-    try:
-        with path.open("rb") as file:
-            return _parse(file, os.fstat(file.fileno()).st_size)[0]
-    except OSError as error:
-        raise InputError(f"cannot read it: {error.strerror or error}") from error
-
-
-def read_latent(path: Path) -> tuple[Latent, LatentHeader]:
-    """Reads a latent (C, h, w) with its header; raises what `read_header` raises."""
-    try:
-        with path.open("rb") as file:
-            header, place = _parse(file, os.fstat(file.fileno()).st_size)
-            data = file.read(place.size)
-            check_data(data, header.info)
-            return latent_of(data, header.shape, header.dtype), header
-    except OSError as error:
-        raise InputError(f"cannot read it: {error.strerror or error}") from error
-
-
-def _parse(file: BinaryIO, size: int) -> tuple[LatentHeader, TensorPlace]:
-    """The header; leaves the file at its data."""
-    tensors, metadata, begin = read_tensors(file, size, limit=HEADER_LIMIT)
-    header, place = parse_latent(tensors, metadata, data_size=size - begin)
-    return header, place
-
-
 def parse_latent(
-    tensors: Mapping[str, Any], metadata: Mapping[str, Any], *, data_size: int
-) -> tuple[LatentHeader, TensorPlace]:
-    """Checks what `read_tensors` found in a file of one latent.
+    tensors: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+    data: int,
+    *,
+    file: Entry,
+    state: SourceState,
+) -> StoredLatent:
+    """The latent of a file of its own, from what `read_tensors` found there.
 
     Raises:
-        ForeignFileError: no latent of ours.
+        ForeignFileError: not a latent of ours.
         InputError: truncated or damaged.
     """
     check_format(metadata, FORMAT)
     if len(tensors) != 1 or TENSOR not in tensors:
         raise InputError(f"damaged: it should hold one tensor, `{TENSOR}`")
-    place = checked_tensor(TENSOR, tensors[TENSOR])
-    if place.begin != 0 or data_size != place.size:
-        raise InputError("truncated" if data_size < place.size else "damaged: wrong size")
+    shape, dtype, begin, end = checked_tensor(TENSOR, tensors[TENSOR])
+    if begin != 0 or data + end != state.size:
+        raise InputError("truncated" if state.size < data + end else "damaged: wrong size")
     info = parse_info(metadata)
-    check_shape(place.shape, info)
-    return LatentHeader(info, place.shape, place.dtype), place
+    check_shape(shape, info)
+    key = file.key[: -len(SUFFIX)] if file.key.lower().endswith(SUFFIX) else file.key
+    return StoredLatent(key, info, shape, dtype, file, state, data, True)
 
 
 def check_format(metadata: Mapping[str, Any], name: str) -> None:

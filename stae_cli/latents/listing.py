@@ -2,82 +2,55 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
-from stae_cli.errors import InputError
-from stae_cli.latents.format import SUFFIX, Latent, LatentInfo, check_data, latent_of, parse_latent
-from stae_cli.latents.safetensors_header import Shape, TensorPlace, read_tensors
+from stae_cli.errors import InputError, UsageError
+from stae_cli.latents.format import SUFFIX, Latent, LatentInfo, StoredLatent, parse_latent
+from stae_cli.latents.safetensors_header import read_tensors
 from stae_cli.latents.shard_format import FORMAT as SHARD
 from stae_cli.latents.shard_format import HEADER_LIMIT, parse_shard
-from stae_cli.storage.entry import Entry, Problem, SourceState
+from stae_cli.storage.entry import Entry, FileEntry, Problem
 from stae_cli.storage.remote_entry import RemoteEntry
 from stae_cli.storage.sources import list_sources
 
 REQUESTS = 16  # at once, where headers lie on a store
 
 
-@dataclass(frozen=True, slots=True)
-class StoredLatent:
-    """One latent that is on disk, as its header describes it.
-
-    `key` is a path with `/`: that of its file without the suffix, or its name in a shard. `file`
-    holds its data from `begin` on, and was in `state` when the header was read; `is_alone` says
-    whether it is the latent's own, and no shard.
-    """
-
-    key: str
-    info: LatentInfo
-    shape: Shape
-    dtype: str
-    file: Entry
-    state: SourceState
-    begin: int
-    is_alone: bool
-
-    @property
-    def label(self) -> str:
-        """How failures name it: its file, and its key in a shard."""
-        return self.file.key if self.is_alone else f"{self.file.key}:{self.key}"
-
-    @property
-    def size(self) -> int:
-        """Bytes of its data."""
-        return TensorPlace(self.shape, self.dtype, self.begin).size
-
-    def read(self) -> Latent:
-        """The latent (C, h, w).
-
-        Raises:
-            InputError: the file has changed since its header was read, or its data are damaged.
-            OSError: it cannot be read.
-        """
-        with self.file.open() as file:
-            return self.read_from(file)
-
-    def read_from(self, file: BinaryIO) -> Latent:
-        """The latent out of its file, opened already; raises what `read` raises."""
-        file.seek(self.begin)
-        data = file.read(self.size)
-        if self.file.state() != self.state or len(data) != self.size:
-            raise InputError("it changed while it was read")
-        check_data(data, self.info)
-        return latent_of(data, self.shape, self.dtype)
-
-
 @dataclass
-class StoredListing:
+class LatentListing:
     """What the sources hold: latents in a stable order, files that are none, and the others."""
 
     latents: list[StoredLatent] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     passed_over: int = 0
 
+    def count(self, what: str) -> Counter[str]:
+        """How many latents there are of each value of a field of `LatentInfo`."""
+        return Counter(str(getattr(stored.info, what)) for stored in self.latents)
 
-def list_latents(sources: Sequence[Path | str], dest: Path | str | None = None) -> StoredListing:
+    @property
+    def weights(self) -> Counter[tuple[str, str]]:
+        """How many latents there are of each checkpoint, by name and fingerprint."""
+        infos = (stored.info for stored in self.latents)
+        return Counter((info.weights, info.weights_sha256) for info in infos)
+
+    @property
+    def sizes(self) -> Counter[tuple[int, int]]:
+        """How many pictures there are of each width and height."""
+        return Counter((stored.info.width, stored.info.height) for stored in self.latents)
+
+    @property
+    def files(self) -> dict[str, int]:
+        """The bytes of each file that holds latents, by its place: several may share a key."""
+        return {stored.file.place: stored.state.size for stored in self.latents}
+
+
+def list_latents(sources: Sequence[Path | str], dest: Path | str | None = None) -> LatentListing:
     """Reads the headers of all latent files and shards below the sources.
 
     A key may come twice, from two sources or from a shard beside a file: callers that cannot have
@@ -88,7 +61,7 @@ def list_latents(sources: Sequence[Path | str], dest: Path | str | None = None) 
         StaeError: there is no file to look at, or a store cannot be reached.
     """
     listing = list_sources(sources, dest, suffixes=[SUFFIX], hidden=True)
-    found = StoredListing(problems=list(listing.problems), passed_over=listing.passed_over)
+    found = LatentListing(problems=list(listing.problems), passed_over=listing.passed_over)
     for result in _looked_into(listing.entries):
         if isinstance(result, Problem):
             found.problems.append(result)
@@ -125,13 +98,56 @@ def stored_in(entry: Entry) -> list[StoredLatent]:
             tensors, metadata, data = read_tensors(file, state.size, limit=HEADER_LIMIT)
     except OSError as error:
         raise InputError(f"cannot read it: {error.strerror or error}") from error
-    data_size = state.size - data
     if metadata.get("format") == SHARD:
-        members = parse_shard(tensors, metadata, data_size=data_size)
-        return [
-            StoredLatent(m.key, m.info, m.shape, m.dtype, entry, state, data + m.begin, False)
-            for m in members
-        ]
-    header, place = parse_latent(tensors, metadata, data_size=data_size)
-    key = entry.key[: -len(SUFFIX)] if entry.key.lower().endswith(SUFFIX) else entry.key
-    return [StoredLatent(key, header.info, place.shape, place.dtype, entry, state, data, True)]
+        return parse_shard(tensors, metadata, data, file=entry, state=state)
+    return [parse_latent(tensors, metadata, data, file=entry, state=state)]
+
+
+def read_latent(path: os.PathLike[str] | str, key: str | None = None) -> tuple[Latent, LatentInfo]:
+    """Reads one latent that `stae encode` wrote, and what is recorded of it.
+
+    Data that are not those that were written are refused, by their checksum.
+
+        latent, info = read_latent("latents/cat.safetensors")
+        latent, info = read_latent("shards/shard-00000.safetensors", "photos/cat")
+        info.width, info.height  # of the picture in pixels; info.weights_sha256, info.source, ...
+
+    Args:
+        path: a latent file, or a shard.
+        key: which latent of a shard: the path of its picture below SOURCE, without the suffix.
+
+    Returns:
+        The latent, (C, h, w) float16 or float32 as it is stored, neither shifted nor scaled; and
+        a `LatentInfo`.
+
+    Raises:
+        UsageError: a shard without a key, or a key for a file of one latent.
+        InputError: the file is absent, damaged, or not a latent of ours; or the shard has no such
+            key.
+    """
+    file = FileEntry(Path(path).name, os.fspath(path))
+    try:
+        latents = stored_in(file)
+        found = _chosen(latents, key)
+        return found.read(), found.info
+    except OSError as error:
+        raise InputError(f"`{file.place}`: cannot read it: {error.strerror or error}") from error
+    except InputError as error:
+        raise type(error)(f"`{file.place}`: {error.message}", error.hint) from error
+
+
+def _chosen(latents: Sequence[StoredLatent], key: str | None) -> StoredLatent:
+    first = latents[0]
+    if first.is_alone:
+        if key is not None:
+            raise UsageError(f"`{first.file.place}` holds one latent", "omit the key")
+        return first
+    if key is None:
+        raise UsageError(
+            f"`{first.file.place}` is a shard of {len(latents)} latents",
+            f"give the key of one of them, such as `{first.key}`",
+        )
+    for latent in latents:
+        if latent.key == key:
+            return latent
+    raise InputError(f"it holds no latent `{key}`, but {len(latents)} others")

@@ -26,7 +26,7 @@ MEMORY_BYTES = 16 << 20  # beyond, the lines wait on disk
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ManifestLine:
     """What a manifest says of one latent; `manifest` is the name of its file."""
 
     manifest: str
@@ -34,7 +34,7 @@ class Line:
     shard: str
 
 
-def read_manifests(destination: Destination) -> Iterator[Line | Problem]:
+def read_manifests(destination: Destination) -> Iterator[ManifestLine | Problem]:
     """What all the manifests of DEST say, in no particular order.
 
     A line that cannot be understood is a problem of its file.
@@ -55,10 +55,10 @@ def read_manifests(destination: Destination) -> Iterator[Line | Problem]:
                 raise StaeError(f"cannot read `{place}`: {error.strerror or error}") from error
 
 
-def _parsed(name: str, line: bytes) -> Line | Problem:
+def _parsed(name: str, line: bytes) -> ManifestLine | Problem:
     try:
         row = json.loads(line)
-        return Line(name, str(row["key"]), str(row["shard"]))
+        return ManifestLine(name, str(row["key"]), str(row["shard"]))
     except (ValueError, KeyError, TypeError):
         return Problem(name, "holds a line that cannot be read")
 

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from stae_cli.errors import InputError, StaeError
-from stae_cli.latents.format import SUFFIX, Latent
-from stae_cli.latents.listing import StoredLatent, stored_in
+from stae_cli.latents.format import SUFFIX, Latent, StoredLatent
+from stae_cli.latents.listing import stored_in
 from stae_cli.storage.entry import Entry, Problem, SourceState
 from stae_cli.storage.sources import list_sources
 
@@ -26,7 +26,7 @@ Map = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Whereabouts:
+class Location:
     """Where a latent lies, and its sizes: of the latent in positions, of the picture in pixels."""
 
     file: int
@@ -39,7 +39,7 @@ class Whereabouts:
     height: int
 
 
-COLUMNS = len(fields(Whereabouts))
+COLUMNS = len(fields(Location))
 
 
 @dataclass
@@ -65,9 +65,9 @@ class LatentIndex:
         """The key of a latent."""
         return self._keys[self._ends[number] : self._ends[number + 1]].decode(errors=KEEP)
 
-    def whereabouts(self, number: int) -> Whereabouts:
+    def location(self, number: int) -> Location:
         """Where a latent lies."""
-        return Whereabouts(*self._rows[number * COLUMNS : (number + 1) * COLUMNS])
+        return Location(*self._rows[number * COLUMNS : (number + 1) * COLUMNS])
 
     def add(self, stored: StoredLatent) -> None:
         """Takes one more latent, of the file that was last added to `files`."""
@@ -159,7 +159,7 @@ class LatentMaps:
         self._files = files
         self._maps: OrderedDict[int, Map] = OrderedDict()
 
-    def latent(self, where: Whereabouts) -> Latent:
+    def latent(self, where: Location) -> Latent:
         """A latent (C, h, w) as it lies in its file: read-only, and read only where it is used.
 
         Raises:

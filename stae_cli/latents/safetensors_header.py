@@ -6,7 +6,6 @@ import json
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -22,18 +21,9 @@ class ForeignFileError(InputError):
     """A sound safetensors file that is not ours to read or to replace."""
 
 
-@dataclass(frozen=True)
-class TensorPlace:
-    """A tensor's shape, dtype and where it begins, in bytes after the header."""
-
-    shape: Shape
-    dtype: str
-    begin: int
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+def data_size(shape: Shape, dtype: str) -> int:
+    """The bytes of a tensor's data."""
+    return math.prod(shape) * np.dtype(dtype).itemsize
 
 
 def read_tensors(
@@ -90,24 +80,25 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 
 
-def checked_tensor(name: str, description: object) -> TensorPlace:
-    """One tensor's description.
+def checked_tensor(name: str, description: object) -> tuple[Shape, str, int, int]:
+    """One tensor's shape and dtype, and where its data begin and end, in bytes after the header.
 
     Raises:
-        InputError: it describes no latent.
+        InputError: it does not describe a latent.
     """
     if not isinstance(description, dict):
-        raise InputError(f"damaged: `{name}` is no tensor")
+        raise InputError(f"damaged: `{name}` is not a tensor")
     shape: Any = description.get("shape")
     dtype, offsets = description.get("dtype"), description.get("data_offsets")
     if not _is_list_of_sizes(shape, 3) or not isinstance(dtype, str) or dtype not in DTYPES:
         raise InputError(f"damaged: `{name}` is {dtype} {shape}")
     if not (isinstance(offsets, list) and len(offsets) == 2 and type(offsets[0]) is int):
-        raise InputError(f"damaged: `{name}` is nowhere")
-    place = TensorPlace((shape[0], shape[1], shape[2]), DTYPES[dtype], offsets[0])
-    if offsets[1] != place.begin + place.size:
+        raise InputError(f"damaged: `{name}` has no offsets")
+    begin, end = offsets
+    whole, dtype = (shape[0], shape[1], shape[2]), DTYPES[dtype]
+    if end != begin + data_size(whole, dtype):
         raise InputError(f"damaged: `{name}` has the wrong size")
-    return place
+    return whole, dtype, begin, end
 
 
 def header_bytes(metadata: Mapping[str, str], tensors: Mapping[str, tuple[Shape, str]]) -> bytes:
@@ -119,7 +110,7 @@ def header_bytes(metadata: Mapping[str, str], tensors: Mapping[str, tuple[Shape,
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     begin = 0
     for name, (shape, dtype) in tensors.items():
-        end = begin + TensorPlace(shape, dtype, begin).size
+        end = begin + data_size(shape, dtype)
         header[name] = {"dtype": _CODES[dtype], "shape": shape, "data_offsets": [begin, end]}
         begin = end
     text = json.dumps(header, separators=(",", ":")).encode()

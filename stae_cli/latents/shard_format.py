@@ -18,13 +18,14 @@ from stae_cli.errors import InputError
 from stae_cli.latents.format import (
     FORMAT_VERSION,
     Data,
-    LatentInfo,
+    StoredLatent,
     check_format,
     check_shape,
     parse_info,
 )
-from stae_cli.latents.safetensors_header import Shape, checked_tensor, header_bytes, json_object
-from stae_cli.storage.keys import check_key
+from stae_cli.latents.safetensors_header import checked_tensor, header_bytes, json_object
+from stae_cli.storage.entry import Entry, SourceState
+from stae_cli.storage.names import check_key
 
 FORMAT = "stae-latents-shard"
 HEADER_LIMIT = 64 << 20  # bytes; ours take about 400 for each picture
@@ -32,17 +33,6 @@ COMMON_FIELDS = (
     "stae_version", "architecture", "weights", "weights_sha256", "downsample", "latent_channels",
     "prep", "compute_dtype",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Member:
-    """One latent of a shard; `begin` counts bytes after the header."""
-
-    key: str
-    info: LatentInfo
-    shape: Shape
-    dtype: str
-    begin: int
 
 
 @dataclass(frozen=True)
@@ -72,7 +62,7 @@ def parse_note(text: object) -> TarNote | None:
 
 def write_shard(
     path: Path,
-    members: Sequence[tuple[str, LatentInfo, Shape, str]],
+    latents: Sequence[StoredLatent],
     data: Iterable[Data],
     *,
     note: TarNote | None = None,
@@ -81,11 +71,11 @@ def write_shard(
 
     Args:
         path: the file.
-        members: key, info, shape and dtype of each latent, at least one.
+        latents: at least one; wherever they are stored now.
         data: of each latent, in the same order.
         note: of the tar that all of them are from.
     """
-    infos = {key: info.to_strings() for key, info, _, _ in members}
+    infos = {latent.key: latent.info.to_strings() for latent in latents}
     common = _common(list(infos.values()))
     pictures = {
         key: {name: text for name, text in values.items() if common.get(name) != text}
@@ -95,7 +85,8 @@ def write_shard(
     metadata["pictures"] = json.dumps(pictures, separators=(",", ":"))
     if note is not None:
         metadata["tar"] = note.text()
-    header = header_bytes(metadata, {key: (shape, dtype) for key, _, shape, dtype in members})
+    tensors = {latent.key: (latent.shape, latent.dtype) for latent in latents}
+    header = header_bytes(metadata, tensors)
     with path.open("wb") as file:
         size = file.write(header)
         for part in data:
@@ -113,12 +104,17 @@ def _common(infos: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 
 def parse_shard(
-    tensors: Mapping[str, Any], metadata: Mapping[str, Any], *, data_size: int
-) -> list[Member]:
-    """Checks what `header.read_tensors` found in a shard.
+    tensors: Mapping[str, Any],
+    metadata: Mapping[str, Any],
+    data: int,
+    *,
+    file: Entry,
+    state: SourceState,
+) -> list[StoredLatent]:
+    """The latents of a shard, from what `read_tensors` found there.
 
     Raises:
-        ForeignFileError: no shard of ours.
+        ForeignFileError: not a shard of ours.
         InputError: truncated or damaged, or with keys that lead elsewhere.
     """
     check_format(metadata, FORMAT)
@@ -127,27 +123,19 @@ def parse_shard(
     if rest.keys() != tensors.keys():
         raise InputError("damaged: its pictures and its tensors are not the same")
     if not tensors:
-        raise InputError("damaged: a shard of nothing")
-    members, begin = [], 0
+        raise InputError("damaged: an empty shard")
+    latents, side = [], 0
     for key, description in tensors.items():
-        member = _member(key, description, {**metadata, **_strings(rest[key])})
-        if member.begin != begin:
+        check_key(key)
+        shape, dtype, begin, end = checked_tensor(key, description)
+        if not isinstance(rest[key], dict):
+            raise InputError("damaged: a picture without its metadata")
+        info = parse_info({**metadata, **rest[key]})
+        check_shape(shape, info)
+        if begin != side:
             raise InputError("damaged: its tensors do not lie side by side")
-        begin += checked_tensor(key, description).size
-        members.append(member)
-    if data_size != begin:
-        raise InputError("truncated" if data_size < begin else "damaged: wrong size")
-    return members
-
-
-def _member(key: str, description: object, metadata: Mapping[str, Any]) -> Member:
-    check_key(key)
-    place, info = checked_tensor(key, description), parse_info(metadata)
-    check_shape(place.shape, info)
-    return Member(key, info, place.shape, place.dtype, place.begin)
-
-
-def _strings(value: object) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InputError("damaged: a picture without its metadata")
-    return value
+        latents.append(StoredLatent(key, info, shape, dtype, file, state, data + begin, False))
+        side = end
+    if data + side != state.size:
+        raise InputError("truncated" if state.size < data + side else "damaged: wrong size")
+    return latents

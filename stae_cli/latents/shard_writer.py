@@ -5,8 +5,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import IO
 
 from stae_cli.errors import InputError, StaeError
@@ -16,16 +15,17 @@ from stae_cli.latents.format import (
     Data,
     Latent,
     LatentInfo,
+    StoredLatent,
     checksum,
     latent_bytes,
 )
-from stae_cli.latents.listing import StoredLatent, stored_in
+from stae_cli.latents.listing import stored_in
 from stae_cli.latents.manifest import Manifest
-from stae_cli.latents.safetensors_header import Shape
-from stae_cli.latents.shard_format import write_shard
-from stae_cli.latents.writer import Expected, Fresh, Job, Shard, Storage, Written, stored_at
+from stae_cli.latents.safetensors_header import read_tensors
+from stae_cli.latents.shard_format import HEADER_LIMIT, TarNote, parse_note, write_shard
+from stae_cli.latents.writer import Expected, Job, Shard, Storage, Written, stored_at
 from stae_cli.storage.destination import Destination
-from stae_cli.storage.entry import SourceState
+from stae_cli.storage.entry import Entry, SourceState
 
 MEMORY_BYTES = 256 << 20  # of a shard that is being made; beyond, it waits on disk
 REREADS = 5  # of a shard that others keep replacing
@@ -71,13 +71,21 @@ class ShardStorage(Storage):
         begin = shard.data.tell()
         try:
             data = latent_bytes(latent)
-            size = shard.data.write(data)
+            shard.data.write(data)
         except OSError as error:
             raise self.destination.failure(error, shard.name) from error
         channels, rows, columns = latent.shape
-        shape = (channels, rows, columns)
-        info = replace(info, data_crc32=checksum(data))
-        shard.fresh[job.planned.output] = Fresh(info, shape, latent.dtype.name, begin, size)
+        output, file = job.planned.output, self.destination.entry(shard.name)
+        shard.fresh[output] = StoredLatent(
+            output,
+            replace(info, data_crc32=checksum(data)),
+            (channels, rows, columns),
+            latent.dtype.name,
+            file,
+            SourceState(0),
+            begin,
+            is_alone=False,
+        )
 
     def settle(self, job: Job) -> None:
         shard = _shard_of(job)
@@ -91,8 +99,8 @@ class ShardStorage(Storage):
             self.manifest.outdate()
             size = shard.data.tell() if shard.data else 0
             self.writer.submit(min(size, MEMORY_BYTES), lambda: self._write(shard))
-        for member in _members(shard):
-            self.manifest.add(member.output, shard.name, member.info)
+        for latent in _latents(shard):
+            self.manifest.add(latent.key, shard.name, latent.info)
 
     def fail(self, job: Job) -> None:
         self.settle(job)
@@ -133,46 +141,36 @@ class ShardStorage(Storage):
 
     def _write(self, shard: Shard) -> Written:
         """Runs in a writing thread."""
-        members = list(_members(shard))
-        if not members:
+        latents = list(_latents(shard))
+        if not latents:
             self.destination.remove(shard.name)
             return Written(0, 0)
-        described = [(m.output, m.info, m.shape, m.dtype) for m in members]
         with self.destination.writing(shard.name) as path:
-            size = write_shard(
-                path, described, (member.read() for member in members), note=shard.note
-            )
+            data = (_data(shard, latent) for latent in latents)
+            size = write_shard(path, latents, data, note=shard.note)
         if shard.data is not None:
             shard.data.close()
             self._waiting.discard(shard.data)
         return Written(len(shard.fresh), size)
 
 
-@dataclass(frozen=True)
-class _Member:
-    output: str
-    info: LatentInfo
-    shape: Shape
-    dtype: str
-    read: Callable[[], Data]
-
-
-def _members(shard: Shard) -> Iterator[_Member]:
+def _latents(shard: Shard) -> Iterator[StoredLatent]:
     """New and kept latents, in the order of the plan."""
     outputs = dict.fromkeys(planned.output for planned in shard.planned)
     if shard.part:
         outputs |= dict.fromkeys(shard.stored or ())
     for output in outputs:
-        if (new := shard.fresh.get(output)) is not None:
-            yield _Member(output, new.info, new.shape, new.dtype, partial(_waiting, shard, new))
-        elif shard.stored and (old := shard.stored.get(output)) is not None:
-            yield _Member(output, old.info, old.shape, old.dtype, partial(_kept, old))
+        latent = shard.fresh.get(output) or (shard.stored or {}).get(output)
+        if latent is not None:
+            yield latent
 
 
-def _waiting(shard: Shard, new: Fresh) -> bytes:
+def _data(shard: Shard, latent: StoredLatent) -> Data:
+    if latent is not shard.fresh.get(latent.key):
+        return _kept(latent)
     assert shard.data is not None
-    shard.data.seek(new.begin)
-    return shard.data.read(new.size)
+    shard.data.seek(latent.begin)
+    return shard.data.read(latent.size)
 
 
 def _kept(stored: StoredLatent) -> Data:
@@ -209,3 +207,55 @@ def _changed(stored: StoredLatent) -> StaeError:
 def _shard_of(job: Job) -> Shard:
     assert job.shard is not None
     return job.shard
+
+
+def all_stored(
+    destination: Destination,
+    shard_name: Callable[[int], str],
+    *,
+    etag: str,
+    shard_size: int,
+    is_ours: Callable[[StoredLatent], bool],
+) -> list[StoredLatent] | None:
+    """The latents of a tar, if DEST has every one of them; from headers alone.
+
+    Args:
+        destination: DEST.
+        shard_name: of the tar's shards, by their numbers.
+        etag: of the tar now.
+        shard_size: pictures to a shard.
+        is_ours: whether a latent is what this run would make of its source.
+
+    Returns:
+        None where anything is missing or in doubt, and where the tar has members that cannot be
+        encoded: they are to be listed again.
+    """
+    try:
+        note = _note(destination.entry(shard_name(0)))
+        if note is None or note.etag != etag or note.problems or note.pictures < 1:
+            return None
+        stored = list(_stored(destination, shard_name, note, shard_size))
+    except (OSError, InputError):
+        return None
+    whole = len({latent.key for latent in stored}) == note.pictures
+    return stored if whole and all(map(is_ours, stored)) else None
+
+
+def _stored(
+    destination: Destination, shard_name: Callable[[int], str], note: TarNote, size: int
+) -> Iterator[StoredLatent]:
+    """The latents of all shards; fewer, where one of them holds fewer than it should."""
+    count = -(-note.pictures // size)
+    for number in range(count):
+        latents = stored_in(destination.entry(shard_name(number)))
+        if len(latents) != min(size, note.pictures - number * size):
+            return
+        yield from latents
+    if destination.holds(shard_name(count)):  # surplus, to be told of
+        raise InputError("more shards than the tar has pictures for")
+
+
+def _note(entry: Entry) -> TarNote | None:
+    with entry.open() as file:
+        _, metadata, _ = read_tensors(file, entry.state().size, limit=HEADER_LIMIT)
+    return parse_note(metadata.get("tar"))

@@ -13,10 +13,11 @@ from stae_cli.flow.write_behind import WriteBehind
 from stae_cli.latents.format import (
     Latent,
     LatentInfo,
+    StoredLatent,
     write_latent,
 )
-from stae_cli.latents.listing import StoredLatent, stored_in
-from stae_cli.latents.safetensors_header import ForeignFileError, Shape
+from stae_cli.latents.listing import stored_in
+from stae_cli.latents.safetensors_header import ForeignFileError
 from stae_cli.latents.shard_format import TarNote
 from stae_cli.storage.destination import Destination
 from stae_cli.storage.entry import SourceState
@@ -60,17 +61,6 @@ class Expected:
         )
 
 
-@dataclass(frozen=True)
-class Fresh:
-    """A new latent of a shard; its data waits in the shard's from `begin` on."""
-
-    info: LatentInfo
-    shape: Shape
-    dtype: str
-    begin: int
-    size: int
-
-
 @dataclass
 class Shard:
     """A shard in the making: all its pictures, and what became of those that were looked at.
@@ -89,7 +79,7 @@ class Shard:
     part: bool = False
     stored: dict[str, StoredLatent] | None = None
     mixed: bool = False
-    fresh: dict[str, Fresh] = field(default_factory=dict)
+    fresh: dict[str, StoredLatent] = field(default_factory=dict)
     settled: int = 0
     data: IO[bytes] | None = None
 

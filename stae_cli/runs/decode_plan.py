@@ -8,8 +8,8 @@ from pathlib import Path
 
 from stae_cli.errors import StaeError, UsageError
 from stae_cli.images.write import PictureFormat
-from stae_cli.latents.format import LatentInfo
-from stae_cli.latents.listing import StoredLatent, list_latents
+from stae_cli.latents.format import LatentInfo, StoredLatent
+from stae_cli.latents.listing import list_latents
 from stae_cli.storage.destination import FolderDestination
 from stae_cli.storage.entry import Problem
 from stae_cli.storage.names import folded

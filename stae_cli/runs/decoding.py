@@ -15,8 +15,7 @@ from stae_cli.flow.read_ahead import Reserve, read_ahead
 from stae_cli.flow.write_behind import WriteBehind
 from stae_cli.images.buffers import Pixels
 from stae_cli.images.write import LONGEST_SIDE, read_picture_record, write_picture
-from stae_cli.latents.format import SUFFIX, Latent, LatentInfo, is_finite
-from stae_cli.latents.listing import StoredLatent
+from stae_cli.latents.format import SUFFIX, Latent, LatentInfo, StoredLatent, is_finite
 from stae_cli.latents.run_record import NO_PREP, RunRecord
 from stae_cli.runs.ahead import computed
 from stae_cli.runs.decode_plan import Decodable, DecodeSettings

@@ -17,11 +17,10 @@ from stae_cli.latents.format import SUFFIX
 from stae_cli.runs.units import Layout, Unit, cut_units, shard_name
 from stae_cli.storage.destination import Destination
 from stae_cli.storage.entry import Problem
-from stae_cli.storage.lists import SourceList
 from stae_cli.storage.names import Planned
 from stae_cli.storage.remote_destination import destination_at
 from stae_cli.storage.shares import Share
-from stae_cli.storage.sources import list_sources
+from stae_cli.storage.sources import SourceList, list_sources
 
 
 @dataclass(frozen=True)

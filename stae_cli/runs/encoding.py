@@ -16,12 +16,10 @@ from stae_cli.flow.batching import pack
 from stae_cli.flow.read_ahead import Reserve, read_ahead
 from stae_cli.flow.write_behind import WriteBehind
 from stae_cli.images.buffers import Buffers
-from stae_cli.latents.finished import all_stored
-from stae_cli.latents.format import Latent, LatentInfo, is_finite
-from stae_cli.latents.listing import StoredLatent
+from stae_cli.latents.format import Latent, LatentInfo, StoredLatent, is_finite
 from stae_cli.latents.manifest import Manifest
 from stae_cli.latents.run_record import FILES, SHARDS, STEM, WHOLE, RunRecord
-from stae_cli.latents.shard_writer import ShardStorage
+from stae_cli.latents.shard_writer import ShardStorage, all_stored
 from stae_cli.latents.writer import Expected, FileStorage, Job, Storage, Written
 from stae_cli.runs.ahead import computed
 from stae_cli.runs.encode_plan import EncodeSettings, KnownOutputs

@@ -13,8 +13,14 @@ from stae_cli.latents.format import SUFFIX
 from stae_cli.latents.shard_format import TarNote
 from stae_cli.latents.writer import Job, Shard
 from stae_cli.storage.entry import Entry, Problem
-from stae_cli.storage.keys import is_too_long, problem_of
-from stae_cli.storage.names import Planned, folded, output_name, plan_outputs
+from stae_cli.storage.names import (
+    Planned,
+    folded,
+    is_too_long,
+    output_name,
+    plan_outputs,
+    problem_of,
+)
 from stae_cli.storage.sources import Listing
 from stae_cli.storage.tars import DamagedTar, Tar, members
 

@@ -15,7 +15,7 @@ from stae_cli.errors import InputError
 CHANGED = "changed since it was listed"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SourceState:
     """What tells one version of a source from the next.
 

@@ -20,7 +20,7 @@ from stae_cli.storage.entry import (
     SourceState,
     opened_as_listed,
 )
-from stae_cli.storage.keys import check_key
+from stae_cli.storage.names import check_key
 from stae_cli.storage.remote_entry import Fetched, FetchedMember, RemoteEntry
 
 SUFFIX = ".tar"

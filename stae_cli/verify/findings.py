@@ -1,9 +1,19 @@
-"""Findings: what a check of stored latents can find wrong, one kind for each remedy."""
+"""Findings: what a check can find wrong, and what it finds in each file, read to its last byte."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+from stae_cli.errors import InputError
+from stae_cli.flow.read_ahead import Reserve
+from stae_cli.latents.format import DamagedDataError, StoredLatent, is_finite
+from stae_cli.latents.listing import stored_in
+from stae_cli.latents.run_record import FILES, SHARDS
+from stae_cli.storage.entry import Entry, Problem, SourceState
+from stae_cli.storage.names import output_name
+from stae_cli.storage.remote_entry import on_this_machine
 
 Kind = Literal[
     "record",  # the run record is absent or damaged
@@ -29,3 +39,99 @@ class Finding:
     kind: Kind
     key: str
     reason: str
+
+
+class MadeWith(NamedTuple):
+    """What all latents of one DEST have in common."""
+
+    weights: str
+    weights_sha256: str
+    prep: str
+    dtype: str
+    layout: str
+    architecture: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedLatent:
+    """What a check remembers of a stored latent, all of which it holds at once.
+
+    A `StoredLatent` takes 750 bytes, and this half of it: a folder may hold many millions.
+    """
+
+    key: str
+    file: Entry
+    source: str
+    state: SourceState
+    made_with: MadeWith
+
+    @property
+    def label(self) -> str:
+        """How findings name it: its file, and its key in a shard."""
+        return self.file.key if self.made_with.layout == FILES else f"{self.file.key}:{self.key}"
+
+    @property
+    def is_named_after_its_source(self) -> bool:
+        """Whether its key is the one that `encode` derives from the recorded source."""
+        return self.key in (self.source, output_name(self.source, "", None, False))
+
+
+@dataclass
+class CheckedFile:
+    """What one file holds, and what is wrong: with the file itself, or with latents in it."""
+
+    entry: Entry
+    size: int = 0
+    latents: list[CheckedLatent] = field(default_factory=list)
+    problem: Problem | None = None
+    unsound: list[Problem] = field(default_factory=list)
+
+
+def check_file(entry: Entry, reserve: Reserve) -> CheckedFile:
+    """Reads one file of latents whole: header, sizes, and whether every value is finite.
+
+    Args:
+        entry: the file.
+        reserve: called with the bytes of its largest latent before one is read.
+    """
+    checked = CheckedFile(entry)
+    try:
+        here = on_this_machine(entry)
+        latents = stored_in(here)
+        checked.size = latents[0].state.size if latents else 0
+        checked.latents = [_checked(stored, entry) for stored in latents]
+        reserve(max((stored.size for stored in latents), default=0))
+        with here.open() as file:
+            for stored in latents:
+                try:
+                    if not is_finite(stored.read_from(file)):
+                        checked.unsound.append(Problem(stored.label, "it holds NaN or infinity"))
+                except DamagedDataError as error:  # the others may be sound
+                    checked.unsound.append(Problem(stored.label, error.message))
+    except InputError as error:
+        checked.problem = Problem(entry.key, error.message)
+    except OSError as error:
+        checked.problem = Problem(entry.key, f"cannot read it: {error.strerror or error}")
+    return checked
+
+
+def _checked(stored: StoredLatent, file: Entry) -> CheckedLatent:
+    info = stored.info
+    made_with = _shared(
+        MadeWith(
+            info.weights,
+            info.weights_sha256,
+            info.prep,
+            stored.dtype,
+            FILES if stored.is_alone else SHARDS,
+            f"{info.architecture}, {info.latent_channels} channels, 1/{info.downsample}",
+        )
+    )
+    state = SourceState(info.source_size, info.source_mtime_ns, info.source_etag)
+    return CheckedLatent(stored.key, file, info.source, state, made_with)
+
+
+@lru_cache(maxsize=64)
+def _shared(made_with: MadeWith) -> MadeWith:
+    """One object for all latents that were made alike."""
+    return made_with

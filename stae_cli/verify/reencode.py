@@ -15,15 +15,15 @@ from stae_cli.flow.read_ahead import Reserve
 from stae_cli.flow.scan import scanning
 from stae_cli.images.buffers import Buffers
 from stae_cli.images.resize import parse_described
-from stae_cli.latents.format import Latent
-from stae_cli.latents.listing import StoredLatent, stored_in
+from stae_cli.latents.format import Latent, StoredLatent
+from stae_cli.latents.listing import stored_in
 from stae_cli.runs.read_picture import Picture, read_picture
 from stae_cli.runs.tally import problem_or
-from stae_cli.storage.entry import Problem
+from stae_cli.storage.entry import Entry, Problem
 from stae_cli.storage.names import Planned
 from stae_cli.storage.remote_entry import RemoteEntry
-from stae_cli.verify.findings import Finding
-from stae_cli.verify.sources import Match
+from stae_cli.verify.against import WithSource
+from stae_cli.verify.findings import CheckedLatent, Finding
 
 if TYPE_CHECKING:
     from stae_cli.codec.pixel_codec import PixelCodec
@@ -64,7 +64,7 @@ class _Pair:
 
 
 def reencode(
-    sample: Sequence[Match],
+    sample: Sequence[WithSource],
     codec: PixelCodec,
     *,
     workers: int | None = None,
@@ -79,7 +79,7 @@ def reencode(
         advance: called with the number of latents that were compared.
     """
     reader = _Reader(codec)
-    in_files = sorted(sample, key=lambda match: match.output.file.key)  # headers are read once
+    in_files = sorted(sample, key=lambda pair: pair[0].file.key)  # headers are read once
     with scanning(in_files, reader.read, workers=workers) as results:
         for found in pack(results, patches=_patches, limit=codec.batch_patches):
             yield from (_unreadable(p) for p in found if isinstance(p, Problem))
@@ -98,18 +98,18 @@ class _Reader:
         self.patch, self.buffers = codec.architecture.downsample, Buffers(codec.host_memory)
         self.stored_in = lru_cache(maxsize=8)(stored_in)
 
-    def read(self, match: Match, reserve: Reserve) -> _Pair | Problem:
-        return problem_or(match.output.label, lambda: self._read(match, reserve))
+    def read(self, sampled: WithSource, reserve: Reserve) -> _Pair | Problem:
+        return problem_or(sampled[0].label, lambda: self._read(*sampled, reserve))
 
-    def _read(self, match: Match, reserve: Reserve) -> _Pair:
-        file = match.output.file
+    def _read(self, checked: CheckedLatent, source: Entry, reserve: Reserve) -> _Pair:
+        file = checked.file
         file = file.in_parts() if isinstance(file, RemoteEntry) else file
-        latents = (s for s in self.stored_in(file) if s.key == match.output.key)
+        latents = (s for s in self.stored_in(file) if s.key == checked.key)
         stored = next(latents, None)
         if stored is None:
             raise InputError("it went away while the check was under way")
         picture = read_picture(
-            Planned(match.entry, match.output.key),
+            Planned(source, checked.key),
             parse_described(stored.info.prep),
             patch=self.patch,
             reserve=reserve,

@@ -22,11 +22,9 @@ from stae_cli.storage.names import folded
 from stae_cli.storage.remote_destination import destination_at
 from stae_cli.storage.sources import Listing, list_below, list_sources
 from stae_cli.storage.temp_files import TEMPORARY
-from stae_cli.verify.findings import Finding, Kind
-from stae_cli.verify.manifests import wrong_lines
-from stae_cli.verify.outputs import CheckedFile, MadeWith, Output, check_file
+from stae_cli.verify.against import Against, WithSource, wrong_lines
+from stae_cli.verify.findings import CheckedFile, CheckedLatent, Finding, Kind, MadeWith, check_file
 from stae_cli.verify.reencode import Reencoded, reencode
-from stae_cli.verify.sources import Against, Match
 
 if TYPE_CHECKING:
     from stae_cli.codec.pixel_codec import PixelCodec
@@ -66,7 +64,7 @@ class Verification:
     size: int = 0  # bytes
     sources: int | None = None
     findings: list[Finding] = field(default_factory=list)
-    sample: list[Match] = field(default_factory=list)
+    sample: list[WithSource] = field(default_factory=list)
     reencoded: list[Reencoded] = field(default_factory=list)
 
     @property
@@ -150,7 +148,7 @@ class _Verifying:
     def __init__(self, plan: VerifyPlan, advance: Callable[[int], None]) -> None:
         self.plan, self.advance = plan, advance
         self.found = Verification(plan.destination.place())
-        self.outputs: list[Output] = []
+        self.latents: list[CheckedLatent] = []
         self.broken: set[str] = set()  # files whose latents are not known, without the suffix
         self.doubtful: set[str] = set()  # latents that it makes no sense to encode again
 
@@ -195,47 +193,47 @@ class _Verifying:
         for problem in file.unsound:
             found.find("damaged", problem.key, problem.reason)
             self.doubtful.add(problem.key)
-        for output in file.outputs:
-            self._look_at(output)
-        self.advance(len(file.outputs))
+        for latent in file.latents:
+            self._look_at(latent)
+        self.advance(len(file.latents))
 
-    def _look_at(self, output: Output) -> None:
-        self.outputs.append(output)
+    def _look_at(self, latent: CheckedLatent) -> None:
+        self.latents.append(latent)
         self.found.latents += 1
-        if not output.is_named_after_its_source:
-            reason = f"it says that it was made from `{output.source}`"
-            self.found.find("misnamed", output.label, reason)
-            self.doubtful.add(output.label)
+        if not latent.is_named_after_its_source:
+            reason = f"it says that it was made from `{latent.source}`"
+            self.found.find("misnamed", latent.label, reason)
+            self.doubtful.add(latent.label)
 
     def _compare_settings(self) -> None:
         """Every latent with the run record, or else with most of the others."""
-        common = Counter(output.made_with for output in self.outputs).most_common(1)
+        common = Counter(latent.made_with for latent in self.latents).most_common(1)
         if not common:
             return
         usual = _as_recorded(common[0][0], self.found.record)
         self.found.made_with = usual
         than = "the run record says" if self.found.record else "most latents say"
         reasons: dict[MadeWith, str] = {}
-        for output in self.outputs:
-            made_with = output.made_with
+        for latent in self.latents:
+            made_with = latent.made_with
             if made_with not in reasons:
                 reasons[made_with] = _differences(made_with, usual, than)
             if reasons[made_with]:
-                self.found.find("mixed", output.label, reasons[made_with])
-                self.doubtful.add(output.label)
+                self.found.find("mixed", latent.label, reasons[made_with])
+                self.doubtful.add(latent.label)
 
     def _find_doubles(self) -> None:
-        keys: dict[str, Output] = {}
-        sources: dict[str, Output] = {}
-        for output in self.outputs:
-            twin = keys.setdefault(folded(output.key), output)
-            if twin is not output:
-                self.found.find("duplicate", output.label, f"`{twin.label}` has the same key")
-            elif output.is_named_after_its_source:
-                twin = sources.setdefault(output.source, output)
-                if twin is not output:
-                    reason = f"`{twin.label}` was made from the same source `{output.source}`"
-                    self.found.find("duplicate", output.label, reason)
+        keys: dict[str, CheckedLatent] = {}
+        sources: dict[str, CheckedLatent] = {}
+        for latent in self.latents:
+            twin = keys.setdefault(folded(latent.key), latent)
+            if twin is not latent:
+                self.found.find("duplicate", latent.label, f"`{twin.label}` has the same key")
+            elif latent.is_named_after_its_source:
+                twin = sources.setdefault(latent.source, latent)
+                if twin is not latent:
+                    reason = f"`{twin.label}` was made from the same source `{latent.source}`"
+                    self.found.find("duplicate", latent.label, reason)
 
     def _find_temporaries(self) -> None:
         for name in self.plan.destination.names():
@@ -246,7 +244,7 @@ class _Verifying:
     def _compare_manifests(self) -> None:
         record = self.found.record
         if record is not None and record.layout == SHARDS:
-            lines = wrong_lines(self.plan.destination, self.outputs, broken=self.broken)
+            lines = wrong_lines(self.plan.destination, self.latents, broken=self.broken)
             self.found.findings += lines
 
     def _compare_sources(self) -> None:
@@ -254,7 +252,7 @@ class _Verifying:
         found = self.found
         failures = {p.key: p.reason for p in read_failures(self.plan.destination)}
         if self.plan.sources is not None:
-            against = Against(self.outputs, broken=self.broken, failures=failures)
+            against = Against(self.latents, broken=self.broken, failures=failures)
             matches = self._matches(against, self.plan.sources)
             found.sample = drawn(matches, self.plan.sample, seed=self.plan.seed)
             found.sources = len(against.seen)
@@ -263,12 +261,12 @@ class _Verifying:
             if key not in told:
                 found.find("failed", key, reason)
 
-    def _matches(self, against: Against, listing: Listing) -> Iterator[Match]:
+    def _matches(self, against: Against, listing: Listing) -> Iterator[WithSource]:
         """Sound latents with their sources; findings are noted on the way."""
         for result in against.compare(listing, workers=self.plan.workers):
             if isinstance(result, Finding):
                 self.found.findings.append(result)
-            elif result.output.label not in self.doubtful:
+            elif result[0].label not in self.doubtful:
                 yield result
 
 

@@ -11,7 +11,8 @@ from safetensors.numpy import load_file, save_file
 
 from stae_cli.checkpoints.checkpoint import load_checkpoint, read_checkpoint
 from stae_cli.checkpoints.names import BUILTIN_FOLDER
-from stae_cli.latents.format import read_latent, write_latent
+from stae_cli.latents.format import write_latent
+from stae_cli.latents.listing import read_latent
 from tests.pictures import EXAMPLES, noise, write_photos
 
 
@@ -49,7 +50,7 @@ def test_pictures_have_the_recorded_size(stae, photos, latents, tiny, tmp_path, 
 def test_pixels_are_the_networks_clamped_and_rounded(stae, latents, tiny, tmp_path):
     out = tmp_path / "out"
     stae("decode", latents / "p3.safetensors", out, "--weights", tiny)
-    latent, header = read_latent(latents / "p3.safetensors")
+    latent, info = read_latent(latents / "p3.safetensors")
     import torch
 
     model = read_checkpoint(tiny, name="").model()
@@ -57,7 +58,7 @@ def test_pixels_are_the_networks_clamped_and_rounded(stae, latents, tiny, tmp_pa
         image = model.decode(torch.from_numpy(latent).float()[None])[0]
     levels = ((image + 1) * 127.5).round().clamp(0, 255).permute(1, 2, 0).numpy()
     decoded = pixels_of(out / "p3.png")
-    expected = levels[: header.info.height, : header.info.width]
+    expected = levels[: info.height, : info.width]
     assert np.abs(decoded - expected).max() <= 1  # where rounding could go either way
     assert (decoded == expected).mean() > 0.99
 
@@ -87,10 +88,10 @@ def test_bad_latents_among_good_ones_are_listed(stae, latents, tiny, tmp_path):
     (latents / "cut.safetensors").write_bytes(whole[:-10])
     (latents / "empty.safetensors").write_bytes(b"")
     save_file({"x": np.ones(3)}, latents / "other.safetensors")
-    nan, header = read_latent(latents / "p1.safetensors")
+    nan, info = read_latent(latents / "p1.safetensors")
     nan = nan.copy()
     nan[0, 0, 0] = np.nan
-    write_latent(latents / "nan.safetensors", nan, header.info)
+    write_latent(latents / "nan.safetensors", nan, info)
     out = tmp_path / "out"
     ran = stae("decode", latents, out, "--weights", tiny, "--json")
     assert (ran.code, ran.json["done"], ran.json["failed"]) == (3, 9, 4)
@@ -149,10 +150,10 @@ def test_a_latent_cannot_name_a_file_to_open(stae, latents, tiny, tmp_path):
     """The name in a latent is a word to look up, not a path: its author may not be trusted."""
     from dataclasses import replace
 
-    latent, header = read_latent(latents / "p0.safetensors")
+    latent, info = read_latent(latents / "p0.safetensors")
     evil = tmp_path / "evil"
     evil.mkdir()
-    write_latent(evil / "a.safetensors", latent, replace(header.info, weights=str(tiny)))
+    write_latent(evil / "a.safetensors", latent, replace(info, weights=str(tiny)))
     stae("decode", evil, tmp_path / "out").assert_fails(1, "not available here", "--weights")
 
 

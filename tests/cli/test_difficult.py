@@ -16,7 +16,7 @@ from PIL import Image, ImageCms, features
 
 from stae_cli.checkpoints import checkpoint
 from stae_cli.images.read import MAX_PIXELS, SUFFIXES_OF
-from stae_cli.latents.format import read_latent
+from stae_cli.latents.listing import read_latent
 from tests.difficult import ADOBE_LIKE, CASES, by_pillow, photo, png_of, saved
 
 ODD_NAMES = [
@@ -157,8 +157,8 @@ def test_every_file_is_a_latent_or_on_the_list(stae, tiny, tmp_path, monkeypatch
     written = {p.relative_to(out).as_posix() for p in out.rglob("*.safetensors")}
     assert written == {f"{key}.safetensors" for key in good}
     for key in good:
-        latent, header = read_latent(out / f"{key}.safetensors")
-        assert header.info.source == key
+        latent, info = read_latent(out / f"{key}.safetensors")
+        assert info.source == key
         assert np.array_equal(latent, read_latent(tmp_path / f"expected/{key}.safetensors")[0]), key
 
     again = stae("encode", photos, out, "--weights", tiny, "--keep-extension", "--json")

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from stae_cli.checkpoints.checkpoint import read_checkpoint, write_checkpoint
 from stae_cli.codec.pixel_codec import PixelCodec
-from stae_cli.latents.format import read_header, read_latent
+from stae_cli.latents.listing import read_latent
 from tests.pictures import EXAMPLES, noise, write_photos
 from tests.seeded import TINY, seeded_tensors
 from tests.signals import heed_interrupts
@@ -126,7 +126,7 @@ def test_a_finished_run_is_skipped_and_a_changed_source_is_not(stae, photos, tin
     assert (third.json["done"], third.json["skipped"]) == (1, 8)
     after = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     assert [path.name for path in before if before[path] != after[path]] == ["p0.safetensors"]
-    assert read_header(out / "p0.safetensors").info.width == 30
+    assert read_latent(out / "p0.safetensors")[1].width == 30
 
 
 def test_a_damaged_output_is_made_again(stae, photos, tiny, tmp_path):
@@ -205,9 +205,7 @@ def test_overwrite_replaces_all_or_nothing(stae, photos, tiny, other_tiny, tmp_p
     assert latents(out) == whole
     every = stae("encode", photos, out, "--weights", other_tiny, "--overwrite", "--json")
     assert every.json["done"] == 9
-    assert all(
-        read_header(p).info.weights == "other.safetensors" for p in out.rglob("*.safetensors")
-    )
+    assert all(read_latent(p)[1].weights == "other.safetensors" for p in out.rglob("*.safetensors"))
     same = stae("encode", photos / "p0.png", out, "--weights", other_tiny, "--overwrite", "--json")
     assert same.json["done"] == 1
 
@@ -306,7 +304,7 @@ def test_edges(stae, tiny, tmp_path):
     for edges, size in [("pad", (21, 30)), ("crop", (16, 24))]:
         out = tmp_path / edges
         assert stae("encode", source, out, "--weights", tiny, "--edges", edges).code == 0
-        info = read_header(out / "a.safetensors").info
+        info = read_latent(out / "a.safetensors")[1]
         assert (info.width, info.height) == size
         assert (info.original_width, info.original_height) == (21, 30)
     ran = stae("encode", source, tmp_path / "error", "--weights", tiny, "--edges", "error")
@@ -327,7 +325,7 @@ def test_sizes(stae, tiny, tmp_path, options, size):
     Image.fromarray(noise(150, 100)).save(tmp_path / "a.png")
     out = tmp_path / "out"
     assert stae("encode", tmp_path / "a.png", out, "--weights", tiny, *options).code == 0
-    info = read_header(out / "a.safetensors").info
+    info = read_latent(out / "a.safetensors")[1]
     assert (info.width, info.height) == size
 
 
@@ -365,7 +363,7 @@ def test_what_overflows_half_precision_is_redone_in_float32(stae, tmp_path):
 def test_every_dtype_works_and_is_recorded(stae, photos, tiny, tmp_path, dtype):
     out = tmp_path / "out"
     assert stae("encode", photos, out, "--weights", tiny, "--dtype", dtype).code == 0
-    assert read_header(out / "p0.safetensors").info.compute_dtype == dtype
+    assert read_latent(out / "p0.safetensors")[1].compute_dtype == dtype
 
 
 def test_json_is_the_only_thing_on_stdout(stae, photos, tiny, tmp_path):

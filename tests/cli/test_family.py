@@ -10,7 +10,8 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from stae_cli.checkpoints.checkpoint import read_checkpoint, write_checkpoint
-from stae_cli.latents.format import read_latent, write_latent
+from stae_cli.latents.format import write_latent
+from stae_cli.latents.listing import read_latent
 from stae_cli.network.architecture import PRESETS, Architecture, SecondStage
 from tests.pictures import noise
 from tests.seeded import seeded_tensors, tiny_like
@@ -69,11 +70,11 @@ def test_pictures_smaller_than_a_patch_are_padded_recorded_and_restored(
     stae, latents, two_stages, tmp_path
 ):
     for name, (width, height) in SIZES.items():
-        latent, header = read_latent(latents / f"{name}.safetensors")
+        latent, info = read_latent(latents / f"{name}.safetensors")
         assert latent.shape == (64, -(-height // 32), -(-width // 32))
-        assert (header.info.width, header.info.height) == (width, height)
-        assert (header.info.downsample, header.info.latent_channels) == (32, 64)
-        assert json.loads(header.info.architecture)["second"] == {"patch": 4, "latent_channels": 64}
+        assert (info.width, info.height) == (width, height)
+        assert (info.downsample, info.latent_channels) == (32, 64)
+        assert json.loads(info.architecture)["second"] == {"patch": 4, "latent_channels": 64}
     ran = stae("decode", latents, tmp_path / "out", "--weights", two_stages)
     assert ran.code == 0, ran.err
     for name, size in SIZES.items():
@@ -121,8 +122,8 @@ def test_latents_that_contradict_their_weights_are_listed(
     stae, latents, two_stages, tmp_path, what, value
 ):
     path = latents / "large.safetensors"
-    latent, header = read_latent(path)
-    write_latent(path, latent, replace(header.info, **{what: value}))
+    latent, info = read_latent(path)
+    write_latent(path, latent, replace(info, **{what: value}))
     ran = stae("decode", latents, tmp_path / "out", "--weights", two_stages)
     assert ran.code == 3
     assert f"it says {value}" in ran.err

@@ -7,11 +7,10 @@ import pytest
 from PIL import Image
 
 from stae_cli.checkpoints.checkpoint import read_checkpoint
-from stae_cli.latents.format import latent_bytes
-from stae_cli.latents.shard_format import write_shard
 from tests.difficult import saved
-from tests.latents.test_hostile import ESCAPES, INFO, LATENT, SHAPE, replace, write_hostile_shard
+from tests.latents.test_hostile import ESCAPES, INFO, LATENT, replace, write_hostile_shard
 from tests.pictures import noise
+from tests.shards import write_latents
 
 
 @pytest.fixture
@@ -39,10 +38,7 @@ def test_decoding_a_hostile_shard_writes_nothing_outside(stae, tiny, jail, key):
         weights_sha256=checkpoint.fingerprint,
         architecture=checkpoint.architecture.describe(),
     )
-    write_shard(
-        place / "in" / "good.safetensors", [("fine", info, SHAPE, "float16")],
-        [latent_bytes(LATENT)],
-    )  # fmt: skip
+    write_latents(place / "in" / "good.safetensors", [("fine", info, LATENT)])
     before = outside()
     ran = stae("decode", place / "in", place / "out", "--weights", tiny)
     assert ran.code == 3, ran.err

@@ -8,7 +8,8 @@ import torch
 
 from stae_cli import Codec
 from stae_cli.checkpoints.checkpoint import read_checkpoint
-from stae_cli.latents.format import read_latent, write_latent
+from stae_cli.latents.format import write_latent
+from stae_cli.latents.listing import read_latent
 from stae_cli.verify import stats
 from tests.pictures import write_photos
 
@@ -67,10 +68,10 @@ def test_large_latents_are_taken_in_slabs(stae, files, monkeypatch):
 
 def test_a_large_mean_costs_no_precision(stae, files, tmp_path):
     """Sums of squares would lose the deviation entirely here."""
-    latent, header = read_latent(files / "p0.safetensors")
+    latent, info = read_latent(files / "p0.safetensors")
     far = (np.float32(3e6) + latent.astype(np.float32)).astype(np.float32)
     (tmp_path / "far").mkdir()
-    write_latent(tmp_path / "far" / "p0.safetensors", far, header.info)
+    write_latent(tmp_path / "far" / "p0.safetensors", far, info)
     found = stae("stats", tmp_path / "far", "--json").json
     np.testing.assert_allclose(found["std"], values_of(tmp_path / "far").std(1, ddof=1), rtol=1e-9)
 
@@ -96,10 +97,10 @@ def test_the_table(stae, files):
 
 def test_damaged_latents_are_listed_and_left_out(stae, files):
     values = values_of(files)
-    latent, header = read_latent(files / "p0.safetensors")
+    latent, info = read_latent(files / "p0.safetensors")
     broken = latent.copy()
     broken[3, 1, 1] = np.inf
-    write_latent(files / "inf.safetensors", broken, header.info)
+    write_latent(files / "inf.safetensors", broken, info)
     (files / "cut.safetensors").write_bytes((files / "p1.safetensors").read_bytes()[:-3])
     ran = stae("stats", files, "--json")
     assert ran.code == 3
@@ -112,9 +113,9 @@ def test_latents_of_two_checkpoints_are_refused(stae, photos, files, other_tiny,
     ran = stae("stats", files, tmp_path / "other")
     ran.assert_fails(1, "tiny.safetensors", "other.safetensors", "by themselves")
     ran.assert_fails(1, str(files / "p0.safetensors"), str(tmp_path / "other" / "p0.safetensors"))
-    latent, header = read_latent(files / "p0.safetensors")
+    latent, info = read_latent(files / "p0.safetensors")
     wide = np.concatenate([latent, latent])
-    write_latent(files / "z.safetensors", wide, replace(header.info, latent_channels=32))
+    write_latent(files / "z.safetensors", wide, replace(info, latent_channels=32))
     stae("stats", files).assert_fails(1, "32 channels")
 
 
@@ -137,11 +138,11 @@ def test_too_little(stae, files, tmp_path):
 
 
 def test_constant_channels_have_no_correlation(stae, files, tmp_path):
-    latent, header = read_latent(files / "p0.safetensors")
+    latent, info = read_latent(files / "p0.safetensors")
     flat = latent.copy()
     flat[2] = 5
     (tmp_path / "flat").mkdir()
-    write_latent(tmp_path / "flat" / "a.safetensors", flat, header.info)
+    write_latent(tmp_path / "flat" / "a.safetensors", flat, info)
     found = stae("stats", tmp_path / "flat", "--json").json
     assert found["std"][2] == 0
     assert found["correlation"][2] == [None] * 16

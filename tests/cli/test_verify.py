@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from stae_cli.latents.format import read_latent, write_latent
-from stae_cli.verify.outputs import check_file
+from stae_cli.latents.format import write_latent
+from stae_cli.latents.listing import read_latent
+from stae_cli.verify.findings import check_file
 from tests.pictures import noise, write_photos
 
 LAYOUTS = [[], ["--shard-size", 4]]
@@ -90,9 +91,9 @@ def test_a_flipped_bit(stae, latents, tiny, tmp_path):
 
 def test_a_nan(stae, files):
     victim = files / "p4.safetensors"
-    latent, header = read_latent(victim)
+    latent, info = read_latent(victim)
     latent[3, 0, 0] = np.nan
-    write_latent(victim, latent, header.info)
+    write_latent(victim, latent, info)
     ran = stae("verify", files, "--json")
     assert findings(ran) == {("damaged", "p4.safetensors")}
     assert "NaN" in ran.json["findings"][0]["reason"]
@@ -297,10 +298,10 @@ def test_a_sample_encoded_again_has_the_same_bytes(stae, photos, latents, tiny):
 
 
 def test_a_latent_that_only_encoding_again_can_tell_is_wrong(stae, photos, files, tiny):
-    latent, header = read_latent(files / "p4.safetensors")
+    latent, info = read_latent(files / "p4.safetensors")
     wrong = latent.copy()
     wrong[0] += np.float16(0.1) * np.abs(latent).max()
-    write_latent(files / "p4.safetensors", wrong, header.info)
+    write_latent(files / "p4.safetensors", wrong, info)
     args = ["verify", files, "--against", photos, "--weights", tiny, "--json"]
     assert findings(stae(*args)) == set()
     ran = stae(*args, "--reencode", 9)

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, default_collate
 import stae_cli.latents.mapped
 from stae_cli import LatentDataset, StaeError, collate_latents
 from stae_cli.errors import UsageError
-from stae_cli.latents.format import LatentInfo, latent_bytes, write_latent
-from stae_cli.latents.shard_format import write_shard
+from stae_cli.latents.format import LatentInfo, write_latent
+from tests.shards import write_latents
 
 INFO = LatentInfo(
     "0.1.0", "f8c16", "photo-1", "ab" * 32, 8, 4, "a.jpg", 1, 2, 8, 8, 8, 8, "{}", "float32"
@@ -47,11 +47,7 @@ def shards(tmp_path):
     folder.mkdir()
     every = list(pictures())
     for number, members in enumerate([every[:3], every[3:]]):
-        write_shard(
-            folder / f"shard-{number:05}.safetensors",
-            [(key, info, values.shape, "float16") for key, info, values in members],
-            (latent_bytes(values) for _, _, values in members),
-        )
+        write_latents(folder / f"shard-{number:05}.safetensors", members)
     return folder
 
 

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from stae_cli.errors import InputError
 from stae_cli.latents.format import LatentInfo, latent_bytes, write_latent
 from stae_cli.latents.listing import stored_in
-from stae_cli.latents.shard_format import write_shard
 from stae_cli.storage.entry import FileEntry, Problem
-from stae_cli.storage.keys import check_key
+from stae_cli.storage.names import check_key
 from stae_cli.storage.tars import members, tar_of
 from tests.latents.test_format import INFO
+from tests.shards import write_latents
 
 SHAPE = (16, 2, 3)
 LATENT = np.arange(96, dtype=np.float16).reshape(SHAPE)
@@ -128,8 +128,7 @@ def test_any_header_is_read_or_refused(header, tmp_path_factory):
 def test_mutated_files_are_read_or_refused(data, shard, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "mutated.safetensors"
     if shard:
-        described = [(f"k{n}", replace(INFO, source=f"k{n}.jpg"), SHAPE, "float16") for n in (1, 2)]
-        write_shard(path, described, [latent_bytes(LATENT)] * 2)
+        write_latents(path, [(f"k{n}", replace(INFO, source=f"k{n}.jpg"), LATENT) for n in (1, 2)])
     else:
         write_latent(path, LATENT, INFO)
     blob = bytearray(path.read_bytes())

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from stae_cli.errors import InputError
-from stae_cli.latents.format import LatentInfo, latent_bytes
+from stae_cli.latents.format import LatentInfo
 from stae_cli.latents.listing import list_latents, stored_in
 from stae_cli.latents.safetensors_header import ForeignFileError
-from stae_cli.latents.shard_format import write_shard
 from stae_cli.storage.entry import FileEntry
+from tests.shards import write_latents
 
 INFO = LatentInfo(
     "0.1.0", "f8c16", "photo-1", "ab" * 32, 8, 4, "a.jpg", 12, 10**18, 21, 9, 42, 18, "{}",
@@ -28,10 +28,13 @@ def write(path, keys=KEYS, dtype="float16", **changes):
     """Writes a shard of seeded latents (4, 2, 3) and returns them by key."""
     generator = np.random.default_rng(0)
     latents = {key: generator.standard_normal((4, 2, 3)).astype(dtype) for key in keys}
-    members = [
-        (key, replace(INFO, source=f"{key}.jpg", **changes), (4, 2, 3), dtype) for key in keys
-    ]
-    size = write_shard(path, members, map(latent_bytes, latents.values()))
+    size = write_latents(
+        path,
+        [
+            (key, replace(INFO, source=f"{key}.jpg", **changes), values)
+            for key, values in latents.items()
+        ],
+    )
     assert size == path.stat().st_size
     return latents
 
@@ -69,8 +72,8 @@ def test_the_same_latents_are_the_same_file(path, tmp_path):
 def test_a_picture_that_differs_from_the_others_keeps_its_own_word(path):
     infos = [replace(INFO, compute_dtype=d) for d in ("float16", "float32", "float32")]
     infos[2] = replace(infos[2], source_mtime_ns=0, source_etag="abc", width=24)
-    members = [(str(n), info, (4, 2, 3), "float16") for n, info in enumerate(infos)]
-    write_shard(path, members, [bytes(48)] * 3)
+    empty = np.zeros((4, 2, 3), np.float16)
+    write_latents(path, [(str(n), info, empty) for n, info in enumerate(infos)])
     assert [stored.info for stored in read(path)] == infos
 
 
@@ -149,11 +152,11 @@ def test_keys_that_lead_elsewhere_are_refused(path, key):
         read(path)
 
 
-def test_shards_of_nothing_and_of_others(path):
+def test_empty_shards_and_of_others(path):
     metadata = {"format": "stae-latents-shard", "format_version": "1", "pictures": "{}"}
-    rewrite_of_nothing = json.dumps({"__metadata__": metadata}).encode()
-    path.write_bytes(struct.pack("<Q", len(rewrite_of_nothing)) + rewrite_of_nothing)
-    with pytest.raises(InputError, match="nothing"):
+    header = json.dumps({"__metadata__": metadata}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(InputError, match="an empty shard"):
         read(path)
     save_file({"a": np.zeros((4, 2, 3), np.float16)}, path, {**metadata, "format_version": "2"})
     with pytest.raises(ForeignFileError, match="format 2"):

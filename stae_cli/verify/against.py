@@ -1,55 +1,53 @@
-"""Outputs against the sources that they were made from: missing, stale and orphaned ones."""
+"""Stored latents against their sources and manifests: missing, stale, orphaned, misplaced ones."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from stae_cli.errors import UsageError
 from stae_cli.flow.read_ahead import Reserve
 from stae_cli.flow.scan import scanning
 from stae_cli.images.read import IMAGE_SUFFIXES
+from stae_cli.latents.format import SUFFIX
+from stae_cli.latents.manifest import NAME, read_manifests
 from stae_cli.runs.tally import problem_or
+from stae_cli.storage.destination import Destination
 from stae_cli.storage.entry import Entry, MemberEntry, Problem, SourceState
 from stae_cli.storage.names import output_name
 from stae_cli.storage.remote_entry import FetchedMember
 from stae_cli.storage.sources import Listing
 from stae_cli.storage.tars import members
-from stae_cli.verify.findings import Finding
-from stae_cli.verify.outputs import Output
+from stae_cli.verify.findings import CheckedLatent, Finding
 
 BATCH = 256  # states that a thread asks for at a time
 Stated = tuple[Entry | Problem, SourceState | Problem | None]
-
-
-@dataclass(frozen=True)
-class Match:
-    """An output and the source that it was made from, which is still in the same state."""
-
-    output: Output
-    entry: Entry
+WithSource = tuple[CheckedLatent, Entry]  # a source that has not changed since
 
 
 class Against:
-    """Compares outputs with a listing of sources, by the keys that the outputs record.
+    """Compares latents with a listing of sources, by the keys that the latents record.
 
     Args:
-        outputs: those of DEST.
+        latents: those of DEST.
         broken: keys, without the suffix, of files whose latents are unknown; their sources are
             not missing.
         failures: why inputs of the last run failed, by key.
     """
 
     def __init__(
-        self, outputs: Sequence[Output], *, broken: Collection[str], failures: Mapping[str, str]
+        self,
+        latents: Sequence[CheckedLatent],
+        *,
+        broken: Collection[str],
+        failures: Mapping[str, str],
     ) -> None:
-        self.outputs, self.broken, self.failures = outputs, broken, failures
-        by_trust = sorted(outputs, key=lambda output: output.is_named_after_its_source)
-        self.expected = {output.source: output for output in by_trust}
+        self.latents, self.broken, self.failures = latents, broken, failures
+        by_trust = sorted(latents, key=lambda latent: latent.is_named_after_its_source)
+        self.expected = {latent.source: latent for latent in by_trust}
         self.seen: dict[str, str] = {}  # where the source of each key lies; of members, the tar
 
-    def compare(self, listing: Listing, *, workers: int | None) -> Iterator[Match | Finding]:
-        """Every source whose output is there or not, then every output without a source.
+    def compare(self, listing: Listing, *, workers: int | None) -> Iterator[WithSource | Finding]:
+        """Every source with or without a latent, then every latent without a source.
 
         Raises:
             UsageError: two sources have one key.
@@ -63,10 +61,10 @@ class Against:
                         yield Finding("unreadable", entry.key, entry.reason)
                     elif self._is_new(entry) and (found := self._found(entry, state)):
                         yield found
-        for output in self.outputs:
-            if output.source not in self.seen:
-                reason = f"its source `{output.source}` is not there"
-                yield Finding("orphaned", output.label, reason)
+        for latent in self.latents:
+            if latent.source not in self.seen:
+                reason = f"its source `{latent.source}` is not there"
+                yield Finding("orphaned", latent.label, reason)
 
     def _is_new(self, entry: Entry) -> bool:
         """Whether this is the first source of its key; tars may name a member twice."""
@@ -81,16 +79,18 @@ class Against:
             "give the sources as they were given to `stae encode`",
         )
 
-    def _found(self, entry: Entry, state: SourceState | Problem | None) -> Match | Finding | None:
+    def _found(
+        self, entry: Entry, state: SourceState | Problem | None
+    ) -> WithSource | Finding | None:
         if isinstance(state, Problem):
             return Finding("unreadable", entry.key, state.reason)
-        output = self.expected.get(entry.key)
-        if output is None:
+        latent = self.expected.get(entry.key)
+        if latent is None:
             return None if self._is_broken(entry.key) else self._missing(entry.key)
-        if output.state != state:
+        if latent.state != state:
             reason = f"its source `{entry.key}` has changed since"
-            return Finding("stale", output.label, reason)
-        return Match(output, entry)
+            return Finding("stale", latent.label, reason)
+        return latent, entry
 
     def _is_broken(self, key: str) -> bool:
         return key in self.broken or output_name(key, "", None, False) in self.broken
@@ -127,3 +127,41 @@ def _states(batch: list[Entry | Problem], _reserve: Reserve) -> list[Stated]:
         (entry, None if isinstance(entry, Problem) else problem_or(entry.key, entry.state))
         for entry in batch
     ]
+
+
+def wrong_lines(
+    destination: Destination, latents: Sequence[CheckedLatent], *, broken: Collection[str]
+) -> Iterator[Finding]:
+    """What the manifests of DEST say that its shards do not, and the other way round.
+
+    Args:
+        destination: DEST, of shards.
+        latents: all that it holds.
+        broken: the names, without the suffix, of shards that cannot be read; their lines may be
+            right.
+
+    Raises:
+        StaeError: DEST cannot be read.
+    """
+    shards = {latent.key: latent.file.key for latent in latents}
+    listed, manifests = set(), set()
+    for line in read_manifests(destination):
+        if isinstance(line, Problem):
+            manifests.add(line.key)
+            yield Finding("manifest", line.key, line.reason)
+            continue
+        manifests.add(line.manifest)
+        if line.key in listed:
+            yield Finding("manifest", line.manifest, f"it lists `{line.key}` twice")
+        listed.add(line.key)
+        shard = shards.get(line.key)
+        if shard != line.shard and line.shard.removesuffix(SUFFIX) not in broken:
+            where = f"it is in `{shard}`" if shard else "it is in none"
+            reason = f"it says that `{line.key}` is in `{line.shard}`; {where}"
+            yield Finding("manifest", line.manifest, reason)
+    if not manifests and shards:
+        yield Finding("manifest", f"{NAME}.jsonl", "absent: the last run did not come to its end")
+        return
+    for key, shard in shards.items():
+        if key not in listed:
+            yield Finding("manifest", shard, f"no manifest lists `{key}`")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stae_cli.errors import InputError
-from stae_cli.storage.keys import check_key, problem_of
+from stae_cli.storage.names import check_key, problem_of
 
 SOUND = ["a", "a/b/c", "a.b", "...a", "été/日本", "a b", "-a", "console", "auxiliary/x", "com10",
          "new\nline", "x" * 240, "a/" * 500 + "b"]  # fmt: skip

@@ -52,7 +52,7 @@ def command_lines():
     for document in DOCUMENTS:
         for block in blocks_of(document, "console", "sh", "bash"):
             for line in block.replace("\\\n", " ").splitlines():
-                if found := re.search(r"(?:^|[|$\d a-z]+ )(?:stae|-m stae_cli) (.*)", line):
+                if found := re.search(r"(?:^|\s)(?:stae|-m stae_cli) (.*)", line):
                     yield found[1].partition(" #")[0]
         prose = re.sub(r"```.*?```", "", text_of(document), flags=re.DOTALL)
         yield from re.findall(r"`stae ([a-z][^`]*)`", prose)
@@ -235,7 +235,9 @@ def test_the_rooms_of_the_architecture_page_are_those_of_its_test():
 @pytest.mark.parametrize("document", ["docs/architecture.md", "CONTRIBUTING.md"])
 def test_files_that_developers_are_sent_to_exist(document):
     rooms = "|".join(ARROWS)
-    for path in re.findall(rf"`((?:{rooms}|tests|benchmarks)/[\w/.]+)`", text_of(ROOT / document)):
+    for path in re.findall(
+        rf"`((?:{rooms}|tests|benchmarks)/[\w/]+(?:\.py)?)`", text_of(ROOT / document)
+    ):
         assert (ROOT / path).exists() or (ROOT / "stae_cli" / path).exists(), path
 
 

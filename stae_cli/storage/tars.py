@@ -1,7 +1,8 @@
-"""Tars in WebDataset layout: their image members as entries, read where they lie."""
+"""Tars in WebDataset layout: their image members as entries, read in place."""
 
 from __future__ import annotations
 
+import logging
 import os
 import tarfile
 from abc import ABC, abstractmethod
@@ -23,14 +24,16 @@ from stae_cli.storage.entry import (
 from stae_cli.storage.names import check_key
 from stae_cli.storage.remote_entry import Fetched, FetchedMember, RemoteEntry
 
+_log = logging.getLogger(__name__)
+
 SUFFIX = ".tar"
 MEMBER_LIMIT = 4 << 30  # bytes: more than any image that is read takes
-PIECE = 1 << 20  # bytes that are looked at together
+PIECE = 1 << 20  # bytes that are checked at once
 DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, MemoryError, RecursionError)
 
 
 class DamagedTar(Problem):
-    """A tar of which more members may be missing than are told."""
+    """A tar of which members may be missing that nothing lists."""
 
 
 @dataclass(frozen=True)
@@ -42,38 +45,38 @@ class Tar(ABC):
     @property
     @abstractmethod
     def etag(self) -> str:
-        """What tells this tar from later ones of its name, if that costs less than reading it."""
+        """What distinguishes this tar from later ones of its name; empty if only reading it can."""
 
     @property
     @abstractmethod
     def place(self) -> str:
-        """Where it lies, for messages."""
+        """Its location, for messages."""
 
     @abstractmethod
     def archive(self) -> Archive:
-        """Its bytes on this machine.
+        """Its bytes, locally.
 
         Raises:
-            InputError: it is not what was listed.
+            InputError: it changed since it was listed.
             OSError: it cannot be read.
         """
 
 
 class Archive(ABC):
-    """The bytes of a tar, for as long as someone knows of it or of one of its members."""
+    """The bytes of a tar, kept while it or one of its members is referenced."""
 
     @abstractmethod
     def stream(self) -> AbstractContextManager[IO[bytes]]:
-        """The tar as a file, from its beginning."""
+        """The tar as a file, at its beginning."""
 
     @abstractmethod
     def member(self, key: str, offset: int, size: int) -> Entry:
-        """The member whose data lies there."""
+        """The member whose data are there."""
 
 
 @dataclass(frozen=True)
 class FileTar(Tar):
-    """A tar of this machine."""
+    """A local tar."""
 
     path: Path
 
@@ -103,7 +106,7 @@ class _LocalTar(Archive):
 
 @dataclass(frozen=True)
 class RemoteTar(Tar):
-    """A tar on a store, fetched whole to a temporary file when it is needed."""
+    """A tar on a store, fetched to a temporary file when it is needed."""
 
     entry: RemoteEntry
 
@@ -132,7 +135,7 @@ class _FetchedTar(Archive):
 
 
 def tar_of(entry: FileEntry | RemoteEntry) -> Tar:
-    """The tar that an entry is; one called `...tar` keeps its suffix."""
+    """An entry as a tar; one named `...tar` keeps its suffix."""
     key = entry.key
     prefix = key[: -len(SUFFIX)] if key.lower().endswith(SUFFIX) else key
     if prefix.rpartition("/")[2] in ("", ".", ".."):
@@ -141,14 +144,13 @@ def tar_of(entry: FileEntry | RemoteEntry) -> Tar:
 
 
 def members(tar: Tar, *, suffixes: Collection[str]) -> Iterator[Entry | Problem]:
-    """The images of a tar, in its order; hidden files and those with other suffixes are left out.
+    """The images of a tar, in its order; hidden files and other suffixes are skipped.
 
-    Only headers are read: the members' data is passed over. Names that lead elsewhere, and
-    members that are no plain files, are problems; so is a tar that does not end as tars do, since
-    members may be missing.
+    Only headers are read, not the members' data. Names that lead elsewhere, and members that are
+    not regular files, are problems; so is a tar without a proper end, since members may be missing.
 
     Raises:
-        InputError: it is not what was listed.
+        InputError: it changed since it was listed.
         OSError: the file cannot be read.
     """
     archive = tar.archive()
@@ -158,7 +160,7 @@ def members(tar: Tar, *, suffixes: Collection[str]) -> Iterator[Entry | Problem]
             stream.seek(0)
             file = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115 (closes nothing of ours)
             for info in file:
-                # Some versions of tarfile go back at negative sizes, and on for ever.
+                # Some versions of tarfile go back at negative sizes, and never end.
                 if info.size < 0 or not info.offset < file.offset <= length:
                     raise tarfile.ReadError(f"`{info.name}` reaches beyond its end")
                 found = _member(tar, archive, info, suffixes)
@@ -172,10 +174,10 @@ def members(tar: Tar, *, suffixes: Collection[str]) -> Iterator[Entry | Problem]
 
 
 def _check_end(file: tarfile.TarFile) -> None:
-    """Whether the last member is followed by zeros alone: tarfile takes any damage for the end.
+    """Checks that only zeros follow the last member: tarfile takes any damage for the end.
 
     Raises:
-        ReadError: it is not.
+        ReadError: something else does.
     """
     assert file.fileobj is not None
     file.fileobj.seek(file.offset)
@@ -195,6 +197,8 @@ def _member(
     path = PurePosixPath(name)
     hidden = any(part.startswith(".") and part != ".." for part in path.parts)
     if info.isdir() or hidden or path.suffix.lower() not in suffixes:
+        reason = "a folder" if info.isdir() else "hidden" if hidden else "its suffix"
+        _log.debug("skipped `%s:%s`: %s", tar.place, info.name, reason)
         return None
     key = f"{tar.prefix}/{name}"
     try:
@@ -202,7 +206,7 @@ def _member(
     except InputError as error:
         return Problem(key, error.message)
     if not info.isreg() or info.issparse():
-        return Problem(key, "a link or special file within a tar")
+        return Problem(key, "a link or special file in a tar")
     if info.size > MEMBER_LIMIT:
         return Problem(key, f"{info.size} bytes, too large for an image")
     return archive.member(key, info.offset_data, info.size)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import stat
 from abc import ABC, abstractmethod
@@ -11,8 +10,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 from stae_cli.errors import InputError
-
-CHANGED = "changed since it was listed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,54 +72,6 @@ class FileEntry(Entry):
 
     def open(self) -> BinaryIO:
         return open(self.place, "rb")  # noqa: PTH123 (a third faster than Path.open)
-
-
-@dataclass(frozen=True)
-class MemberEntry(Entry):
-    """A member of a local tar: `size` bytes from `offset`, in the tar as it was `listed`.
-
-    Its state is its own size with the time of the tar.
-    """
-
-    tar: Path
-    listed: SourceState
-    offset: int
-    size: int
-
-    @property
-    def place(self) -> str:
-        return f"{self.tar}:{self.key}"
-
-    def state(self) -> SourceState:
-        return SourceState(self.size, self.listed.mtime_ns)
-
-    def open(self) -> BinaryIO:
-        with opened_as_listed(self.tar, self.listed) as file:
-            file.seek(self.offset)
-            data = file.read(self.size)
-            if len(data) < self.size or not is_as_listed(file, self.listed):
-                raise InputError(f"`{self.tar}` {CHANGED}")
-        return io.BytesIO(data)
-
-
-def opened_as_listed(path: Path, listed: SourceState) -> BinaryIO:
-    """Opens a file that must not have changed, since offsets in it are known from before.
-
-    Raises:
-        InputError: it changed since it was listed.
-        OSError: it cannot be read.
-    """
-    file = path.open("rb")
-    if not is_as_listed(file, listed):
-        file.close()
-        raise InputError(f"`{path}` {CHANGED}")
-    return file
-
-
-def is_as_listed(file: BinaryIO, listed: SourceState) -> bool:
-    """Whether an open file has the size and time that were listed."""
-    found = os.fstat(file.fileno())
-    return SourceState(found.st_size, found.st_mtime_ns) == listed
 
 
 @dataclass(frozen=True)

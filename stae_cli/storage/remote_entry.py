@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -157,7 +155,7 @@ class FetchedObject(Entry):
         return self.remote.listed
 
     def open(self) -> BinaryIO:
-        return self.fetched.reopened()
+        return self.fetched.open()
 
 
 class Fetched:
@@ -165,8 +163,13 @@ class Fetched:
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._lock = file, threading.Lock()
+        self.size = 0
         # `__del__` would run too late in a reference cycle, whose parts are finalized in any order.
         weakref.finalize(self, file.close)
+
+    def append(self, data: bytes) -> None:
+        """Appends bytes; only before the first read."""
+        self.size += self._file.write(data)
 
     def read(self, begin: int, size: int) -> bytes:
         """`size` bytes from `begin`; fewer at the end of the file."""
@@ -174,44 +177,33 @@ class Fetched:
             self._file.seek(begin)
             return self._file.read(size)
 
-    def append(self, data: bytes) -> None:
-        """Appends bytes."""
-        self._file.write(data)
-
-    def reopened(self) -> BinaryIO:
-        """The file opened again at its beginning, for one thread at a time."""
-        self._file.flush()
-        again = os.fdopen(os.dup(self._file.fileno()), "rb")
-        again.seek(0)
-        return again
-
-    def whole(self) -> AbstractContextManager[IO[bytes]]:
-        """The file itself, for one reader before all others."""
-        self._file.seek(0)
-        return nullcontext(self._file)
-
-
-@dataclass(frozen=True)
-class FetchedMember(Entry):
-    """A member of a fetched tar; its state is its own size with the tag of the tar."""
-
-    tar: RemoteEntry
-    fetched: Fetched
-    offset: int
-    size: int
-
-    @property
-    def place(self) -> str:
-        return f"{self.tar.place}:{self.key}"
-
-    def state(self) -> SourceState:
-        return SourceState(self.size, etag=self.tar.listed.etag)
-
     def open(self) -> BinaryIO:
-        data = self.fetched.read(self.offset, self.size)
-        if len(data) < self.size:
-            raise InputError(f"`{self.tar.place}` is truncated")
-        return io.BytesIO(data)
+        """The whole file, with a position of its own."""
+        return cast(BinaryIO, io.BufferedReader(_FetchedFile(self)))
+
+
+class _FetchedFile(io.RawIOBase):
+    """A reader of a fetched file: another descriptor would share its position with all others."""
+
+    def __init__(self, fetched: Fetched) -> None:
+        self._fetched, self._at = fetched, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        starts = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._fetched.size}
+        self._at = starts[whence] + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._fetched.read(self._at, len(buffer))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
 
 
 def list_objects(

@@ -2,145 +2,164 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import tarfile
-from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import BinaryIO
 
 from stae_cli.errors import InputError
-from stae_cli.storage.entry import (
-    Entry,
-    FileEntry,
-    MemberEntry,
-    Problem,
-    SourceState,
-    opened_as_listed,
-)
+from stae_cli.storage.entry import Entry, FileEntry, Problem, SourceState
 from stae_cli.storage.names import check_key
-from stae_cli.storage.remote_entry import Fetched, FetchedMember, RemoteEntry
+from stae_cli.storage.remote_entry import Fetched, RemoteEntry
 
 _log = logging.getLogger(__name__)
 
 SUFFIX = ".tar"
+CHANGED = "changed since it was listed"
 MEMBER_LIMIT = 4 << 30  # bytes: more than any image that is read takes
 PIECE = 1 << 20  # bytes that are checked at once
 DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, MemoryError, RecursionError)
 
 
 class DamagedTar(Problem):
-    """A tar of which members may be missing that nothing lists."""
+    """A damaged tar, which may have members that are not listed."""
 
 
 @dataclass(frozen=True)
-class Tar(ABC):
+class Tar:
     """A tar of images; their keys begin with `prefix`, its own key without the suffix."""
 
     prefix: str
-
-    @property
-    @abstractmethod
-    def etag(self) -> str:
-        """What distinguishes this tar from later ones of its name; empty if only reading it can."""
-
-    @property
-    @abstractmethod
-    def place(self) -> str:
-        """Its location, for messages."""
-
-    @abstractmethod
-    def archive(self) -> Archive:
-        """Its bytes, locally.
-
-        Raises:
-            InputError: it changed since it was listed.
-            OSError: it cannot be read.
-        """
-
-
-class Archive(ABC):
-    """The bytes of a tar, kept while it or one of its members is referenced."""
-
-    @abstractmethod
-    def stream(self) -> AbstractContextManager[IO[bytes]]:
-        """The tar as a file, at its beginning."""
-
-    @abstractmethod
-    def member(self, key: str, offset: int, size: int) -> Entry:
-        """The member whose data are there."""
-
-
-@dataclass(frozen=True)
-class FileTar(Tar):
-    """A local tar."""
-
-    path: Path
+    entry: FileEntry | RemoteEntry
 
     @property
     def etag(self) -> str:
-        return ""
+        """What distinguishes this tar from later ones of its name; empty for local tars."""
+        return self.entry.listed.etag if isinstance(self.entry, RemoteEntry) else ""
 
     @property
     def place(self) -> str:
-        return str(self.path)
-
-    def archive(self) -> Archive:
-        return _LocalTar(self.path, FileEntry(self.prefix, str(self.path)).state())
-
-
-@dataclass(frozen=True)
-class _LocalTar(Archive):
-    path: Path
-    listed: SourceState
-
-    def stream(self) -> AbstractContextManager[IO[bytes]]:
-        return opened_as_listed(self.path, self.listed)
-
-    def member(self, key: str, offset: int, size: int) -> Entry:
-        return MemberEntry(key, self.path, self.listed, offset, size)
-
-
-@dataclass(frozen=True)
-class RemoteTar(Tar):
-    """A tar on a store, fetched to a temporary file when it is needed."""
-
-    entry: RemoteEntry
-
-    @property
-    def etag(self) -> str:
-        return self.entry.listed.etag
-
-    @property
-    def place(self) -> str:
+        """Its location, for messages."""
         return self.entry.place
-
-    def archive(self) -> Archive:
-        return _FetchedTar(self.entry, self.entry.fetch())
-
-
-@dataclass(frozen=True)
-class _FetchedTar(Archive):
-    entry: RemoteEntry
-    fetched: Fetched
-
-    def stream(self) -> AbstractContextManager[IO[bytes]]:
-        return self.fetched.whole()
-
-    def member(self, key: str, offset: int, size: int) -> Entry:
-        return FetchedMember(key, self.entry, self.fetched, offset, size)
 
 
 def tar_of(entry: FileEntry | RemoteEntry) -> Tar:
     """An entry as a tar; one named `...tar` keeps its suffix."""
     key = entry.key
     prefix = key[: -len(SUFFIX)] if key.lower().endswith(SUFFIX) else key
-    if prefix.rpartition("/")[2] in ("", ".", ".."):
-        prefix = key
-    return FileTar(prefix, entry.path) if isinstance(entry, FileEntry) else RemoteTar(prefix, entry)
+    return Tar(key if prefix.rpartition("/")[2] in ("", ".", "..") else prefix, entry)
+
+
+@dataclass(frozen=True)
+class LocalMember(Entry):
+    """A member of a local tar: `size` bytes from `offset`, in the tar as it was `listed`.
+
+    Its state is its own size with the time of the tar.
+    """
+
+    tar: Path
+    listed: SourceState
+    offset: int
+    size: int
+
+    @property
+    def place(self) -> str:
+        return f"{self.tar}:{self.key}"
+
+    def state(self) -> SourceState:
+        return SourceState(self.size, self.listed.mtime_ns)
+
+    def open(self) -> BinaryIO:
+        with _opened_as_listed(self.tar, self.listed) as file:
+            file.seek(self.offset)
+            data = file.read(self.size)
+            if len(data) < self.size or not _is_as_listed(file, self.listed):
+                raise InputError(f"`{self.tar}` {CHANGED}")
+        return io.BytesIO(data)
+
+
+def _opened_as_listed(path: Path, listed: SourceState) -> BinaryIO:
+    """Opens a file that must not have changed, since offsets in it are known from before.
+
+    Raises:
+        InputError: it changed since it was listed.
+        OSError: it cannot be read.
+    """
+    file = path.open("rb")
+    if not _is_as_listed(file, listed):
+        file.close()
+        raise InputError(f"`{path}` {CHANGED}")
+    return file
+
+
+def _is_as_listed(file: BinaryIO, listed: SourceState) -> bool:
+    """Whether an open file has the size and time that were listed."""
+    found = os.fstat(file.fileno())
+    return SourceState(found.st_size, found.st_mtime_ns) == listed
+
+
+@dataclass(frozen=True)
+class FetchedMember(Entry):
+    """A member of a fetched tar; its state is its own size with the tag of the tar."""
+
+    tar: RemoteEntry
+    fetched: Fetched
+    offset: int
+    size: int
+
+    @property
+    def place(self) -> str:
+        return f"{self.tar.place}:{self.key}"
+
+    def state(self) -> SourceState:
+        return SourceState(self.size, etag=self.tar.listed.etag)
+
+    def open(self) -> BinaryIO:
+        data = self.fetched.read(self.offset, self.size)
+        if len(data) < self.size:
+            raise InputError(f"`{self.tar.place}` is truncated")
+        return io.BytesIO(data)
+
+
+@dataclass(frozen=True)
+class _LocalArchive:
+    """A local tar, read in place."""
+
+    path: Path
+    listed: SourceState
+
+    def stream(self) -> BinaryIO:
+        return _opened_as_listed(self.path, self.listed)
+
+    def member(self, key: str, offset: int, size: int) -> Entry:
+        return LocalMember(key, self.path, self.listed, offset, size)
+
+
+@dataclass(frozen=True)
+class _FetchedArchive:
+    """A tar from a store in a temporary file, kept while one of its members is referenced."""
+
+    entry: RemoteEntry
+    fetched: Fetched
+
+    def stream(self) -> BinaryIO:
+        return self.fetched.open()
+
+    def member(self, key: str, offset: int, size: int) -> Entry:
+        return FetchedMember(key, self.entry, self.fetched, offset, size)
+
+
+Archive = _LocalArchive | _FetchedArchive
+
+
+def _archive(entry: FileEntry | RemoteEntry) -> Archive:
+    if isinstance(entry, RemoteEntry):
+        return _FetchedArchive(entry, entry.fetch())
+    return _LocalArchive(entry.path, entry.state())
 
 
 def members(tar: Tar, *, suffixes: Collection[str]) -> Iterator[Entry | Problem]:
@@ -153,7 +172,7 @@ def members(tar: Tar, *, suffixes: Collection[str]) -> Iterator[Entry | Problem]
         InputError: it changed since it was listed.
         OSError: the file cannot be read.
     """
-    archive = tar.archive()
+    archive = _archive(tar.entry)
     try:
         with archive.stream() as stream:
             length = stream.seek(0, os.SEEK_END)

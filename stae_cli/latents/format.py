@@ -36,7 +36,7 @@ HALF_INFINITY = 0x7C00  # the bits of float16, without the sign; NaN is above
 
 
 class DamagedDataError(InputError):
-    """A latent with a sound header and damaged data."""
+    """A latent with a valid header and damaged data."""
 
 
 @dataclass(frozen=True, slots=True)

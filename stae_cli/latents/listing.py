@@ -18,7 +18,7 @@ from stae_cli.storage.entry import Entry, FileEntry, Problem
 from stae_cli.storage.remote_entry import RemoteEntry
 from stae_cli.storage.sources import list_sources
 
-REQUESTS = 16  # at once, where headers lie on a store
+REQUESTS = 16  # in parallel, for headers on a store
 
 
 @dataclass

@@ -1,8 +1,8 @@
 """Headers of safetensors files: read within bounds and checked, written in a fixed order.
 
-Not by safetensors: its reader accepts headers of up to 100 MB and a name twice, of which other
-readers may take the other, and reads local files only; its writer orders metadata at random, so
-that the same latents would not be the same bytes.
+Not by safetensors: its reader accepts headers of up to 100 MB, takes a name twice where other
+readers may choose the other value, and reads local files only; its writer orders metadata at
+random, so that the same latents would not be the same bytes.
 """
 
 from __future__ import annotations

@@ -71,6 +71,7 @@ class Store:
 
     def state(self, name: str = "") -> SourceState:
         """The current state of an object; raises what `kind` raises."""
+        _log.debug("looking up `%s`", self.place(name))
         with translated():
             found = self.fs.info(self.path(name))
         if found["type"] != "file":
@@ -79,6 +80,7 @@ class Store:
 
     def objects(self) -> list[tuple[str, dict[str, Any]]]:
         """The names of all objects below the root, sorted, each with its listed details."""
+        _log.debug("listing `%s`", self.url)
         with translated():
             found = self.fs.find(self.root, detail=True)
         start = f"{self.root}/"

@@ -33,7 +33,7 @@ class Share:
         return unit % self.count == self.rank
 
     def file_name(self, name: str) -> str:
-        """The name of a file of which each process writes its own."""
+        """The name of this process's own file `name`."""
         if self.count == 1:
             return f"{name}{SUFFIX}"
         return f"{name}-{self.rank}-of-{self.count}{SUFFIX}"

@@ -5,15 +5,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import IterableDataset
 from transformer import MERGE
 
-from stae_cli.flow.batching import pack
-from stae_cli.images.read import IMAGE_SUFFIXES, open_image
-from stae_cli.images.resize import Prep, prepare
-from stae_cli.latents.format import read_latent
+from stae_cli import read_image, read_latent
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Example:
 
 def find_photos(folder: Path) -> list[Example]:
     """All images below a folder."""
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
     return [Example(path, caption_of(path)) for path in found]
 
 
@@ -43,17 +44,18 @@ def caption_of(photo: Path) -> str:
 
 
 def read_pixels(path: Path, short_side: int, token: int) -> Tensor:
-    """(H, W, 3) uint8, scaled down, sides cut to multiples of a token's pixels."""
-    with path.open("rb") as file:
-        prep = Prep(edges="crop", short_side=short_side)
-        return torch.tensor(prepare(open_image(file, name=path.name), prep, patch=token).pixels)
+    """(H, W, 3) uint8, scaled down, sides cropped to multiples of a token's pixels."""
+    image = Image.fromarray(read_image(path))
+    scale = min(1, short_side / min(image.size))
+    width, height = (max(token, int(side * scale) // token * token) for side in image.size)
+    return torch.tensor(np.asarray(ImageOps.fit(image, (width, height))))
 
 
 def read_cached(path: Path, fingerprint: str) -> Tensor:
     """(C, h, w): a latent from the cache, which must come from the weights that will decode it."""
-    latent, header = read_latent(path)
-    if header.info.weights_sha256 != fingerprint:
-        raise SystemExit(f"{path} was encoded by {header.info.weights}; give it by --weights")
+    latent, info = read_latent(path)
+    if info.weights_sha256 != fingerprint:
+        raise SystemExit(f"{path} was encoded with {info.weights}; pass it as --weights")
     return torch.from_numpy(latent).float()
 
 
@@ -73,11 +75,15 @@ class Batches(IterableDataset):
 
     def __iter__(self) -> Iterator[tuple[list[Tensor], list[str]]]:
         """Pictures and their captions."""
-        for batch in pack(
-            self._endless(), patches=lambda one: tokens_of(one[0], self.token), limit=self.tokens
-        ):
-            pictures, captions = zip(*batch, strict=True)
-            yield list(pictures), list(captions)
+        pictures, captions, held = [], [], 0
+        for picture, caption in self._endless():
+            tokens = tokens_of(picture, self.token)
+            if pictures and held + tokens > self.tokens:
+                yield pictures, captions
+                pictures, captions, held = [], [], 0
+            pictures.append(picture)
+            captions.append(caption)
+            held += tokens
 
     def _endless(self) -> Iterator[tuple[Tensor, str]]:
         order = random.Random(torch.initial_seed())  # each worker of a DataLoader has its own

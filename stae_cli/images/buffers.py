@@ -1,4 +1,4 @@
-"""Buffers: memory for pixels that is used again, since fresh pages cost a part of decoding."""
+"""Buffers: memory for pixels that is reused, since new pages take a part of decoding time."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import numpy as np
 import numpy.typing as npt
 
 Pixels = npt.NDArray[np.uint8]  # (H, W, 3) RGB
-Memory = bytearray | npt.NDArray[np.uint8]  # so many bytes
+Memory = bytearray | npt.NDArray[np.uint8]  # its length is what counts
 
 KEPT_BYTES = 256 << 20
-SMALLEST = 1 << 18  # below, an allocator keeps its pages by itself
+SMALLEST = 1 << 18  # allocators reuse the pages of smaller ones themselves
 
 
 class Buffers:
-    """Hands out arrays whose memory comes back by itself when the last view of them is gone.
+    """Gives out arrays whose memory is reused when the last view of them is gone.
 
-    Safe to use from several threads.
+    Thread-safe.
 
     Args:
-        allocate: gives so many bytes of a memory that is dear, and kept for small pictures too;
-            without it, plain memory.
-        max_bytes: how much may wait to be used again; what was used longest ago goes first.
+        allocate: allocates a number of bytes of expensive memory (pinned), which is kept for small
+            pictures too; by default plain memory.
+        max_bytes: how much unused memory is kept; the least recently used is freed first.
     """
 
     def __init__(
@@ -35,11 +35,11 @@ class Buffers:
         self._smallest = 0 if allocate else SMALLEST
         self._kept = 0
         self._free: OrderedDict[int, list[Memory]] = OrderedDict()
-        # Arrays may die anywhere, also inside these methods: the lock is then held already.
+        # Arrays may be freed anywhere, also in these methods, when the lock is held already.
         self._lock = threading.RLock()
 
     def take(self, height: int, width: int) -> Pixels:
-        """An array (height, width, 3) of bytes of any value."""
+        """An uninitialised array (height, width, 3)."""
         values = 3 * height * width
         if values < self._smallest:
             return np.empty((height, width, 3), np.uint8)
@@ -47,10 +47,10 @@ class Buffers:
         memory = self._reused(size)
         if memory is None:
             memory = self._allocate(size)
-        # Never over an array: a view would keep that one alive, and let `array` die.
+        # Not over a numpy array: a view would reference that one, and let `array` go.
         array = np.frombuffer(memory if isinstance(memory, bytearray) else memory.data, np.uint8)
         weakref.finalize(array, self._give_back, memory).atexit = False
-        return array[:values].reshape(height, width, 3)  # keeps `array` alive, as any view does
+        return array[:values].reshape(height, width, 3)  # references `array`, as any view does
 
     def _reused(self, size: int) -> Memory | None:
         with self._lock:
@@ -78,6 +78,6 @@ class Buffers:
 
 
 def _class_of(values: int) -> int:
-    """A little more, so that pictures of about the same size use each other's memory."""
+    """Rounds up, so that pictures of about the same size share memory."""
     step = 1 << max(0, values.bit_length() - 4)
     return -(-values // step) * step

@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 from stae_cli.images.buffers import Pixels
 
 WIDEST_PANEL = 1024
-NARROWEST_PANEL = 256  # smaller pictures are enlarged by whole numbers, so that labels fit
+NARROWEST_PANEL = 256  # smaller pictures are enlarged by integers, so that labels fit
 GAIN = 8
 LABELS = ("original", "reconstruction", f"difference x {GAIN}, grey = equal")
 MARGIN = 8
@@ -49,7 +49,7 @@ def _fitted(panel: Image.Image) -> Image.Image:
 
 
 def _font(width: int) -> ImageFont.FreeTypeFont:
-    """The built-in font, as large as lets the longest label fit over a panel."""
+    """The built-in font, in the largest size whose longest label fits over a panel."""
     longest = max(LABELS, key=len)
     size = 22
     while size > 8 and _loaded(size).getlength(longest) > width:

@@ -29,14 +29,14 @@ DAMAGED = (  # what Pillow raises on damaged files, found by mutating some
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
-    Warning,  # should the caller turn warnings into errors
+    Warning,  # if the caller turns warnings into errors
 )
 
 
 def damaged(error: BaseException) -> InputError:
-    """The failure of an image; an error of the disk itself is raised as what it is.
+    """The failure of an image; an error of the disk is raised as it is.
 
-    Pillow's own have no number; offsets out of range in a damaged file give EINVAL.
+    Pillow's own errors have no number; offsets out of range in a damaged file give EINVAL.
     """
     if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
         raise error
@@ -45,7 +45,7 @@ def damaged(error: BaseException) -> InputError:
 
 
 def to_srgb(image: Image.Image) -> ImageCms.ImageCmsTransform | None:
-    """The transform from the image's embedded profile, None where it changes nothing."""
+    """The transform from the image's embedded profile; None if it changes nothing."""
     profile = image.info.get("icc_profile")
     if not isinstance(profile, bytes):
         return None
@@ -58,7 +58,7 @@ def to_srgb(image: Image.Image) -> ImageCms.ImageCmsTransform | None:
 
 @lru_cache(maxsize=32)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """None for broken profiles, those of another kind of image, and sRGB under any name."""
+    """None for broken profiles, those of another mode, and sRGB under any name."""
     try:
         transform = ImageCms.buildTransform(
             ImageCms.getOpenProfile(BytesIO(profile)), ImageCms.createProfile("sRGB"), mode, "RGB"
@@ -72,7 +72,7 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 
 def _probe(mode: str) -> Image.Image:
-    """A picture of colours from all over the mode's range."""
+    """A picture of colours from the whole range of the mode."""
     levels = np.linspace(0, 255, 9).astype(np.uint8)
     channels = len(Image.getmodebands(mode) * "x")
     grid = np.stack(np.meshgrid(*[levels] * channels), axis=-1).reshape(1, -1, channels)

@@ -1,4 +1,4 @@
-"""Image files: any file that Pillow reads well, as upright RGB pixels or a reason why not."""
+"""Image files: upright RGB pixels of any format that Pillow reads well, or the reason why not."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from stae_cli.images.pillow import DAMAGED, damaged, to_srgb
 
 try:
     import simplejpeg
-except ImportError:  # optional: Pillow gives the same pixels, a little later
+except ImportError:  # optional: Pillow gives the same pixels, a little slower
     simplejpeg = None
 
 Colour = tuple[int, int, int]
@@ -55,13 +55,13 @@ TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that swap the sides
 LATE_ORIENTATION = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # keywords of PNG texts
 DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
-LOSSES = re.compile(  # what libjpeg says of a JPEG, where it is more than a few bytes too many
+LOSSES = re.compile(  # what libjpeg says of a JPEG with missing data, not just surplus bytes
     "premature end|bad huffman code|bad arithmetic code|instead of rst|before marker 0xd[0-7]", re.I
 )
 
 
 class ImageFile:
-    """An image whose header was read and found sound; its pixels are read on request.
+    """An image whose header was read and is valid; its pixels are read on request.
 
     `width` and `height` are those of the upright image.
     """
@@ -77,11 +77,11 @@ class ImageFile:
         """The upright sRGB pixels, (H, W, 3) uint8 and contiguous.
 
         Args:
-            background: what shows through transparency.
+            background: the colour behind transparency.
 
         Raises:
-            InputError: the file is truncated, damaged, or of a kind that has no such pixels.
-            OSError: the disk does not give the file.
+            InputError: the file is truncated, damaged, or of a kind without such pixels.
+            OSError: the disk fails.
         """
         try:
             raw = self._jpeg_pixels()
@@ -99,10 +99,10 @@ class ImageFile:
         return upright
 
     def _jpeg_pixels(self) -> Pixels | None:
-        """The fast way for plain JPEGs, bit for bit what Pillow gives; None where it is none.
+        """Plain JPEGs decoded by simplejpeg, bit for bit as by Pillow; None for other images.
 
-        Pillow is the judge of what is merely odd: simplejpeg is strict, so what it refuses goes
-        there. But Pillow does not tell where data are missing, and goes on in grey.
+        simplejpeg is strict: what it refuses goes to Pillow, unless data are missing, which Pillow
+        fills with grey without an error.
 
         Raises:
             ValueError: data are missing.
@@ -132,11 +132,11 @@ def open_image(file: BinaryIO, *, name: str = "", buffers: Buffers | None = None
     Args:
         file: seekable; kept open by the caller until the pixels are read.
         name: the file's name; only its suffix counts, and only for TGA, which has no signature.
-        buffers: where pixels get their memory.
+        buffers: allocate memory for pixels.
 
     Raises:
-        InputError: no image, damaged, or larger than 512 megapixels.
-        OSError: the disk does not give the file.
+        InputError: not an image, damaged, or larger than 512 megapixels.
+        OSError: the disk fails.
     """
     try:
         image = _identified(file, PurePath(name).suffix.lower())
@@ -175,9 +175,9 @@ def read_image(path: os.PathLike[str] | str) -> Pixels:
 
 
 def _identified(file: BinaryIO, suffix: str) -> Image.Image | None:
-    """What Image.open would give, without its bound of 179 megapixels (ours is checked above).
+    """Like `Image.open`, without its limit of 179 megapixels (ours is checked above).
 
-    Image.open can only be given another bound for the whole process.
+    That limit can only be changed for the whole process.
     """
     file.seek(0)
     prefix = file.read(16)
@@ -190,7 +190,7 @@ def _identified(file: BinaryIO, suffix: str) -> Image.Image | None:
         file.seek(0)
         try:
             return factory(file, "")
-        except SyntaxError:  # how a plugin says that the file is not its own
+        except SyntaxError:  # the file is not of this format
             continue
     return None
 
@@ -199,18 +199,18 @@ def _orientation(image: Image.Image, file: BinaryIO) -> int:
     if image.format == "TIFF":  # Pillow turns these itself while loading
         return 1
     if image.format == "PNG" and _turns_late(file):
-        # Not left to `getexif`: whoever passes over the errors of a damaged file and loads it once
-        # more is given what was read of it, and no error.
+        # Not left to `getexif`: it would hide the error of a damaged file, and loading the file a
+        # second time gives what could be read, without an error.
         image.load()
     try:
         value = Image.Image.getexif(image).get(ORIENTATION_TAG, 1)
-    except DAMAGED:  # broken EXIF says nothing about the pixels
+    except DAMAGED:  # broken EXIF does not make the pixels wrong
         return 1
     return value if value in range(1, 9) else 1
 
 
 def _turns_late(file: BinaryIO) -> bool:
-    """Whether a PNG may tell its orientation behind its pixels."""
+    """Whether a PNG may give its orientation after its pixels."""
     before, behind, longest = file.tell(), False, max(map(len, LATE_ORIENTATION))
     try:
         file.seek(8)
@@ -243,7 +243,7 @@ def _turned(pixels: Pixels, orientation: int) -> Pixels:
 def _to_rgb(image: Image.Image, background: Colour) -> Image.Image:
     image.load()
     if image.mode == "F":
-        raise InputError("a floating-point image, whose range is anyone's guess: save it as 16-bit")
+        raise InputError("a floating-point image, whose range is unknown: save it as 16-bit")
     if image.mode in DEEP_GREY:
         image = _shallow(image)
     if image.mode in WITH_ALPHA or "transparency" in image.info:
@@ -262,7 +262,7 @@ def _shallow(image: Image.Image) -> Image.Image:
     """16-bit grey to its upper 8 bits, as Pillow does for 16-bit colours."""
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 0xFFFF:
-        raise InputError("a 32-bit image, whose range is anyone's guess: save it as 16-bit")
+        raise InputError("a 32-bit image, whose range is unknown: save it as 16-bit")
     grey = Image.fromarray((values >> 8).astype(np.uint8))
     grey.info = {key: value for key, value in image.info.items() if key == "icc_profile"}
     clear = image.info.get("transparency")

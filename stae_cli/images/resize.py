@@ -1,4 +1,4 @@
-"""Preparation: an image's pixels in the size that is encoded, with sides the patch divides."""
+"""Preparation: an image's pixels resized for encoding, with sides that are multiples of a patch."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Edges = Literal["pad", "crop", "error"]
 
 @dataclass(frozen=True)
 class Prep:
-    """What is done to an image before it is encoded; outputs of one DEST share it.
+    """What is done to images before they are encoded; all outputs of a DEST share it.
 
-    `short_side` and `max_pixels` shrink and never enlarge; `square` covers N x N and cuts its
-    centre out. `edges` says what happens to sides that are no multiple of the patch.
+    `short_side` and `max_pixels` shrink and never enlarge; `square` covers N x N and crops the
+    centre. `edges` says what happens to sides that are not multiples of the patch.
     """
 
     edges: Edges = "pad"
@@ -33,7 +33,7 @@ class Prep:
     background: Colour = WHITE
 
     def describe(self) -> str:
-        """Canonical JSON of what differs from the defaults; `{}` when nothing does."""
+        """Canonical JSON of what differs from the defaults; `{}` if nothing does."""
         changed: dict[str, str | int] = {}
         if self.edges != "pad":
             changed["edges"] = self.edges
@@ -49,7 +49,7 @@ class Prep:
 class Prepared:
     """Pixels ready to encode, and the sizes to record.
 
-    `width` and `height` are what `pixels` shows before padding; the original ones are upright.
+    `width` and `height` are those of `pixels` before padding; the original ones are upright.
     """
 
     pixels: Pixels  # sides are multiples of the patch
@@ -63,8 +63,8 @@ def prepare(image: ImageFile, prep: Prep, *, patch: int) -> Prepared:
     """Reads, resizes and pads or crops one image.
 
     Raises:
-        InputError: the image cannot be read, its size does not do with these edges, or there is no
-            memory for it.
+        InputError: the image cannot be read, its size is not allowed with these edges, or there is
+            not enough memory for it.
     """
     try:
         return _prepared(image, prep, patch)
@@ -75,7 +75,7 @@ def prepare(image: ImageFile, prep: Prep, *, patch: int) -> Prepared:
 def _prepared(image: ImageFile, prep: Prep, patch: int) -> Prepared:
     pixels = _resized(image.pixels(prep.background), prep)
     if prep.edges == "error" and (pixels.shape[0] % patch or pixels.shape[1] % patch):
-        raise InputError(f"{_size(pixels)} has a side that is no multiple of {patch}")
+        raise InputError(f"{_size(pixels)} has a side that is not a multiple of {patch}")
     if prep.edges == "crop":
         pixels = _cropped(pixels, patch)
     height, width = pixels.shape[:2]
@@ -87,7 +87,7 @@ def parse_described(text: str) -> Prep:
     """The inverse of `Prep.describe`.
 
     Raises:
-        InputError: it describes no preparation that this version knows.
+        InputError: this version does not know it.
     """
     try:
         values = json.loads(text)
@@ -106,7 +106,7 @@ def parse_background(text: str) -> Colour:
     """A colour's name or `#rrggbb`.
 
     Raises:
-        UsageError: no such colour.
+        UsageError: there is no such colour.
     """
     try:
         red, green, blue = ImageColor.getrgb(text)[:3]
@@ -118,7 +118,7 @@ def parse_background(text: str) -> Colour:
 
 
 def _resized(pixels: Pixels, prep: Prep) -> Pixels:
-    """Antialiased bicubic, as Pillow does it."""
+    """Antialiased bicubic, by Pillow."""
     height, width = pixels.shape[:2]
     if prep.square is not None:
         side = min(width, height)
@@ -157,7 +157,7 @@ def _cropped(pixels: Pixels, patch: int) -> Pixels:
 
 
 def _padded(pixels: Pixels, patch: int, buffers: Buffers) -> Pixels:
-    """Sides that are multiples of the patch, by repeating the last row and column."""
+    """Extends sides to multiples of the patch, by repeating the last row and column."""
     height, width = pixels.shape[:2]
     down, across = -height % patch, -width % patch
     if not down and not across:

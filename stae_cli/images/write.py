@@ -1,4 +1,8 @@
-"""Pictures: what `decode` writes, each with a record of what it was made from."""
+"""Pictures: what `decode` writes, each with a record of the latent that it shows.
+
+PNGs are written here, not by Pillow: the Up filter and the fastest deflate of `isal` take a
+thirtieth of the time for 15% more bytes (1 megapixel: 14 ms, Pillow's default 448 ms).
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from stae_cli.images.pillow import DAMAGED
 
 try:
     from isal import isal_zlib as deflate
-except ImportError:  # optional: zlib writes the same pixels, several times slower
+except ImportError:  # optional: zlib gives the same pixels, several times slower
     deflate: Any = zlib  # type: ignore[no-redef]
 
 PictureFormat = Literal["png", "webp", "jpg"]
@@ -39,7 +43,7 @@ def write_picture(path: Path, pixels: Pixels, *, format: PictureFormat, record: 
         path: the file.
         pixels: (H, W, 3) uint8; no side longer than the format's in `LONGEST_SIDE`.
         format: png keeps every pixel; webp and jpg are of high quality, but lossy.
-        record: a short ASCII text, embedded where `read_picture_record` finds it.
+        record: a short ASCII text to embed; `read_picture_record` finds it.
     """
     if format == "png":
         with path.open("wb") as file:
@@ -55,7 +59,7 @@ def write_picture(path: Path, pixels: Pixels, *, format: PictureFormat, record: 
 
 
 def read_picture_record(path: Path) -> str | None:
-    """The record in a picture; None where there is no file, none of ours, or not the whole one."""
+    """The record in a picture; None if the file is absent, not ours, or truncated."""
     try:
         with path.open("rb") as file:
             head = file.read(HEAD_BYTES)
@@ -74,7 +78,7 @@ def read_picture_record(path: Path) -> str | None:
 
 
 def _write_png(file: BinaryIO, pixels: Pixels, record: str) -> None:
-    """PNG with the Up filter and the fastest deflate: a tenth of Pillow's time, 15% more bytes."""
+    """A PNG with the Up filter and the fastest deflate."""
     height, width = pixels.shape[:2]
     file.write(PNG_SIGNATURE)
     _write_chunk(file, b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
@@ -88,9 +92,9 @@ def _write_png(file: BinaryIO, pixels: Pixels, record: str) -> None:
 
 
 def _filtered(pixels: Pixels) -> Iterator[memoryview]:
-    """Bands of rows, each row its filter type and the difference to the row above.
+    """Bands of rows; each row is its filter type and the difference to the row above.
 
-    They share their memory: each is to be used before the next one is asked for.
+    They share memory: use each before the next.
     """
     height, width = pixels.shape[:2]
     rows = min(height, max(1, BAND_BYTES // (3 * width)))
@@ -112,7 +116,7 @@ def _write_chunk(file: BinaryIO, kind: bytes, data: bytes) -> None:
 
 
 def _png_text(head: bytes) -> str | None:
-    """Our text chunk, which stands before the pixels."""
+    """Our text chunk, which comes before the pixels."""
     position = len(PNG_SIGNATURE)
     while position + 8 <= len(head):
         length, kind = struct.unpack_from(">I4s", head, position)

@@ -19,10 +19,10 @@ from stae_cli.storage.fsspec_store import is_url
 
 
 class LatentSample(TypedDict):
-    """One picture's latents, as a `DataLoader` collates them where all are of one size.
+    """One picture's latents; a `DataLoader` can collate them if all have one size.
 
     `latents` is (C, h, w) float32; `width` and `height` are the whole picture's, in pixels; the
-    crop begins at the latent position (`top`, `left`), 0 and 0 where nothing is cropped.
+    crop begins at the latent position (`top`, `left`), which is 0, 0 without a crop.
     """
 
     latents: Tensor
@@ -34,7 +34,7 @@ class LatentSample(TypedDict):
 
 
 class LatentBatch(TypedDict):
-    """Some pictures' latents of any sizes, from `collate_latents`; numbers are int64, (B,)."""
+    """Latents of several pictures of any sizes, from `collate_latents`; numbers are int64 (B,)."""
 
     latents: list[Tensor]
     key: list[str]
@@ -60,27 +60,27 @@ def collate_latents(samples: Sequence[LatentSample]) -> LatentBatch:
 
 
 class LatentDataset(Dataset[LatentSample]):
-    """The latents below some folders, one to a file or in shards, to train on.
+    """The latents in some folders, in files or in shards, for training.
 
-    Headers are read once, on construction. Data is mapped into memory, so that only what is used
-    is read, in `DataLoader` workers too, forked or spawned.
+    Headers are read once, on construction. Data are memory-mapped, so only what is used is read,
+    also in `DataLoader` workers, forked or spawned.
 
-    Crops are drawn from torch's global generator, of which a `DataLoader` seeds every worker anew
-    in every epoch; `torch.manual_seed` repeats a run.
+    Random crops use torch's global generator, which a `DataLoader` seeds in each worker and epoch;
+    `torch.manual_seed` makes a run repeatable.
 
     Args:
-        sources: latent files, or folders of them. No key may come twice: join folders that share
+        sources: latent files, or folders of them. Each key must be unique: join folders that share
             keys with `torch.utils.data.ConcatDataset`.
         crop: rows and columns of a random crop in latent positions (8x8 pixels each), or one
-            number for both. Pictures with fewer are left out, and counted in `left_out`; without
-            a crop, all are whole: give `collate_latents` to a `DataLoader` then.
-        shift: subtracted from raw latents, ...
-        scale: ... which are then multiplied with this, like `Codec.normalize` does it.
+            number for both. Smaller pictures are left out and counted in `left_out`. Without a
+            crop, latents are whole: pass `collate_latents` to the `DataLoader`.
+        shift: subtracted from the raw latents, ...
+        scale: ... which are then multiplied by this, as in `Codec.normalize`.
 
     Raises:
-        UsageError: a source does not exist or is no path, or what is given is no crop.
-        StaeError: there are no latents, or all are smaller than the crop; a file is damaged or no
-            latent of ours; they are of several checkpoints; a key comes twice.
+        UsageError: a source does not exist or is not a path, or the crop is not valid.
+        StaeError: there are no latents, or all are smaller than the crop; a file is damaged or not
+            a latent of ours; there are several checkpoints, or a key twice.
     """
 
     def __init__(
@@ -104,11 +104,11 @@ class LatentDataset(Dataset[LatentSample]):
         return len(self._index)
 
     def __getitem__(self, index: int) -> LatentSample:
-        """One picture's latents, in memory of their own.
+        """One picture's latents, as a copy.
 
         Raises:
             IndexError: there is no such picture.
-            StaeError: its file has changed, or cannot be read any more.
+            StaeError: its file has changed, or can no longer be read.
         """
         number = range(len(self))[index]
         where = self._index.location(number)
@@ -119,13 +119,17 @@ class LatentDataset(Dataset[LatentSample]):
         if (self.shift, self.scale) != (0.0, 1.0):
             latents.sub_(self.shift).mul_(self.scale)
         return {
-            "latents": latents, "key": self._index.key(number),
-            "width": where.width, "height": where.height, "top": top, "left": left,
-        }  # fmt: skip
+            "latents": latents,
+            "key": self._index.key(number),
+            "width": where.width,
+            "height": where.height,
+            "top": top,
+            "left": left,
+        }
 
     @property
     def weights(self) -> str:
-        """The name of the checkpoint that all the latents were made with."""
+        """The name of the checkpoint that made all the latents."""
         return self._index.weights
 
     @property
@@ -144,17 +148,18 @@ def _sides(crop: int | tuple[int, int]) -> tuple[int, int]:
         rows, columns = map(operator.index, crop if isinstance(crop, Sequence) else (crop, crop))
     except (TypeError, ValueError) as error:
         raise UsageError(
-            f"`crop={crop!r}` is no crop", "give whole numbers: rows and columns, or one for both"
+            f"`crop={crop!r}` is not a crop",
+            "give whole numbers: rows and columns, or one for both",
         ) from error
     if min(rows, columns) < 1:
-        raise UsageError(f"no crop of {crop} latent positions", "give at least 1")
+        raise UsageError(f"a crop of {crop} latent positions is not allowed", "give at least 1")
     return rows, columns
 
 
 def _path(source: os.PathLike[str] | str) -> Path:
     if not isinstance(source, str | os.PathLike):
         raise UsageError(
-            f"`{source!r}` is no path", 'give each as an argument: `LatentDataset("a", "b")`'
+            f"`{source!r}` is not a path", 'give each as an argument: `LatentDataset("a", "b")`'
         )
     if isinstance(source, str) and is_url(source):
         raise UsageError(
@@ -164,5 +169,5 @@ def _path(source: os.PathLike[str] | str) -> Path:
 
 
 def _drawn(largest: int) -> int:
-    """A random number from 0 to `largest`, which if 0 costs no randomness."""
+    """A random number from 0 to `largest`; 0 takes nothing from the generator."""
     return int(torch.randint(largest + 1, ())) if largest else 0

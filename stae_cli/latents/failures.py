@@ -1,4 +1,4 @@
-"""The failures file: every input of the last run that gave no output, one line of JSON each."""
+"""The failures file: each input of the last run that has no output, as a line of JSON."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ NAME = "failures"
 
 
 def failures_name(share: Share) -> str:
-    """What the file of this process is called."""
+    """The name of this process's file."""
     return share.file_name(NAME)
 
 
 def write_failures(destination: Destination, problems: Sequence[Problem], share: Share) -> None:
-    """Rewrites this process's file, or removes it when nothing failed.
+    """Rewrites this process's file, or removes it if nothing failed.
 
-    Files of runs that were shared by another number of processes are out of date, and removed.
+    Files of runs with another number of processes are outdated, and removed.
     """
     name = failures_name(share)
     for other in destination.top_names():
@@ -35,9 +35,9 @@ def write_failures(destination: Destination, problems: Sequence[Problem], share:
 
 
 def read_failures(destination: Destination) -> list[Problem]:
-    """What the last run listed, all its processes together.
+    """The failures of all processes of the last run.
 
-    A line that cannot be read is listed under the file's own name.
+    A line that cannot be read is a failure under the file's own name.
 
     Raises:
         StaeError: DEST cannot be read.

@@ -1,4 +1,4 @@
-"""Latent files, format 1: one picture's latent as safetensors, with what it was made from."""
+"""Latent files, format 1: a picture's latent as safetensors, with a record of its source."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ FORMAT_VERSION = "1"
 TENSOR = "latents"
 SUFFIX = ".safetensors"
 HEADER_LIMIT = 1 << 20  # bytes; ours take about 800
-LATER_FIELDS = {"source_etag": "", "data_crc32": ""}  # absent where they say nothing
+LATER_FIELDS = {"source_etag": "", "data_crc32": ""}  # omitted if empty
 
 Latent = npt.NDArray[np.floating]  # (C, h, w)
 Data = bytes | memoryview  # of one latent
-HALF_INFINITY = 0x7C00  # float16's bits, the sign aside; what lies above is NaN
+HALF_INFINITY = 0x7C00  # the bits of float16, without the sign; NaN is above
 
 
 class DamagedDataError(InputError):
-    """A latent whose header is sound and whose data are not."""
+    """A latent with a valid header and damaged data."""
 
 
 @dataclass(frozen=True, slots=True)
 class LatentInfo:
-    """What is recorded of a latent: the weights, the source, and the sizes to restore.
+    """What is recorded of a latent: its weights, its source, and the sizes to restore.
 
-    `source_mtime_ns` is 0 for objects of a store, which have a `source_etag` instead.
-    `data_crc32` is of the latent's bytes, as `checksum` gives it.
+    Sizes are in pixels, `source_size` in bytes. `source_mtime_ns` is 0 for objects of a store,
+    which have a `source_etag` instead. `data_crc32` is the checksum of the latent's bytes.
     """
 
     stae_version: str
@@ -66,22 +66,22 @@ class LatentInfo:
     data_crc32: str = ""
 
     def to_metadata(self) -> dict[str, str]:
-        """The safetensors metadata of a file of its own: strings only."""
+        """The safetensors metadata of a file of one latent: strings only."""
         return {"format": FORMAT, "format_version": FORMAT_VERSION, **self.to_strings()}
 
     def to_strings(self) -> dict[str, str]:
-        """Every field that says something, as text."""
+        """All fields as text, without empty optional ones."""
         values = {field.name: str(getattr(self, field.name)) for field in fields(self)}
         return {key: text for key, text in values.items() if text or key not in LATER_FIELDS}
 
 
 @dataclass(frozen=True, slots=True)
 class StoredLatent:
-    """One latent that is on disk, as its header describes it.
+    """One latent in a file or a shard: where it is, its shape, and what is recorded of it.
 
     `key` is a path with `/`: that of its file without the suffix, or its name in a shard. `file`
-    holds its data from `begin` on, and was in `state` when the header was read; `is_alone` says
-    whether it is the latent's own, and no shard.
+    holds its data from byte `begin` on, and was in `state` when the header was read. `is_alone` is
+    False in a shard.
     """
 
     key: str
@@ -95,12 +95,12 @@ class StoredLatent:
 
     @property
     def label(self) -> str:
-        """How failures name it: its file, and its key in a shard."""
+        """Its name in messages: its file, and its key in a shard."""
         return self.file.key if self.is_alone else f"{self.file.key}:{self.key}"
 
     @property
     def size(self) -> int:
-        """Bytes of its data."""
+        """The bytes of its data."""
         return data_size(self.shape, self.dtype)
 
     def read(self) -> Latent:
@@ -114,7 +114,7 @@ class StoredLatent:
             return self.read_from(file)
 
     def read_from(self, file: BinaryIO) -> Latent:
-        """The latent out of its file, opened already; raises what `read` raises."""
+        """The latent from its file, already open; raises what `read` raises."""
         file.seek(self.begin)
         data = file.read(self.size)
         if self.file.state() != self.state or len(data) != self.size:
@@ -141,7 +141,7 @@ def write_latent(path: Path, latent: Latent, info: LatentInfo) -> int:
 
 
 def latent_bytes(latent: Latent) -> memoryview:
-    """The data of a latent as files hold it: contiguous and little-endian; no copy if it is."""
+    """A latent's data as files hold them: contiguous, little-endian; a copy only if needed."""
     stored = latent.astype(latent.dtype.newbyteorder("<"), order="C", copy=False)
     return stored.reshape(-1).view(np.uint8).data
 
@@ -152,17 +152,17 @@ def checksum(data: Data) -> str:
 
 
 def check_data(data: Data, info: LatentInfo) -> None:
-    """Whether bytes that were read are those that were written; true of any if nothing is known.
+    """Compares a latent's bytes with its checksum, if one is recorded.
 
     Raises:
-        DamagedDataError: they are not.
+        DamagedDataError: they differ.
     """
     if info.data_crc32 and checksum(data) != info.data_crc32:
         raise DamagedDataError("damaged: its data are not those that were written")
 
 
 def latent_of(data: Data, shape: Shape, dtype: str) -> Latent:
-    """The inverse of `latent_bytes`, in an array of its own."""
+    """The inverse of `latent_bytes`, as a new array."""
     return np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).reshape(shape).astype(dtype)
 
 
@@ -193,13 +193,13 @@ def parse_latent(
 
 
 def check_format(metadata: Mapping[str, Any], name: str) -> None:
-    """Whether metadata says that a file is of this format, in a version that we read.
+    """Checks that metadata are those of this format, in a version that we read.
 
     Raises:
-        ForeignFileError: it is not.
+        ForeignFileError: they are not.
     """
     if metadata.get("format") != name:
-        raise ForeignFileError("a safetensors file, but no stae latent")
+        raise ForeignFileError("a safetensors file, but not a stae latent")
     if metadata.get("format_version") != FORMAT_VERSION:
         raise ForeignFileError(
             f"latent format {metadata.get('format_version')}, which this version does not read"
@@ -207,23 +207,23 @@ def check_format(metadata: Mapping[str, Any], name: str) -> None:
 
 
 def parse_info(metadata: Mapping[str, Any]) -> LatentInfo:
-    """The fields of a latent out of untrusted metadata.
+    """Parses the fields of a latent from untrusted metadata.
 
     Raises:
-        InputError: one is absent or no such value.
+        InputError: one is absent or not valid.
     """
     values: dict[str, Any] = {}
     for field in fields(LatentInfo):
         text = metadata.get(field.name, LATER_FIELDS.get(field.name))
         number = field.type == "int"
         if not isinstance(text, str) or (number and not re.fullmatch(r"-?[0-9]{1,19}", text)):
-            raise InputError(f"damaged: its metadata has no sound `{field.name}`")
+            raise InputError(f"damaged: its metadata has no valid `{field.name}`")
         values[field.name] = int(text) if number else sys.intern(text)
     return LatentInfo(**values)
 
 
 def check_shape(shape: Shape, info: LatentInfo) -> None:
-    """Whether a latent's shape fits the sizes that are recorded of it.
+    """Checks that a latent's shape fits the recorded sizes.
 
     Raises:
         InputError: it does not.
@@ -239,7 +239,7 @@ def check_shape(shape: Shape, info: LatentInfo) -> None:
 
 
 def is_finite(latent: Latent) -> bool:
-    """Whether a latent holds neither NaN nor infinity; of float16 many times faster than numpy."""
+    """Whether a latent has no NaN or infinity; for float16 many times faster than numpy."""
     if latent.dtype != np.float16 or not latent.size:
         return bool(np.isfinite(latent).all())
     bits = latent.view(np.uint16) & 0x7FFF

@@ -1,4 +1,4 @@
-"""Stored latents: every latent below the sources, each in a file of its own or in a shard."""
+"""Finding and reading stored latents, in files of their own or in shards."""
 
 from __future__ import annotations
 
@@ -18,47 +18,47 @@ from stae_cli.storage.entry import Entry, FileEntry, Problem
 from stae_cli.storage.remote_entry import RemoteEntry
 from stae_cli.storage.sources import list_sources
 
-REQUESTS = 16  # at once, where headers lie on a store
+REQUESTS = 16  # in parallel, for headers on a store
 
 
 @dataclass
 class LatentListing:
-    """What the sources hold: latents in a stable order, files that are none, and the others."""
+    """What the sources hold: latents in a stable order, invalid files, and how many others."""
 
     latents: list[StoredLatent] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     passed_over: int = 0
 
     def count(self, what: str) -> Counter[str]:
-        """How many latents there are of each value of a field of `LatentInfo`."""
+        """How many latents have each value of a field of `LatentInfo`."""
         return Counter(str(getattr(stored.info, what)) for stored in self.latents)
 
     @property
     def weights(self) -> Counter[tuple[str, str]]:
-        """How many latents there are of each checkpoint, by name and fingerprint."""
+        """How many latents each checkpoint made, by name and fingerprint."""
         infos = (stored.info for stored in self.latents)
         return Counter((info.weights, info.weights_sha256) for info in infos)
 
     @property
     def sizes(self) -> Counter[tuple[int, int]]:
-        """How many pictures there are of each width and height."""
+        """How many pictures have each width and height."""
         return Counter((stored.info.width, stored.info.height) for stored in self.latents)
 
     @property
     def files(self) -> dict[str, int]:
-        """The bytes of each file that holds latents, by its place: several may share a key."""
+        """The bytes of each file of latents, by its location: several may share a key."""
         return {stored.file.place: stored.state.size for stored in self.latents}
 
 
 def list_latents(sources: Sequence[Path | str], dest: Path | str | None = None) -> LatentListing:
     """Reads the headers of all latent files and shards below the sources.
 
-    A key may come twice, from two sources or from a shard beside a file: callers that cannot have
-    that refuse it.
+    A key may come twice, from two sources, or from a shard and a file: callers refuse that if they
+    must.
 
     Raises:
-        UsageError: a source does not exist, or DEST lies inside one.
-        StaeError: there is no file to look at, or a store cannot be reached.
+        UsageError: a source does not exist, or DEST is inside one.
+        StaeError: there are no files, or a store cannot be reached.
     """
     listing = list_sources(sources, dest, suffixes=[SUFFIX], hidden=True)
     found = LatentListing(problems=list(listing.problems), passed_over=listing.passed_over)
@@ -71,7 +71,7 @@ def list_latents(sources: Sequence[Path | str], dest: Path | str | None = None) 
 
 
 def _looked_into(entries: Sequence[Entry]) -> Iterable[list[StoredLatent] | Problem]:
-    """The latents of each file, in order; stores are asked for many at once."""
+    """The latents of each file, in order; from stores, many at once."""
     if not any(isinstance(entry, RemoteEntry) for entry in entries):
         return map(_latents_or_problem, entries)
     with ThreadPoolExecutor(REQUESTS, thread_name_prefix="headers") as pool:
@@ -89,7 +89,7 @@ def stored_in(entry: Entry) -> list[StoredLatent]:
     """The latents of one file, from its header alone.
 
     Raises:
-        ForeignFileError: a safetensors file that is no latent of ours.
+        ForeignFileError: a safetensors file that is not a latent of ours.
         InputError: absent, unreadable, truncated or damaged.
     """
     try:

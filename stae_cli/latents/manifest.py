@@ -1,7 +1,4 @@
-"""The manifest of a sharded run: which shard holds which key, one line of JSON each.
-
-The lines are in no particular order.
-"""
+"""The manifest of a sharded run: which shard holds which key, as lines of JSON in any order."""
 
 from __future__ import annotations
 
@@ -21,13 +18,13 @@ from stae_cli.storage.entry import Problem
 from stae_cli.storage.shares import Share, is_shared_file
 
 NAME = "manifest"
-PIECE = 1 << 20  # bytes of a manifest that are asked for at once
-MEMORY_BYTES = 16 << 20  # beyond, the lines wait on disk
+PIECE = 1 << 20  # bytes of a manifest that are read in one request
+MEMORY_BYTES = 16 << 20  # more than that waits on disk
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestLine:
-    """What a manifest says of one latent; `manifest` is the name of its file."""
+    """The shard that a manifest gives for a key; `manifest` is the name of its file."""
 
     manifest: str
     key: str
@@ -35,9 +32,9 @@ class ManifestLine:
 
 
 def read_manifests(destination: Destination) -> Iterator[ManifestLine | Problem]:
-    """What all the manifests of DEST say, in no particular order.
+    """The lines of all manifests of DEST, in any order.
 
-    A line that cannot be understood is a problem of its file.
+    A line that cannot be read is a problem of its file.
 
     Raises:
         StaeError: DEST cannot be read.
@@ -46,9 +43,9 @@ def read_manifests(destination: Destination) -> Iterator[ManifestLine | Problem]
         if is_shared_file(name, NAME):
             try:
                 with destination.entry(name).open() as file:
-                    # Objects are read in requests: not one for each line, nor for each byte.
-                    raw = isinstance(file, io.RawIOBase)
-                    lines = io.BufferedReader(cast(io.RawIOBase, file), PIECE) if raw else file
+                    # Without a buffer each line of an object would be a request.
+                    whole = isinstance(file, io.BufferedIOBase)
+                    lines = file if whole else io.BufferedReader(cast(io.RawIOBase, file), PIECE)
                     yield from (_parsed(name, line) for line in lines)
             except OSError as error:
                 place = destination.place(name)
@@ -64,10 +61,10 @@ def _parsed(name: str, line: bytes) -> ManifestLine | Problem:
 
 
 class Manifest:
-    """What one process's part of a run holds, collected while it goes on.
+    """Which latents one process's part of a run holds, collected as it goes.
 
-    It is written when the part is finished, and taken away when the shards begin to change: a
-    manifest that is there is right.
+    It is written when the part is finished, and removed when the shards begin to change: a manifest
+    that exists is right.
     """
 
     def __init__(self, destination: Destination, share: Share) -> None:
@@ -77,19 +74,19 @@ class Manifest:
         self._outdated = False
 
     def add(self, key: str, shard: str, info: LatentInfo) -> None:
-        """Notes one latent of a shard, named relative to DEST."""
+        """Adds one latent of a shard, whose name is relative to DEST."""
         line = {"key": key, "shard": shard, "width": info.width, "height": info.height}
         self.extend(json.dumps(line).encode() + b"\n")
 
     def extend(self, lines: bytes) -> None:
-        """Adds lines that are made already, by another process."""
+        """Adds lines from another process's `take`."""
         try:
             self._lines.write(lines)
         except OSError as error:
             raise self.destination.failure(error, self.name) from error
 
     def take(self) -> bytes:
-        """What was added so far, for another process's `extend`; it is kept no longer."""
+        """Removes and returns what was added so far, for another process's `extend`."""
         try:
             self._lines.seek(0)
             lines = self._lines.read()
@@ -100,14 +97,14 @@ class Manifest:
         return lines
 
     def outdate(self) -> None:
-        """Takes away what the last run wrote; called before a shard changes."""
+        """Removes what the last run wrote; called before a shard changes."""
         if not self._outdated:
             self._outdated = True
             self.destination.remove(self.name)
             self._remove_those_shared_otherwise()
 
     def write(self) -> None:
-        """Writes the file, whole or not at all, of all that was added.
+        """Writes all that was added, whole or not at all.
 
         Raises:
             StaeError: DEST cannot be written to.
@@ -118,12 +115,12 @@ class Manifest:
             shutil.copyfileobj(self._lines, file)
 
     def close(self) -> None:
-        """Lets go of what was added."""
+        """Discards what was added."""
         self._lines.close()
 
     @property
     def name(self) -> str:
-        """What the file of this process is called."""
+        """The name of this process's file."""
         return self.share.file_name(NAME)
 
     def _remove_those_shared_otherwise(self) -> None:

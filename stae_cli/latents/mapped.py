@@ -1,4 +1,4 @@
-"""Mapped latents: a compact index of stored latents, their data in memory maps opened on demand."""
+"""Mapped latents: a compact index of stored latents, and memory maps of their data."""
 
 from __future__ import annotations
 
@@ -18,19 +18,23 @@ from stae_cli.latents.listing import stored_in
 from stae_cli.storage.entry import Entry, Problem, SourceState
 from stae_cli.storage.sources import list_sources
 
-OPEN_MAPS = 64  # of each process; systems allow some 65,000
+OPEN_MAPS = 64  # per process; systems allow about 65,000
 PROBLEMS_NAMED = 5
-KEEP: Literal["surrogateescape"] = "surrogateescape"  # names of files that are no UTF-8
+KEEP: Literal["surrogateescape"] = "surrogateescape"  # file names that are not UTF-8
 
 Map = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Location:
-    """Where a latent lies, and its sizes: of the latent in positions, of the picture in pixels."""
+    """The numbers of a stored latent that a dataset needs, a row of `LatentIndex`.
+
+    `file` is an index into its files; `rows` and `columns` are latent positions; `width` and
+    `height` are the picture's, in pixels.
+    """
 
     file: int
-    begin: int  # bytes from the beginning of the file
+    begin: int  # byte of the file
     itemsize: int
     channels: int
     rows: int
@@ -44,8 +48,9 @@ COLUMNS = len(fields(Location))
 
 @dataclass
 class LatentIndex:
-    """Every latent below the sources, in about 100 bytes and its key for each.
+    """All latents of some sources, in about 100 bytes and the key for each.
 
+    A `StoredLatent` takes seven times as much, and each worker of a `DataLoader` has a copy.
     `too_small` counts those left out.
     """
 
@@ -66,11 +71,11 @@ class LatentIndex:
         return self._keys[self._ends[number] : self._ends[number + 1]].decode(errors=KEEP)
 
     def location(self, number: int) -> Location:
-        """Where a latent lies."""
+        """The location of a latent."""
         return Location(*self._rows[number * COLUMNS : (number + 1) * COLUMNS])
 
     def add(self, stored: StoredLatent) -> None:
-        """Takes one more latent, of the file that was last added to `files`."""
+        """Adds a latent of the last of `files`."""
         info, itemsize = stored.info, np.dtype(stored.dtype).itemsize
         place = (len(self.files) - 1, stored.begin, itemsize, *stored.shape)
         self._rows.extend((*place, info.width, info.height))
@@ -85,12 +90,12 @@ def index_latents(
 
     Args:
         sources: latent files, or folders of them, in either layout.
-        smallest: rows and columns; latents with fewer are left out, and counted.
+        smallest: rows and columns; smaller latents are left out, and counted.
 
     Raises:
         UsageError: a source does not exist.
-        StaeError: there are no latents; a file is damaged or no latent of ours; they are of
-            several checkpoints; a key comes twice.
+        StaeError: there are no latents; a file is damaged or not a latent of ours; there are
+            several checkpoints, or a key twice.
     """
     listing = list_sources(sources, None, suffixes=[SUFFIX], hidden=True)
     index, problems = LatentIndex(), list(listing.problems)
@@ -118,7 +123,7 @@ def _check_key(stored: StoredLatent, owners: dict[str, str]) -> None:
     if other != stored.file.place:
         raise StaeError(
             f"`{stored.key}` is stored twice: in `{other}` and `{stored.file.place}`",
-            "remove one, or read folders that share keys each by itself",
+            "remove one, or read folders that share keys separately",
         )
 
 
@@ -132,7 +137,7 @@ def _check_weights(stored: StoredLatent, index: LatentIndex) -> None:
             f"`{stored.file.place}` holds latents of `{info.weights}` "
             f"({info.weights_sha256[:12]}), `{index.first}` of `{index.weights}` "
             f"({index.weights_sha256[:12]})",
-            "latents of different checkpoints mean different things: read each by itself",
+            "latents of different checkpoints cannot be mixed: read them separately",
         )
 
 
@@ -142,17 +147,17 @@ def _refuse(problems: Sequence[Problem]) -> None:
     named = "; ".join(f"`{p.key}`: {p.reason}" for p in problems[:PROBLEMS_NAMED])
     more = f" (and {len(problems) - PROBLEMS_NAMED} more)" if problems[PROBLEMS_NAMED:] else ""
     raise StaeError(
-        f"{len(problems)} files are no sound latents: {named}{more}",
-        "run the same `stae encode` again: it makes damaged latents anew; move other files away",
+        f"{len(problems)} files are not valid latents: {named}{more}",
+        "run the same `stae encode` again to replace damaged latents; move other files away",
     )
 
 
 class LatentMaps:
-    """The files of an index, mapped into memory when they are needed.
+    """The files of an index, memory-mapped when they are needed.
 
-    Every process keeps at most `OPEN_MAPS` of them; pickled, it takes none along. A file that was
-    replaced since its header was read is noticed when it is next mapped. One that is shortened in
-    place while it is mapped ends the process, as with any memory map: stae itself never does.
+    Each process keeps at most `OPEN_MAPS` of them; pickling drops them. A file that was replaced
+    since its header was read is noticed when it is next mapped. Truncating a mapped file in place
+    kills the process, as with any memory map; stae never does that.
     """
 
     def __init__(self, files: Sequence[tuple[Entry, SourceState]]) -> None:
@@ -160,10 +165,10 @@ class LatentMaps:
         self._maps: OrderedDict[int, Map] = OrderedDict()
 
     def latent(self, where: Location) -> Latent:
-        """A latent (C, h, w) as it lies in its file: read-only, and read only where it is used.
+        """A latent (C, h, w) in its file: a read-only view, read from disk where it is used.
 
         Raises:
-            StaeError: the file is gone, has changed, or cannot be read.
+            StaeError: the file is absent, has changed, or cannot be read.
         """
         shape = (where.channels, where.rows, where.columns)
         end = where.begin + where.channels * where.rows * where.columns * where.itemsize
@@ -177,7 +182,7 @@ class LatentMaps:
         found = self._maps.pop(file, None)
         if found is None:
             found = _map(*self._files[file])
-        self._maps[file] = found  # last, as the one that was used last
+        self._maps[file] = found  # last: the most recently used
         while len(self._maps) > OPEN_MAPS:
             self._maps.popitem(last=False)
         return found

@@ -1,4 +1,4 @@
-"""The run record, `DEST/stae.json`: what every output in DEST was made with."""
+"""The run record, `DEST/stae.json`: the settings that made every output in DEST."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from stae_cli.storage.entry import Entry, FileEntry
 NAME = "stae.json"
 FORMAT_VERSION = "1"
 NO_PREP = "{}"
-OPTIONAL = {"shard_size", "names"}  # in what earlier versions wrote
+OPTIONAL = {"shard_size", "names"}  # earlier versions did not write them
 FILES, SHARDS = "files", "shards"  # layouts
 STEM, WHOLE = "without extensions", "with extensions"  # names of outputs
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Settings that all outputs of one DEST share; a run with others is refused.
+    """Settings that all outputs of a DEST share; a run with other settings is refused.
 
     `kind` is `latents` or `pictures`; `output` is the latents' dtype or the pictures' format;
     `layout` is `files`, or `shards` of `shard_size` pictures; `names` says whether
@@ -43,7 +43,7 @@ class RunRecord:
     format_version: str = FORMAT_VERSION
 
     def differences(self, other: RunRecord) -> list[str]:
-        """What differs from `other`, as `name: mine, not theirs`; weights count by fingerprint."""
+        """What differs, as `name: mine, not theirs`; weights are compared by fingerprint."""
         if self.weights_sha256 != other.weights_sha256:
             mine = f"{self.weights} ({self.weights_sha256[:12]})"
             weights = [f"weights: {mine}, not {other.weights} ({other.weights_sha256[:12]})"]
@@ -58,10 +58,10 @@ class RunRecord:
 
 
 def read_record(destination: Destination) -> RunRecord | None:
-    """The record of a DEST, or None when it has none.
+    """The record of a DEST, or None if it has none.
 
     Raises:
-        StaeError: there is one that cannot be understood.
+        StaeError: it cannot be read, or is damaged.
     """
     place = destination.place(NAME)
     try:
@@ -89,13 +89,13 @@ def settle_record(
     is_planned: Callable[[str], bool],
     overwrite: bool,
 ) -> None:
-    """Makes sure that DEST holds only what this run's record describes, then writes the record.
+    """Checks that DEST holds only what this run's record describes, then writes the record.
 
     Args:
         destination: DEST, prepared.
         record: this run's settings.
-        is_planned: whether a name is that of an output that this run will write or find done.
-        overwrite: whether outputs of other settings may be replaced; those that the run would
+        is_planned: whether a file name is an output of this run.
+        overwrite: whether outputs with other settings may be replaced; those that the run would
             leave in place still stop it.
 
     Raises:
@@ -108,7 +108,7 @@ def settle_record(
             f"`{destination.place()}` holds another run: {'; '.join(differences)}",
             "choose another DEST, or `--overwrite` to replace its outputs",
         )
-    if existing is None or differences:  # the same weights under another name are no difference
+    if existing is None or differences:  # another name of the same weights is not one
         renamed = existing is not None and existing.names != record.names
         _refuse_strays(destination, record, is_planned, overwrite, renamed=renamed)
         with destination.writing(NAME) as path:
@@ -123,9 +123,9 @@ def _refuse_strays(
     *,
     renamed: bool,
 ) -> None:
-    """Stops at an output of other settings that would stay, or that may not be replaced.
+    """Stops at an output with other settings that would stay, or that must not be replaced.
 
-    If pictures are `renamed`, that is so of whatever is not planned.
+    If outputs are `renamed`, that applies to every output that is not planned.
     """
     ours = (record.kind, record.weights_sha256, record.prep, record.output, record.layout)
     for name in destination.names():
@@ -143,7 +143,7 @@ def _refuse_strays(
 
 
 def _made_with(entry: Entry) -> tuple[str, str, str, str, str] | None:
-    """Kind, fingerprint, prep, form and layout of an output of ours; None for any other file."""
+    """Kind, fingerprint, prep, format and layout of an output of ours; None for any other file."""
     suffix = PurePosixPath(entry.key).suffix
     if suffix == LATENT_SUFFIX:
         return _latents_made_with(entry)
@@ -172,5 +172,5 @@ def _fingerprint(picture_record: str) -> str:
 
 def _damaged(place: str) -> StaeError:
     return StaeError(
-        f"`{place}` is no run record of stae", "choose another DEST, or delete that file"
+        f"`{place}` is not a run record of stae", "choose another DEST, or delete that file"
     )

@@ -1,4 +1,9 @@
-"""Headers of safetensors files: read within bounds and checked, written in a fixed order."""
+"""Headers of safetensors files: read within bounds and checked, written in a fixed order.
+
+Not by safetensors: its reader accepts headers of up to 100 MB, takes a name twice where other
+readers may choose the other value, and reads local files only; its writer orders metadata at
+random, so that the same latents would not be the same bytes.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +23,7 @@ Shape = tuple[int, int, int]
 
 
 class ForeignFileError(InputError):
-    """A sound safetensors file that is not ours to read or to replace."""
+    """A valid safetensors file that is not ours to read or replace."""
 
 
 def data_size(shape: Shape, dtype: str) -> int:
@@ -37,36 +42,36 @@ def read_tensors(
         limit: of the header in bytes.
 
     Returns:
-        The tensors' unchecked descriptions, the metadata, and where the data begins.
+        The tensors' unchecked descriptions, the metadata, and where the data begin.
 
     Raises:
-        InputError: truncated, damaged, or no such file.
+        InputError: truncated, damaged, or not a safetensors file.
     """
     prefix = file.read(8)
     if len(prefix) < 8:
         raise InputError("truncated" if prefix else "empty file")
     (length,) = struct.unpack("<Q", prefix)
     if length > min(limit, size - 8):
-        raise InputError("no safetensors file, truncated, or with a damaged header")
+        raise InputError("truncated, not a safetensors file, or with a damaged header")
     tensors = json_object(file.read(length))
     metadata = tensors.pop("__metadata__", {})
     if not isinstance(metadata, dict):
-        raise InputError("no safetensors file, or with a damaged header")
+        raise InputError("not a safetensors file, or with a damaged header")
     return tensors, metadata, 8 + length
 
 
 def json_object(text: bytes | str) -> dict[str, Any]:
-    """A JSON object out of a header.
+    """A JSON object from a header.
 
     Raises:
-        InputError: it is none, or has a name twice: which one counts, readers would not agree.
+        InputError: it is not one, or has a name twice: readers would not agree on which counts.
     """
     try:
         value = _DECODER.decode(text.decode() if isinstance(text, bytes) else text)
     except (ValueError, RecursionError) as error:
-        raise InputError("no safetensors file, or with a damaged header") from error
+        raise InputError("not a safetensors file, or with a damaged header") from error
     if not isinstance(value, dict):
-        raise InputError("no safetensors file, or with a damaged header")
+        raise InputError("not a safetensors file, or with a damaged header")
     return value
 
 
@@ -102,11 +107,7 @@ def checked_tensor(name: str, description: object) -> tuple[Shape, str, int, int
 
 
 def header_bytes(metadata: Mapping[str, str], tensors: Mapping[str, tuple[Shape, str]]) -> bytes:
-    """The header of a file whose tensors, given as shape and dtype, follow in this order.
-
-    It is put together here, since safetensors' own writer orders metadata at random: the same
-    latents should be the same file.
-    """
+    """The header of a file whose tensors, given as shape and dtype, follow in this order."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     begin = 0
     for name, (shape, dtype) in tensors.items():

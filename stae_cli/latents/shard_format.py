@@ -1,7 +1,7 @@
-"""Shards: many pictures' latents in one safetensors file, a tensor for each, named by its key.
+"""Shards: the latents of many pictures in one safetensors file, each a tensor named by its key.
 
-The metadata holds what all pictures have in common as single latent files hold it, and in
-`pictures` a JSON object from key to the rest.
+The metadata hold what all pictures have in common as in files of one latent, and in `pictures` a
+JSON object from key to the rest.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ from stae_cli.storage.entry import Entry, SourceState
 from stae_cli.storage.names import check_key
 
 FORMAT = "stae-latents-shard"
-HEADER_LIMIT = 64 << 20  # bytes; ours take about 400 for each picture
+HEADER_LIMIT = 64 << 20  # bytes; ours take about 400 per picture
 COMMON_FIELDS = (
-    "stae_version", "architecture", "weights", "weights_sha256", "downsample", "latent_channels",
-    "prep", "compute_dtype",
-)  # fmt: skip
+    *("stae_version", "architecture", "weights", "weights_sha256"),
+    *("downsample", "latent_channels", "prep", "compute_dtype"),
+)
 
 
 @dataclass(frozen=True)
 class TarNote:
-    """What each shard of a tar says of the tar: its tag, and how much of it can be encoded.
+    """What each shard of a tar records of the tar: its tag, and how much of it can be encoded.
 
-    With it, a tar on a store that is done need not be fetched again to see that.
+    It shows that a tar on a store is finished, without fetching the tar again.
     """
 
     etag: str
-    pictures: int  # with a shard to be in
-    problems: int  # members that have none
+    pictures: int  # that can be encoded
+    problems: int  # members that cannot
 
     def text(self) -> str:
-        """As it stands in a shard's metadata."""
+        """As in a shard's metadata."""
         return json.dumps(asdict(self))
 
 
 def parse_note(text: object) -> TarNote | None:
-    """The note of a shard, or None where there is none that can be understood."""
+    """The note of a shard, or None if there is no valid one."""
     try:
         values: Any = json.loads(text) if isinstance(text, str) else None
         return TarNote(str(values["etag"]), int(values["pictures"]), int(values["problems"]))
@@ -92,12 +92,12 @@ def write_shard(
         for part in data:
             size += file.write(part)
         file.flush()
-        os.fsync(file.fileno())  # once for many pictures, it costs next to nothing
+        os.fsync(file.fileno())  # once per shard, so it costs almost nothing
     return size
 
 
 def _common(infos: Sequence[Mapping[str, str]]) -> dict[str, str]:
-    """What most pictures say of the run; one that says otherwise keeps its own word."""
+    """The most common values; pictures with other values record their own."""
     return {
         name: Counter(info[name] for info in infos).most_common(1)[0][0] for name in COMMON_FIELDS
     }

@@ -1,4 +1,4 @@
-"""Storing latents in shards: many to a file, each made anew only when something in it is new."""
+"""Storing latents in shards, each rewritten only if something in it is new."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from stae_cli.latents.writer import Expected, Job, Shard, Storage, Written, stor
 from stae_cli.storage.destination import Destination
 from stae_cli.storage.entry import Entry, SourceState
 
-MEMORY_BYTES = 256 << 20  # of a shard that is being made; beyond, it waits on disk
-REREADS = 5  # of a shard that others keep replacing
+MEMORY_BYTES = 256 << 20  # of a shard in the making; more than that waits on disk
+REREADS = 5  # of a shard that other processes replace
 
 
 class ShardStorage(Storage):
-    """Many latents to a shard, which appears whole or not at all.
+    """Many latents per shard, which appears whole or not at all.
 
-    A shard that exists is made anew only when something in it is new; what else it holds of the
-    same pictures is kept, also where a source cannot be reached just now.
+    An existing shard is rewritten only if something in it is new. Its other latents of the same
+    pictures are kept, also those whose source cannot be reached now.
 
     Args:
-        known: whether an output is this run's, in whichever shard.
-        manifest: tells which shard holds what.
-        overwrite: whether shards may lose what is not this run's.
+        known: whether an output belongs to this run, in any shard.
+        manifest: records which shard holds what.
+        overwrite: whether shards may lose latents that are not of this run.
     """
 
     def __init__(
@@ -110,13 +110,13 @@ class ShardStorage(Storage):
             data.close()
 
     def _look(self, shard: Shard) -> dict[str, StoredLatent]:
-        """What the shard held before, looked for once.
+        """What the shard held before; read once.
 
         Raises:
-            StaeError: it holds what is not this run's.
+            StaeError: it holds latents that are not of this run.
         """
-        # At once for all that ask: another process may be replacing the file, and what is kept must
-        # be what pictures were passed over for.
+        # Once for all threads: another process may be replacing the file, and the latents that are
+        # kept must be those for which pictures were skipped.
         with self._looking:
             if shard.stored is None:
                 shard.stored = self._found(shard)
@@ -132,8 +132,8 @@ class ShardStorage(Storage):
             raise StaeError(
                 f"`{self.destination.place(shard.name)}` holds `{stranger}`, which is not "
                 "among this run's sources",
-                "choose another DEST for other sources; if that source is gone for good, "
-                "`--overwrite` makes the shards anew without it",
+                "choose another DEST for other sources; if that source was deleted, "
+                "`--overwrite` rewrites the shards without it",
             )
         ours = [m for m in members if self.known(m.key) and self.expected.matches(m)]
         shard.mixed = len(ours) < len(members)
@@ -200,7 +200,7 @@ def _found_again(stored: StoredLatent) -> StoredLatent:
 def _changed(stored: StoredLatent) -> StaeError:
     return StaeError(
         f"`{stored.file.place}` was changed by another program meanwhile",
-        "run the same command again: it goes on where it stopped",
+        "run the same command again: it resumes",
     )
 
 
@@ -217,18 +217,20 @@ def all_stored(
     shard_size: int,
     is_ours: Callable[[StoredLatent], bool],
 ) -> list[StoredLatent] | None:
-    """The latents of a tar, if DEST has every one of them; from headers alone.
+    """The latents of a tar on a store, if DEST has all of them; then it need not be fetched.
+
+    Only headers are read.
 
     Args:
         destination: DEST.
-        shard_name: of the tar's shards, by their numbers.
-        etag: of the tar now.
-        shard_size: pictures to a shard.
+        shard_name: the name of each of the tar's shards, by number.
+        etag: the current tag of the tar.
+        shard_size: pictures per shard.
         is_ours: whether a latent is what this run would make of its source.
 
     Returns:
-        None where anything is missing or in doubt, and where the tar has members that cannot be
-        encoded: they are to be listed again.
+        None if anything is missing or in doubt, or if the tar has members that cannot be encoded:
+        these must be listed again.
     """
     try:
         note = _note(destination.entry(shard_name(0)))
@@ -244,14 +246,14 @@ def all_stored(
 def _stored(
     destination: Destination, shard_name: Callable[[int], str], note: TarNote, size: int
 ) -> Iterator[StoredLatent]:
-    """The latents of all shards; fewer, where one of them holds fewer than it should."""
+    """The latents of all shards; stops at a shard that holds fewer than it should."""
     count = -(-note.pictures // size)
     for number in range(count):
         latents = stored_in(destination.entry(shard_name(number)))
         if len(latents) != min(size, note.pictures - number * size):
             return
         yield from latents
-    if destination.holds(shard_name(count)):  # surplus, to be told of
+    if destination.holds(shard_name(count)):  # surplus, which must be reported
         raise InputError("more shards than the tar has pictures for")
 
 

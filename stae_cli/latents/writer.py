@@ -1,7 +1,8 @@
-"""Storing latents in DEST: each in a file of its own, or by `sharding`; what is done stays."""
+"""Storing latents in DEST, each in a file of its own; `shard_writer` stores them in shards."""
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
@@ -23,6 +24,8 @@ from stae_cli.storage.destination import Destination
 from stae_cli.storage.entry import SourceState
 from stae_cli.storage.names import Planned
 
+_log = logging.getLogger(__name__)
+
 ABSENT = (FileNotFoundError, NotADirectoryError)
 
 
@@ -36,7 +39,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a latent must say of itself to be taken for this run's."""
+    """What must be recorded of a latent for this run to keep it."""
 
     weights_sha256: str
     prep: str
@@ -63,14 +66,14 @@ class Expected:
 
 @dataclass
 class Shard:
-    """A shard in the making: all its pictures, and what became of those that were looked at.
+    """A shard in the making: all its pictures, and the state of each.
 
-    `name` is that of its file, `stored` what the file held before of this run's settings, by
-    output; `settled` counts the pictures that need no more work. What was stored stays until
-    something fresh replaces it, also where its source can no longer be read, or until it belongs to
-    another shard; of a shard in `part`, whose other pictures nobody could list, it stays in any
-    case. `mixed` tells that the file holds what must not stay. `note` is of the tar that it is
-    from, if that can be told from others.
+    `name` is its file's. `stored` is what the file held before with this run's settings, by output;
+    `fresh` are new latents, which wait in `data` from their `begin` on. `settled` counts the
+    pictures that need no more work. A stored latent stays until a fresh one replaces it, also if
+    its source can no longer be read, or until it belongs to another shard. If the tar could be
+    listed only in `part`, it stays in any case. `mixed`: the file holds latents that must not stay.
+    `note` is of the tar that it is from, if that has a tag.
     """
 
     name: str
@@ -93,7 +96,7 @@ class Job:
 
 
 class Storage(ABC):
-    """How a run's latents are kept."""
+    """How a run's latents are stored."""
 
     @abstractmethod
     def holds(self, job: Job, state: SourceState) -> bool:
@@ -102,13 +105,13 @@ class Storage(ABC):
         Called in reading threads.
 
         Raises:
-            InputError: another program's file is in its place.
+            InputError: the output is another program's file.
             StaeError: what is there must not be replaced.
         """
 
     @abstractmethod
     def save(self, job: Job, latent: Latent, info: LatentInfo) -> None:
-        """Keeps one latent, sooner or later."""
+        """Stores one latent, now or later."""
 
     @abstractmethod
     def settle(self, job: Job) -> None:
@@ -116,11 +119,11 @@ class Storage(ABC):
 
     @abstractmethod
     def fail(self, job: Job) -> None:
-        """Settles a picture that gave no latent: one of other settings must not stay for it."""
+        """Settles a picture without a latent: a stored one with other settings must not stay."""
 
     @abstractmethod
     def close(self) -> None:
-        """Lets go of what a run that stopped half-way left unwritten."""
+        """Discards what an interrupted run left unwritten."""
 
 
 class FileStorage(Storage):
@@ -157,14 +160,14 @@ class FileStorage(Storage):
 
 
 def stored_at(destination: Destination, name: str) -> list[StoredLatent]:
-    """What an output holds; nothing where it is absent or damaged, and to be done anew.
+    """What an output holds; nothing if it is absent or damaged, and must be made again.
 
     Raises:
         InputError: it is another program's.
-        StaeError: nobody can tell, since it cannot be read.
+        StaeError: it cannot be read.
     """
     found = _stored_unless_damaged(destination, name)
-    if found is None:  # or replaced by another process between two looks at it
+    if found is None:  # or replaced by another process between two reads
         found = _stored_unless_damaged(destination, name)
     return found or []
 
@@ -181,6 +184,7 @@ def _stored_unless_damaged(destination: Destination, name: str) -> list[StoredLa
     except InputError as error:
         cause = error.__cause__
         if not isinstance(cause, OSError):
+            _log.info("`%s` is %s; it is made again", place, error.message)
             return None
         if isinstance(cause, ABSENT):
             return []

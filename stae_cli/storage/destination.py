@@ -1,4 +1,4 @@
-"""DEST: a place in which every file appears whole or not at all."""
+"""DEST: where outputs go; each file appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from stae_cli.storage.temp_files import remove_abandoned, temporary_name
 
 
 class Destination(ABC):
-    """Where a run writes its outputs, by names relative to it, with `/`."""
+    """Where a run writes its outputs; their names are relative to it, with `/`."""
 
     @abstractmethod
     def prepare(self) -> None:
-        """Makes it, checks that it can be written to, and clears what dead runs left.
+        """Creates it, checks that it is writable, and removes what killed runs left.
 
         Raises:
             UsageError: it is a file.
-            StaeError: it cannot be made or written to.
+            StaeError: it cannot be created or written to.
         """
 
     @abstractmethod
     def place(self, name: str = "") -> str:
-        """Where the output `name` lies, or DEST itself, for messages."""
+        """The location of the output `name`, or of DEST itself, for messages."""
 
     @abstractmethod
     def entry(self, name: str) -> Entry:
-        """The output `name`, to be read; it need not be there."""
+        """The output `name`, for reading; it need not exist."""
 
     def holds(self, name: str) -> bool:
-        """Whether the output `name` is there, and can be reached."""
+        """Whether the output `name` exists and can be reached."""
         try:
             self.entry(name).state()
         except OSError:
@@ -53,7 +53,7 @@ class Destination(ABC):
 
     @abstractmethod
     def writing(self, name: str) -> AbstractContextManager[Path]:
-        """Yields a temporary path of this machine; the output is there when all went well.
+        """Yields a temporary local path, which becomes the output if the block succeeds.
 
         Raises:
             StaeError: the disk is full, or DEST cannot be written to.
@@ -61,11 +61,11 @@ class Destination(ABC):
 
     @abstractmethod
     def failure(self, error: OSError, name: str) -> StaeError:
-        """What to tell the user when the output `name` cannot be written."""
+        """The error to raise when the output `name` cannot be written."""
 
     @abstractmethod
     def remove(self, name: str) -> None:
-        """Removes an output, if it is there.
+        """Removes an output, if it exists.
 
         Raises:
             StaeError: it cannot be removed.
@@ -73,10 +73,10 @@ class Destination(ABC):
 
 
 class FolderDestination(Destination):
-    """A folder of this machine.
+    """A local folder.
 
     Args:
-        folder: made, with its parents, by `prepare`.
+        folder: created, with its parents, by `prepare`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -84,7 +84,7 @@ class FolderDestination(Destination):
         self._made: set[Path] = set()
 
     def __reduce__(self) -> tuple[type[FolderDestination], tuple[Path]]:
-        """Travels between machines: there, temporary files bear the other machine's name."""
+        """Pickles the path alone: what was created here says nothing of another machine."""
         return FolderDestination, (self.folder,)
 
     def prepare(self) -> None:
@@ -100,7 +100,7 @@ class FolderDestination(Destination):
         self._sweep()
 
     def path(self, name: str) -> Path:
-        """Where the output `name` lies."""
+        """The path of the output `name`."""
         return self.folder.joinpath(*name.split("/"))
 
     def place(self, name: str = "") -> str:
@@ -145,11 +145,11 @@ class FolderDestination(Destination):
             raise self._translated(error, target) from error
         finally:
             if not moved:
-                with contextlib.suppress(OSError):  # it may not even be there
+                with contextlib.suppress(OSError):  # it may not exist
                     temporary.unlink()
 
     def _make(self, folder: Path) -> None:
-        """Makes a folder within DEST, but not DEST: if that was removed, so was its record."""
+        """Creates a folder in DEST, but not DEST: if that was removed, so was its record."""
         if folder in self._made or folder == self.folder:
             return
         self._make(folder.parent)
@@ -162,7 +162,7 @@ class FolderDestination(Destination):
 
     def _translated(self, error: OSError, target: Path) -> StaeError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = "make space and run the same command again: it goes on where it stopped"
+            hint = "free some disk space and run the same command again: it resumes"
             return StaeError(f"the disk is full: cannot write `{target}`", hint)
         reason = error.strerror or str(error)
         return StaeError(f"cannot write `{target}`: {reason}", "check DEST and its permissions")

@@ -1,7 +1,8 @@
-"""Stores: objects below a URL (`s3://`, `gs://`, `hf://`, `memory://`), reached through fsspec."""
+"""Stores: objects below a URL (`s3://`, `gs://`, `hf://`, `memory://`), through fsspec."""
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from collections.abc import Iterator
@@ -14,14 +15,16 @@ from typing import Any
 from stae_cli.errors import InputError, StaeError, UsageError
 from stae_cli.storage.entry import SourceState
 
-URL = re.compile(r"(?P<protocol>[A-Za-z][A-Za-z0-9+.-]+)://")  # no letter of a Windows drive
+_log = logging.getLogger(__name__)
+
+URL = re.compile(r"(?P<protocol>[A-Za-z][A-Za-z0-9+.-]+)://")  # two letters: `C:` is a drive
 TAGS = (
-    "ETag", "etag", "blob_id", "LastModified", "last_modified", "Last-Modified", "updated",
-    "mtime", "modified", "created",
-)  # fmt: skip
-# What the packages behind fsspec raise beside OSError; looked up only once they are imported.
+    *("ETag", "etag", "blob_id"),
+    *("LastModified", "last_modified", "Last-Modified", "updated", "mtime", "modified", "created"),
+)
+# What the packages behind fsspec raise besides OSError; looked up only once they are imported.
 FOREIGN = (
-    ("builtins", "ValueError"),  # of names that a store cannot have
+    ("builtins", "ValueError"),  # for names that a store cannot have
     ("botocore.exceptions", "BotoCoreError"),
     ("botocore.exceptions", "ClientError"),
     ("aiohttp", "ClientError"),
@@ -36,13 +39,13 @@ INSTALL = "`pip install 'stae[remote]'` is enough for S3; other stores need the 
 
 
 def is_url(where: Path | str) -> bool:
-    """Whether this names a place on a store, rather than on this machine."""
+    """Whether this is a location on a store, not a local path."""
     return isinstance(where, str) and URL.match(where) is not None
 
 
 @dataclass(frozen=True)
 class Store:
-    """What lies at and below a URL; `root` is its path as fsspec spells it."""
+    """The objects at and below a URL; `root` is its path as fsspec spells it."""
 
     url: str
     fs: Any
@@ -67,7 +70,8 @@ class Store:
             return str(self.fs.info(self.root)["type"])
 
     def state(self, name: str = "") -> SourceState:
-        """The state of an object now; raises what `kind` raises."""
+        """The current state of an object; raises what `kind` raises."""
+        _log.debug("looking up `%s`", self.place(name))
         with translated():
             found = self.fs.info(self.path(name))
         if found["type"] != "file":
@@ -75,7 +79,8 @@ class Store:
         return state_of(found)
 
     def objects(self) -> list[tuple[str, dict[str, Any]]]:
-        """The names of all objects below the root, sorted, with what the listing says of each."""
+        """The names of all objects below the root, sorted, each with its listed details."""
+        _log.debug("listing `%s`", self.url)
         with translated():
             found = self.fs.find(self.root, detail=True)
         start = f"{self.root}/"
@@ -90,22 +95,25 @@ class Store:
         try:
             with translated():
                 found = self.fs.ls(self.root, detail=True)
-        except FileNotFoundError:  # a folder is there once something is in it
+        except FileNotFoundError:  # a folder exists only once something is in it
             return []
         return sorted(info["name"].rpartition("/")[2] for info in found if info["type"] == "file")
 
     def read(self, name: str, begin: int | None = None, end: int | None = None) -> bytes:
         """The bytes of an object from `begin` up to `end`, by default all."""
+        _log.debug("reading `%s`, bytes %s to %s", self.place(name), begin, end)
         with translated():
             return bytes(self.fs.cat_file(self.path(name), start=begin, end=end))
 
     def put(self, local: Path, name: str) -> None:
-        """Copies a file to an object, which appears whole."""
+        """Uploads a file as an object, which appears whole."""
+        _log.debug("writing `%s`", self.place(name))
         with translated():
             self.fs.put_file(str(local), self.path(name))
 
     def remove(self, name: str) -> None:
-        """Removes an object, which need not be there."""
+        """Removes an object, if it exists."""
+        _log.debug("removing `%s`", self.place(name))
         try:
             with translated():
                 self.fs.rm_file(self.path(name))
@@ -114,7 +122,7 @@ class Store:
 
 
 def store_at(url: str) -> Store:
-    """The store of a URL; nothing is asked of it yet.
+    """The store of a URL; makes no request yet.
 
     Raises:
         UsageError: there is no such kind of store.
@@ -126,7 +134,7 @@ def store_at(url: str) -> Store:
         raise StaeError(f"`{url}` needs fsspec", INSTALL) from error
     try:
         with translated():
-            # Listings that are kept would hide what other processes change.
+            # Cached listings would hide what other processes change.
             fs, root = url_to_fs(url, use_listings_cache=False)
     except ImportError as error:
         raise StaeError(f"cannot read `{url}`: {error}", INSTALL) from error
@@ -150,14 +158,14 @@ def state_of(found: dict[str, Any]) -> SourceState:
 
 
 def _text(tag: object) -> str:
-    """A tag as text that is the same from listings and from single answers."""
+    """A tag as text, the same from a listing and from a request for one object."""
     if isinstance(tag, datetime):
         tag = (tag if tag.tzinfo else tag.replace(tzinfo=UTC)).timestamp()
     return str(tag).strip('"')
 
 
 def unreachable(place: str, error: OSError) -> StaeError:
-    """What to tell the user when a store refuses or does not answer."""
+    """The error to raise when a store refuses or does not answer."""
     return StaeError(
         f"cannot reach `{place}`: {reason_of(error)}",
         "check the name, the credentials and the network; fsspec's own settings apply",
@@ -165,13 +173,13 @@ def unreachable(place: str, error: OSError) -> StaeError:
 
 
 def reason_of(error: OSError) -> str:
-    """An error of a store in one line."""
+    """An error of a store as one line."""
     return " ".join((error.strerror or str(error) or type(error).__name__).split())
 
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turns what the packages of stores raise into OSError."""
+    """Turns what the packages behind fsspec raise into OSError."""
     try:
         yield
     except foreign_errors() as error:
@@ -181,7 +189,7 @@ def translated() -> Iterator[None]:
 
 
 def foreign_errors() -> tuple[type[BaseException], ...]:
-    """The errors of those packages that are in use."""
+    """The errors of those packages that are imported."""
     found = []
     for module, name in FOREIGN:
         kind = getattr(sys.modules.get(module), name, None)

@@ -1,4 +1,4 @@
-"""Names: the output that each entry leads to, and the keys that may name one."""
+"""Names: the output of each entry, and the keys that an output may have."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from stae_cli.errors import InputError, UsageError
 from stae_cli.storage.entry import Entry
 
-RESERVED = "__metadata__"  # which safetensors keeps for itself
-LONGEST_NAME = 255  # bytes, with most file systems
+RESERVED = "__metadata__"  # reserved by safetensors
+LONGEST_NAME = 255  # bytes, on most file systems
 LONGEST_PART = 240  # bytes; outputs add a suffix
-LONGEST_KEY = 1024  # bytes, as with object stores; paths of 4096 have room for a DEST before it
+LONGEST_KEY = 1024  # bytes, as on object stores; leaves most of a path of 4096 to DEST
 DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """An entry and the output, relative to DEST, that it leads to."""
+    """An entry and its output, relative to DEST."""
 
     entry: Entry
     output: str
@@ -35,11 +35,11 @@ def plan_outputs(
         entries: the inputs.
         suffix: of the outputs, with its dot.
         strip: the only suffix to drop from keys; by default the last one, whatever it is.
-        keep_extension: drop nothing, so that `cat.jpg` and `cat.png` can live side by side.
+        keep_extension: drop nothing, so that `cat.jpg` and `cat.png` have different outputs.
 
     Raises:
-        UsageError: two entries lead to one output (also where only case or Unicode form differ),
-            or one output would be the folder of another.
+        UsageError: two entries have one output (also if only case or Unicode form differ), or
+            an output would be the folder of another.
     """
     planned = [Planned(e, output_name(e.key, suffix, strip, keep_extension)) for e in entries]
     first: dict[str, Planned] = {}
@@ -68,7 +68,7 @@ def _refuse_folders(planned: Sequence[Planned], by_output: Mapping[str, Planned]
 
 
 def output_name(key: str, suffix: str, strip: str | None, keep_extension: bool) -> str:
-    """The output of one key; see `plan_outputs`."""
+    """The output of a key; see `plan_outputs`."""
     if strip is not None:
         stem = key[: -len(strip)] if key.lower().endswith(strip) else key
     elif keep_extension:
@@ -81,7 +81,7 @@ def output_name(key: str, suffix: str, strip: str | None, keep_extension: bool) 
 
 
 def folded(output: str) -> str:
-    """The same for names that some file system takes for one: letter case, Unicode forms."""
+    """A name as file systems compare it that ignore letter case and Unicode form."""
     return (
         output.casefold() if output.isascii() else unicodedata.normalize("NFC", output).casefold()
     )
@@ -94,13 +94,13 @@ def _collision_hint(first: Planned, second: Planned, keep_extension: bool) -> st
 
 
 def check_key(key: str) -> None:
-    """Makes sure that a key from an archive cannot lead out of DEST, on any system.
+    """Checks that a key from an archive cannot lead out of DEST, on any system.
 
     Raises:
         InputError: it could.
     """
     if key == RESERVED or "\0" in key:
-        raise InputError("its name is no file's")
+        raise InputError("its name is not a file name")
     if key.startswith("/") or "\\" in key or ":" in key:
         raise InputError("its name is an absolute path, or not portable")
     if len(_encoded(key)) > LONGEST_KEY:
@@ -115,7 +115,7 @@ def check_key(key: str) -> None:
 
 
 def problem_of(key: str) -> str | None:
-    """Why a key may not name an output; None if it may."""
+    """Why a key cannot be an output's name; None if it can."""
     try:
         check_key(key)
     except InputError as error:
@@ -124,7 +124,7 @@ def problem_of(key: str) -> str | None:
 
 
 def is_too_long(output: str) -> bool:
-    """Whether a part of an output's name exceeds what file systems hold."""
+    """Whether a part of an output's name is too long for file systems."""
     return any(len(os.fsencode(part)) > LONGEST_NAME for part in output.split("/"))
 
 
@@ -132,4 +132,4 @@ def _encoded(part: str) -> bytes:
     try:
         return part.encode()
     except UnicodeEncodeError as error:
-        raise InputError("its name is no valid UTF-8") from error
+        raise InputError("its name is not valid UTF-8") from error

@@ -1,9 +1,10 @@
-"""Destinations on stores: outputs are made on this machine and put, so that they appear whole."""
+"""Destinations on stores: outputs are written locally and uploaded, so that they appear whole."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import re
 import shutil
@@ -18,7 +19,9 @@ from stae_cli.storage.fsspec_store import Store, is_url, reason_of, store_at, un
 from stae_cli.storage.remote_entry import RemoteOutput
 from stae_cli.storage.temp_files import host_name, process_lives
 
-# Where what is put appears whole or not at all; elsewhere a reader could meet half of it.
+_log = logging.getLogger(__name__)
+
+# Stores where an upload appears whole or not at all; elsewhere readers could see half a file.
 WHOLE = {"s3", "s3a", "gs", "gcs", "hf", "az", "abfs", "abfss", "oss", "memory"}
 PROBE = ".stae-probe"
 TEMPORARY_FOLDER = re.compile(r"stae-(?P<host>[^-]+)-(?P<pid>\d+)-\w+")
@@ -28,7 +31,7 @@ def destination_at(where: Path | str) -> Destination:
     """The destination that a path or a URL names.
 
     Raises:
-        UsageError: there is no such kind of store, or one on which files appear in parts.
+        UsageError: there is no such kind of store, or it cannot write atomically.
         StaeError: a package is missing.
     """
     if isinstance(where, Path) or not is_url(where):
@@ -36,14 +39,14 @@ def destination_at(where: Path | str) -> Destination:
     protocol = where.partition("://")[0]
     if protocol.lower() not in WHOLE:
         raise UsageError(
-            f"`{protocol}://` cannot be DEST: files do not appear whole there",
+            f"`{protocol}://` cannot be DEST: that store cannot write atomically",
             f"give a folder, or one of {', '.join(sorted(WHOLE))}",
         )
     return RemoteDestination(store_at(where))
 
 
 def local_folder(dest: Path | str) -> FolderDestination:
-    """The destination of a run that writes to this machine only.
+    """The destination of a run that writes to local folders only.
 
     Raises:
         UsageError: a URL.
@@ -54,10 +57,10 @@ def local_folder(dest: Path | str) -> FolderDestination:
 
 
 class RemoteDestination(Destination):
-    """What lies below a URL.
+    """A prefix on a store.
 
     Args:
-        store: need not hold anything yet.
+        store: may be empty.
     """
 
     def __init__(self, store: Store) -> None:
@@ -108,12 +111,12 @@ class RemoteDestination(Destination):
     def failure(self, error: OSError, name: str) -> StaeError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return StaeError(
-                f"the disk is full: `{tempfile.gettempdir()}`, where outputs are made first",
-                "make space there, or let `TMPDIR` name another folder; then run it again",
+                f"the disk is full: `{tempfile.gettempdir()}`, where outputs are written first",
+                "free some disk space, or set `TMPDIR` to another folder; then run it again",
             )
         return StaeError(
             f"cannot write `{self.place(name)}`: {reason_of(error)}",
-            "check the name, the credentials and the network; what is done is kept",
+            "check the name, the credentials and the network; finished outputs are kept",
         )
 
     def remove(self, name: str) -> None:
@@ -123,27 +126,28 @@ class RemoteDestination(Destination):
             raise self.failure(error, name) from error
 
     def _probe(self) -> None:
-        """Shows at once, not after hours, whether anything can be written."""
+        """Finds out now, not after hours, whether the store is writable."""
         with _temporary_folder() as folder:
             probe = folder / "probe"
             probe.touch()
             self.store.put(probe, PROBE)
-        with contextlib.suppress(PermissionError):  # to write is enough
+        with contextlib.suppress(PermissionError):  # writing is all that is needed
             self.store.remove(PROBE)
 
 
 @contextmanager
 def _temporary_folder() -> Iterator[Path]:
-    """A folder of this machine and process, gone afterwards."""
+    """A local folder of this process, removed afterwards."""
     prefix = f"stae-{host_name()}-{os.getpid()}-"
     with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 
 def _sweep() -> None:
-    """Removes the folders of this machine's processes that are gone."""
+    """Removes the folders of processes of this machine that have ended."""
     with os.scandir(tempfile.gettempdir()) as items:
         for item in items:
             match = TEMPORARY_FOLDER.fullmatch(item.name)
             if match and match["host"] == host_name() and not process_lives(int(match["pid"])):
                 shutil.rmtree(item.path, ignore_errors=True)
+                _log.info("removed `%s`, left by a run that was killed", item.path)

@@ -1,15 +1,15 @@
-"""Remote entries: objects of stores as inputs, read whole or in parts, and tars fetched whole."""
+"""Remote entries: objects of stores as inputs, listed, read whole or in parts, or fetched whole."""
 
 from __future__ import annotations
 
 import io
-import os
+import logging
 import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, BinaryIO, cast
 
@@ -18,16 +18,18 @@ from stae_cli.storage.entry import Entry, Problem, SourceState
 from stae_cli.storage.fsspec_store import Store, is_url, state_of, store_at, unreachable
 from stae_cli.storage.names import check_key
 
-HEAD = 256 << 10  # bytes asked for at once at an object's beginning, where headers are
-PIECE = 16 << 20  # bytes of a tar that are fetched at once
+_log = logging.getLogger(__name__)
+
+HEAD = 256 << 10  # bytes of an object's beginning, where headers are, that are kept once read
+PIECE = 16 << 20  # bytes of a tar fetched in one request
 
 
 @dataclass(frozen=True)
 class RemoteEntry(Entry):
     """An object that is read whole: `name` below the store's root, in the state it was listed in.
 
-    An object that is replaced between listing and reading is recorded with the old state, and
-    therefore done again by the next run.
+    If an object is replaced between listing and reading, the old state is recorded with it, so the
+    next run encodes it again.
     """
 
     store: Store
@@ -48,12 +50,13 @@ class RemoteEntry(Entry):
         return io.BytesIO(data)
 
     def fetch(self) -> Fetched:
-        """The object in a temporary file of this machine.
+        """Downloads the object to a local temporary file.
 
         Raises:
-            InputError: it is not what was listed.
+            InputError: it changed since it was listed.
             OSError: it cannot be read.
         """
+        _log.debug("fetching `%s`, %d bytes", self.place, self.listed.size)
         fetched = Fetched(tempfile.TemporaryFile())  # noqa: SIM115
         for begin in range(0, self.listed.size, PIECE):
             fetched.append(self.store.read(self.name, begin, min(begin + PIECE, self.listed.size)))
@@ -62,16 +65,16 @@ class RemoteEntry(Entry):
         return fetched
 
     def in_parts(self) -> RemoteOutput:
-        """The same object, to be read in parts."""
+        """The same object, read in parts."""
         return RemoteOutput(self.key, self.store, self.name)
 
 
 @dataclass(frozen=True)
 class RemoteOutput(Entry):
-    """A latent file on a store, in its state now; read in parts, since shards are large.
+    """A latent file on a store, in its current state; read in parts, since shards are large.
 
-    Other errors than its absence end the run: an output that cannot be looked at must not be
-    taken for one that is missing.
+    Any error except that it is absent ends the run: an output that cannot be checked must not count
+    as missing.
     """
 
     store: Store
@@ -90,63 +93,46 @@ class RemoteOutput(Entry):
             raise unreachable(self.place, error) from error
 
     def open(self) -> BinaryIO:
-        return cast(BinaryIO, _Parts(self, self.state().size))
+        return cast(BinaryIO, _object_file()(self, self.state().size))
 
-
-class _Parts(io.RawIOBase):
-    """An object of a known size as a file; each read beyond its head is one request."""
-
-    def __init__(self, entry: RemoteOutput, size: int) -> None:
-        self._entry, self._size, self._at = entry, size, 0
-        self._head = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at = start + offset
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        begin = self._at
-        end = self._size if size < 0 else min(begin + size, self._size)
-        if begin >= end:
-            return b""
-        if end > HEAD:
-            data = self._part(begin, end)
-        else:
-            self._head = self._head or self._part(0, min(HEAD, self._size))
-            data = self._head[begin:end]
-        self._at += len(data)
-        return data
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def _part(self, begin: int, end: int) -> bytes:
-        entry = self._entry
+    def read(self, begin: int, end: int) -> bytes:
+        """The bytes from `begin` up to `end`, in one request."""
         try:
-            return entry.store.read(entry.name, begin, end)
+            return self.store.read(self.name, begin, end)
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise unreachable(entry.place, error) from error
+            raise unreachable(self.place, error) from error
+
+
+@cache
+def _object_file() -> Any:
+    """Fsspec's buffered file over our requests; defined on first use, since fsspec is optional.
+
+    The file that a store itself opens would not do: it looks up the size again, raises errors of
+    its package, and `memory://` gives away the stored object.
+    """
+    from fsspec.spec import AbstractBufferedFile
+
+    class ObjectFile(AbstractBufferedFile):  # type: ignore[misc]
+        """An object of a known size; each read beyond its head is one request."""
+
+        def __init__(self, entry: RemoteOutput, size: int) -> None:
+            self.entry = entry
+            path = entry.store.path(entry.name)
+            super().__init__(entry.store.fs, path, block_size=HEAD, cache_type="first", size=size)
+
+        def _fetch_range(self, begin: int, end: int) -> bytes:
+            return self.entry.read(begin, end) if begin < end else b""  # else at its end
+
+    return ObjectFile
 
 
 def on_this_machine(entry: Entry) -> Entry:
-    """The same input, for one who reads all of it in pieces: an object is fetched whole.
+    """The same input as a local file, for callers that read all of it in pieces.
 
     Raises:
-        InputError: it is not what was listed.
+        InputError: it changed since it was listed.
         OSError: it cannot be read.
     """
     return (
@@ -156,7 +142,7 @@ def on_this_machine(entry: Entry) -> Entry:
 
 @dataclass(frozen=True)
 class FetchedObject(Entry):
-    """An object that was fetched, in the state in which it was listed."""
+    """An object in a local temporary file, with the state that was listed."""
 
     remote: RemoteEntry
     fetched: Fetched
@@ -169,78 +155,76 @@ class FetchedObject(Entry):
         return self.remote.listed
 
     def open(self) -> BinaryIO:
-        return self.fetched.reopened()
+        return self.fetched.open()
 
 
 class Fetched:
-    """A temporary file that several threads read from; gone with the last who knows it."""
+    """A temporary file that several threads read; deleted with the last reference to it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._lock = file, threading.Lock()
-        # `__del__` would come too late for one in a cycle, whose parts are finalized in any order.
+        self.size = 0
+        # `__del__` would run too late in a reference cycle, whose parts are finalized in any order.
         weakref.finalize(self, file.close)
 
+    def append(self, data: bytes) -> None:
+        """Appends bytes; only before the first read."""
+        self.size += self._file.write(data)
+
     def read(self, begin: int, size: int) -> bytes:
-        """Bytes of the file; fewer than `size` at its end."""
+        """`size` bytes from `begin`; fewer at the end of the file."""
         with self._lock:
             self._file.seek(begin)
             return self._file.read(size)
 
-    def append(self, data: bytes) -> None:
-        """Adds bytes at its end."""
-        self._file.write(data)
-
-    def reopened(self) -> BinaryIO:
-        """The file once more, at its beginning, for one thread at a time."""
-        self._file.flush()
-        again = os.fdopen(os.dup(self._file.fileno()), "rb")
-        again.seek(0)
-        return again
-
-    def whole(self) -> AbstractContextManager[IO[bytes]]:
-        """The file itself, for one who reads it before anyone else does."""
-        self._file.seek(0)
-        return nullcontext(self._file)
-
-
-@dataclass(frozen=True)
-class FetchedMember(Entry):
-    """A file within a tar that was fetched; its state is its size with the tag of the tar."""
-
-    tar: RemoteEntry
-    fetched: Fetched
-    offset: int
-    size: int
-
-    @property
-    def place(self) -> str:
-        return f"{self.tar.place}:{self.key}"
-
-    def state(self) -> SourceState:
-        return SourceState(self.size, etag=self.tar.listed.etag)
-
     def open(self) -> BinaryIO:
-        data = self.fetched.read(self.offset, self.size)
-        if len(data) < self.size:
-            raise InputError(f"`{self.tar.place}` is truncated")
-        return io.BytesIO(data)
+        """The whole file, with a position of its own."""
+        return cast(BinaryIO, io.BufferedReader(_FetchedFile(self)))
+
+
+class _FetchedFile(io.RawIOBase):
+    """A reader of a fetched file: another descriptor would share its position with all others."""
+
+    def __init__(self, fetched: Fetched) -> None:
+        self._fetched, self._at = fetched, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        starts = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._fetched.size}
+        self._at = starts[whence] + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._fetched.read(self._at, len(buffer))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
 
 
 def list_objects(
-    url: str, dest: Path | str | None, *, suffixes: Collection[str], passes: Callable[[str], bool]
+    url: str,
+    dest: Path | str | None,
+    *,
+    suffixes: Collection[str],
+    is_skipped: Callable[[str], bool],
 ) -> Iterator[RemoteEntry | Problem | None]:
-    """What lies below a URL, in name order; None for each object that is passed over.
+    """The inputs below a URL, in name order; None for each object that is skipped.
 
-    A URL of one object gives that one, whatever its suffix.
+    The URL of an object gives that object, whatever its suffix.
 
     Args:
-        url: an object, or what the names of objects begin with, as a folder.
-        dest: where results will go, if anywhere; it must not lie inside.
+        url: an object, or a prefix that is treated as a folder.
+        dest: where results will go, if anywhere; it must not be inside `url`.
         suffixes: lowercase suffixes, with the dot, to take from folders.
-        passes: whether objects with a part of this name are left out.
+        is_skipped: whether to skip objects that have a part of this name in their path.
 
     Raises:
-        UsageError: nothing is there, or DEST lies inside.
+        UsageError: nothing is there, or DEST is inside.
         StaeError: the store cannot be reached.
     """
     store = store_at(url)
@@ -252,7 +236,9 @@ def list_objects(
             return
         _refuse_inside(store, dest)
         for name, info in store.objects():
-            if not any(map(passes, _parts(name))):
+            if any(map(is_skipped, _parts(name))):
+                _log.debug("skipped `%s`: hidden, or written by stae", store.place(name))
+            else:
                 yield _entry(store, name, info, suffixes)
     except FileNotFoundError as error:
         raise UsageError(f"nothing is there: `{url}`", "check the URL") from error
@@ -268,6 +254,7 @@ def _entry(
     store: Store, name: str, info: dict[str, Any], suffixes: Collection[str]
 ) -> RemoteEntry | Problem | None:
     if PurePosixPath(name).suffix.lower() not in suffixes:
+        _log.debug("skipped `%s`: its suffix", store.place(name))
         return None
     try:
         check_key(name)
@@ -282,5 +269,5 @@ def _refuse_inside(store: Store, dest: Path | str | None) -> None:
     other = store_at(dest)
     if type(other.fs) is type(store.fs) and f"{other.root}/".startswith(f"{store.root}/"):
         raise UsageError(
-            f"DEST `{dest}` lies inside SOURCE `{store.url}`", "choose a DEST outside of it"
+            f"DEST `{dest}` is inside SOURCE `{store.url}`", "choose a DEST outside of it"
         )

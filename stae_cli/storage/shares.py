@@ -1,4 +1,4 @@
-"""Shares: the part of a run that one of several processes does, and the files it keeps alone."""
+"""Shares: the part of a run that one of several processes does, and the files that it writes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SUFFIX = ".jsonl"
 
 @dataclass(frozen=True)
 class Share:
-    """Process `rank` of `count` that share a run without talking to each other.
+    """Process `rank` of `count` that share a run without communicating.
 
     Raises:
         UsageError: there is no such process.
@@ -29,23 +29,23 @@ class Share:
             )
 
     def takes(self, unit: int) -> bool:
-        """Whether a unit, counted from 0, is this process's."""
+        """Whether a unit, counted from 0, belongs to this process."""
         return unit % self.count == self.rank
 
     def file_name(self, name: str) -> str:
-        """What this process calls a file that each process writes for itself."""
+        """The name of this process's own file `name`."""
         if self.count == 1:
             return f"{name}{SUFFIX}"
         return f"{name}-{self.rank}-of-{self.count}{SUFFIX}"
 
     def outdates(self, file_name: str, name: str) -> bool:
-        """Whether a file of this name was left by a run that was shared otherwise."""
+        """Whether a file of this name is from a run with another number of processes."""
         match = re.fullmatch(rf"{name}(?:-\d+-of-(\d+))?{re.escape(SUFFIX)}", file_name)
         return match is not None and int(match[1] or 1) != self.count
 
 
 def is_shared_file(file_name: str, name: str) -> bool:
-    """Whether this is the file `name` of some process of some run."""
-    if not file_name.endswith(SUFFIX):  # nearly always, and millions of times
+    """Whether this is the file `name` of any process of any run."""
+    if not file_name.endswith(SUFFIX):  # almost always so, and called millions of times
         return False
     return re.fullmatch(rf"{name}(-\d+-of-\d+)?{re.escape(SUFFIX)}", file_name) is not None

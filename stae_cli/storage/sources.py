@@ -1,7 +1,8 @@
-"""Sources: the inputs below files, folders and URLs and in lists, and their keys."""
+"""Sources: the inputs in files, folders, URLs and lists, and their keys."""
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,13 +17,15 @@ from stae_cli.storage.remote_entry import RemoteEntry, list_objects
 from stae_cli.storage.shares import is_shared_file
 from stae_cli.storage.tars import Tar, tar_of
 
+_log = logging.getLogger(__name__)
+
 SHARED_FILES = ("failures", "manifest")
-NEVER_LATENTS = ("._", ".stae-")  # what a Mac leaves on foreign disks, and our temporary files
+NEVER_LATENTS = ("._", ".stae-")  # what macOS leaves on other disks, and our temporary files
 
 
 @dataclass
 class Listing:
-    """What the sources hold, in a stable order, and what was left aside."""
+    """What the sources hold, in a stable order, and how many files were skipped."""
 
     entries: list[Entry] = field(default_factory=list)
     tars: list[Tar] = field(default_factory=list)
@@ -32,7 +35,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class SourceList:
-    """The lines of a list; relative paths count from `folder`."""
+    """The lines of a list; paths are relative to `folder`."""
 
     lines: tuple[str, ...]
     folder: Path
@@ -40,7 +43,7 @@ class SourceList:
     def entries(self) -> Iterator[FileEntry | Problem]:
         """The file of each line that is not blank, in order.
 
-        Its key is the path as written; that of an absolute path lacks what it begins with.
+        Its key is the path as written; of an absolute path, without the root.
         """
         for line in self.lines:
             if line.strip():
@@ -49,15 +52,15 @@ class SourceList:
     def _entry(self, line: str) -> FileEntry | Problem:
         path = PurePath(line)
         if is_url(line):
-            return Problem(line, "a URL within a list; give it as SOURCE")
+            return Problem(line, "a URL in a list; give it as SOURCE")
         if ".." in path.parts or "\0" in line:
-            return Problem(line, "its path leads out of the list's folder; write it absolute")
+            return Problem(line, "its path leads out of the list's folder; use an absolute path")
         key = path.relative_to(path.anchor) if path.anchor else path
         return FileEntry(key.as_posix(), str(self.folder / path))
 
 
 def read_list(file: Path) -> SourceList:
-    """A list that is a file; its paths count from the folder it lies in.
+    """Reads a list from a file; its paths are relative to the folder of that file.
 
     Raises:
         UsageError: it cannot be read.
@@ -73,7 +76,7 @@ def read_list(file: Path) -> SourceList:
 
 
 def parse_list(data: bytes, folder: Path) -> SourceList:
-    """A list out of its bytes: UTF-8, or what the names on the disk are made of."""
+    """A list from its bytes: UTF-8, or the bytes of file names that are not UTF-8."""
     text = data.decode("utf-8-sig", "surrogateescape")
     return SourceList(tuple(line.removesuffix("\r") for line in text.split("\n")), folder)
 
@@ -89,19 +92,19 @@ def list_sources(
 ) -> Listing:
     """Lists every input below the sources.
 
-    Folders are read recursively and in name order; hidden files are passed over, links are
-    followed, each real folder is read once per SOURCE. A file given as SOURCE is always taken.
+    Folders are read recursively in name order. Hidden files are skipped, links are followed, and
+    each real folder is read once per SOURCE. A file given as SOURCE is always taken.
 
     Args:
         sources: files, folders or URLs.
-        dest: where results will go, if anywhere; it must not lie inside a source folder.
+        dest: where results will go, if anywhere; it must not be inside a source folder.
         suffixes: lowercase suffixes, with the dot, of the files to take from folders.
-        with_tars: whether tars are taken too.
+        with_tars: whether to take tars too.
         listed: more files, which are always taken.
-        hidden: whether hidden files are taken too: latents, which are named as their pictures.
+        hidden: whether to take hidden files too; latents are named after their pictures.
 
     Raises:
-        UsageError: a source does not exist, or DEST lies inside one.
+        UsageError: a source does not exist, or DEST is inside one.
         StaeError: nothing was found, or a store cannot be reached.
     """
     wanted = frozenset(suffixes) | ({tars.SUFFIX} if with_tars else set())
@@ -128,11 +131,11 @@ def list_below(
     dest: Path | str | None = None,
     hidden: bool = False,
 ) -> Listing:
-    """What `list_sources` lists of sources that exist; it may be nothing."""
+    """Like `list_sources`, of sources that exist; the result may be empty."""
     listing = Listing()
-    passes = _is_no_latent if hidden else _is_no_input
+    is_skipped = _is_never_a_latent if hidden else _is_hidden
     for source in sources:
-        _take(source, dest, wanted, passes, listing)
+        _take(source, dest, wanted, is_skipped, listing)
     return listing
 
 
@@ -140,15 +143,15 @@ def _take(
     source: Path | str,
     dest: Path | str | None,
     wanted: frozenset[str],
-    passes: Callable[[str], bool],
+    is_skipped: Callable[[str], bool],
     listing: Listing,
 ) -> None:
-    """Adds what one SOURCE holds, without files and folders of names that are passed over."""
+    """Adds what one SOURCE holds, except files and folders whose name is skipped."""
     if isinstance(source, str) and is_url(source):
-        for found in list_objects(source, dest, suffixes=wanted, passes=passes):
+        for found in list_objects(source, dest, suffixes=wanted, is_skipped=is_skipped):
             _add(found, wanted, listing)
     elif (path := Path(source)).is_dir():
-        _walk(path, wanted, passes, listing)
+        _walk(path, wanted, is_skipped, listing)
     else:
         _add(FileEntry(path.name, str(path)), wanted, listing)
 
@@ -160,12 +163,12 @@ def _check_source(source: Path, dest: Path | str | None) -> None:
         return
     if Path(dest).resolve().is_relative_to(source.resolve()):
         raise UsageError(
-            f"DEST `{dest}` lies inside SOURCE `{source}`", "choose a DEST outside of it"
+            f"DEST `{dest}` is inside SOURCE `{source}`", "choose a DEST outside of it"
         )
 
 
 def _walk(
-    source: Path, wanted: frozenset[str], passes: Callable[[str], bool], listing: Listing
+    source: Path, wanted: frozenset[str], is_skipped: Callable[[str], bool], listing: Listing
 ) -> None:
     seen: set[str] = set()
     stack = [("", source)]
@@ -173,6 +176,7 @@ def _walk(
         prefix, folder = stack.pop()
         real = os.path.realpath(folder)
         if real in seen:
+            _log.debug("skipped `%s`: the folder `%s` has been read", folder, real)
             continue
         seen.add(real)
         try:
@@ -181,24 +185,28 @@ def _walk(
         except OSError as error:
             listing.problems.append(Problem(prefix or str(source), _reason(error)))
             continue
-        items = [item for item in items if not passes(item.name)]
-        subfolders = _sort_items(items, prefix, wanted, listing)
+        subfolders = []
+        for item in items:
+            if is_skipped(item.name):
+                _log.debug("skipped `%s`: hidden, or written by stae", item.path)
+            elif _is_folder(item):
+                subfolders.append((f"{prefix}{item.name}/", Path(item.path)))
+            else:
+                _add_file(item, prefix, wanted, listing)
         stack.extend(reversed(subfolders))  # popped in name order
 
 
-def _sort_items(
-    items: Sequence[os.DirEntry[str]], prefix: str, wanted: frozenset[str], listing: Listing
-) -> list[tuple[str, Path]]:
-    """Files to the listing; returns the subfolders with the prefixes of their keys."""
-    subfolders = []
-    for item in items:
-        if _is_folder(item):
-            subfolders.append((f"{prefix}{item.name}/", Path(item.path)))
-        elif _suffix(item.name) in wanted and not _is_special(item):
-            _add(FileEntry(prefix + item.name, item.path), wanted, listing)
-        else:
-            listing.passed_over += 1
-    return subfolders
+def _add_file(
+    item: os.DirEntry[str], prefix: str, wanted: frozenset[str], listing: Listing
+) -> None:
+    if _suffix(item.name) not in wanted:
+        _log.debug("skipped `%s`: its suffix", item.path)
+        listing.passed_over += 1
+    elif _is_special(item):
+        _log.debug("skipped `%s`: not a regular file", item.path)
+        listing.passed_over += 1
+    else:
+        _add(FileEntry(prefix + item.name, item.path), wanted, listing)
 
 
 def _add(
@@ -214,12 +222,12 @@ def _add(
         listing.entries.append(found)
 
 
-def _is_no_input(name: str) -> bool:
-    """Hidden files, and those that stand beside latents."""
+def _is_hidden(name: str) -> bool:
+    """Whether a file is hidden, or one that stae writes beside latents."""
     return name.startswith(".") or _is_own(name)
 
 
-def _is_no_latent(name: str) -> bool:
+def _is_never_a_latent(name: str) -> bool:
     return name.startswith(NEVER_LATENTS) or _is_own(name)
 
 
@@ -239,7 +247,7 @@ def _is_folder(item: os.DirEntry[str]) -> bool:
 
 
 def _is_special(item: os.DirEntry[str]) -> bool:
-    """A pipe, socket or device, which must not be opened."""
+    """Whether this is a pipe, socket or device, which must not be opened."""
     try:
         return not stat.S_ISREG(item.stat().st_mode)
     except OSError:  # a broken link: tried as a file, so that it is listed

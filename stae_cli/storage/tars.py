@@ -1,164 +1,185 @@
-"""Tars in WebDataset layout: their image members as entries, read where they lie."""
+"""Tars in WebDataset layout: their image members as entries, read in place."""
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import tarfile
-from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import BinaryIO
 
 from stae_cli.errors import InputError
-from stae_cli.storage.entry import (
-    Entry,
-    FileEntry,
-    MemberEntry,
-    Problem,
-    SourceState,
-    opened_as_listed,
-)
+from stae_cli.storage.entry import Entry, FileEntry, Problem, SourceState
 from stae_cli.storage.names import check_key
-from stae_cli.storage.remote_entry import Fetched, FetchedMember, RemoteEntry
+from stae_cli.storage.remote_entry import Fetched, RemoteEntry
+
+_log = logging.getLogger(__name__)
 
 SUFFIX = ".tar"
+CHANGED = "changed since it was listed"
 MEMBER_LIMIT = 4 << 30  # bytes: more than any image that is read takes
-PIECE = 1 << 20  # bytes that are looked at together
+PIECE = 1 << 20  # bytes that are checked at once
 DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, MemoryError, RecursionError)
 
 
 class DamagedTar(Problem):
-    """A tar of which more members may be missing than are told."""
+    """A damaged tar, which may have members that are not listed."""
 
 
 @dataclass(frozen=True)
-class Tar(ABC):
+class Tar:
     """A tar of images; their keys begin with `prefix`, its own key without the suffix."""
 
     prefix: str
-
-    @property
-    @abstractmethod
-    def etag(self) -> str:
-        """What tells this tar from later ones of its name, if that costs less than reading it."""
-
-    @property
-    @abstractmethod
-    def place(self) -> str:
-        """Where it lies, for messages."""
-
-    @abstractmethod
-    def archive(self) -> Archive:
-        """Its bytes on this machine.
-
-        Raises:
-            InputError: it is not what was listed.
-            OSError: it cannot be read.
-        """
-
-
-class Archive(ABC):
-    """The bytes of a tar, for as long as someone knows of it or of one of its members."""
-
-    @abstractmethod
-    def stream(self) -> AbstractContextManager[IO[bytes]]:
-        """The tar as a file, from its beginning."""
-
-    @abstractmethod
-    def member(self, key: str, offset: int, size: int) -> Entry:
-        """The member whose data lies there."""
-
-
-@dataclass(frozen=True)
-class FileTar(Tar):
-    """A tar of this machine."""
-
-    path: Path
+    entry: FileEntry | RemoteEntry
 
     @property
     def etag(self) -> str:
-        return ""
+        """What distinguishes this tar from later ones of its name; empty for local tars."""
+        return self.entry.listed.etag if isinstance(self.entry, RemoteEntry) else ""
 
     @property
     def place(self) -> str:
-        return str(self.path)
+        """Its location, for messages."""
+        return self.entry.place
 
-    def archive(self) -> Archive:
-        return _LocalTar(self.path, FileEntry(self.prefix, str(self.path)).state())
+
+def tar_of(entry: FileEntry | RemoteEntry) -> Tar:
+    """An entry as a tar; one named `...tar` keeps its suffix."""
+    key = entry.key
+    prefix = key[: -len(SUFFIX)] if key.lower().endswith(SUFFIX) else key
+    return Tar(key if prefix.rpartition("/")[2] in ("", ".", "..") else prefix, entry)
 
 
 @dataclass(frozen=True)
-class _LocalTar(Archive):
+class LocalMember(Entry):
+    """A member of a local tar: `size` bytes from `offset`, in the tar as it was `listed`.
+
+    Its state is its own size with the time of the tar.
+    """
+
+    tar: Path
+    listed: SourceState
+    offset: int
+    size: int
+
+    @property
+    def place(self) -> str:
+        return f"{self.tar}:{self.key}"
+
+    def state(self) -> SourceState:
+        return SourceState(self.size, self.listed.mtime_ns)
+
+    def open(self) -> BinaryIO:
+        with _opened_as_listed(self.tar, self.listed) as file:
+            file.seek(self.offset)
+            data = file.read(self.size)
+            if len(data) < self.size or not _is_as_listed(file, self.listed):
+                raise InputError(f"`{self.tar}` {CHANGED}")
+        return io.BytesIO(data)
+
+
+def _opened_as_listed(path: Path, listed: SourceState) -> BinaryIO:
+    """Opens a file that must not have changed, since offsets in it are known from before.
+
+    Raises:
+        InputError: it changed since it was listed.
+        OSError: it cannot be read.
+    """
+    file = path.open("rb")
+    if not _is_as_listed(file, listed):
+        file.close()
+        raise InputError(f"`{path}` {CHANGED}")
+    return file
+
+
+def _is_as_listed(file: BinaryIO, listed: SourceState) -> bool:
+    """Whether an open file has the size and time that were listed."""
+    found = os.fstat(file.fileno())
+    return SourceState(found.st_size, found.st_mtime_ns) == listed
+
+
+@dataclass(frozen=True)
+class FetchedMember(Entry):
+    """A member of a fetched tar; its state is its own size with the tag of the tar."""
+
+    tar: RemoteEntry
+    fetched: Fetched
+    offset: int
+    size: int
+
+    @property
+    def place(self) -> str:
+        return f"{self.tar.place}:{self.key}"
+
+    def state(self) -> SourceState:
+        return SourceState(self.size, etag=self.tar.listed.etag)
+
+    def open(self) -> BinaryIO:
+        data = self.fetched.read(self.offset, self.size)
+        if len(data) < self.size:
+            raise InputError(f"`{self.tar.place}` is truncated")
+        return io.BytesIO(data)
+
+
+@dataclass(frozen=True)
+class _LocalArchive:
+    """A local tar, read in place."""
+
     path: Path
     listed: SourceState
 
-    def stream(self) -> AbstractContextManager[IO[bytes]]:
-        return opened_as_listed(self.path, self.listed)
+    def stream(self) -> BinaryIO:
+        return _opened_as_listed(self.path, self.listed)
 
     def member(self, key: str, offset: int, size: int) -> Entry:
-        return MemberEntry(key, self.path, self.listed, offset, size)
+        return LocalMember(key, self.path, self.listed, offset, size)
 
 
 @dataclass(frozen=True)
-class RemoteTar(Tar):
-    """A tar on a store, fetched whole to a temporary file when it is needed."""
+class _FetchedArchive:
+    """A tar from a store in a temporary file, kept while one of its members is referenced."""
 
-    entry: RemoteEntry
-
-    @property
-    def etag(self) -> str:
-        return self.entry.listed.etag
-
-    @property
-    def place(self) -> str:
-        return self.entry.place
-
-    def archive(self) -> Archive:
-        return _FetchedTar(self.entry, self.entry.fetch())
-
-
-@dataclass(frozen=True)
-class _FetchedTar(Archive):
     entry: RemoteEntry
     fetched: Fetched
 
-    def stream(self) -> AbstractContextManager[IO[bytes]]:
-        return self.fetched.whole()
+    def stream(self) -> BinaryIO:
+        return self.fetched.open()
 
     def member(self, key: str, offset: int, size: int) -> Entry:
         return FetchedMember(key, self.entry, self.fetched, offset, size)
 
 
-def tar_of(entry: FileEntry | RemoteEntry) -> Tar:
-    """The tar that an entry is; one called `...tar` keeps its suffix."""
-    key = entry.key
-    prefix = key[: -len(SUFFIX)] if key.lower().endswith(SUFFIX) else key
-    if prefix.rpartition("/")[2] in ("", ".", ".."):
-        prefix = key
-    return FileTar(prefix, entry.path) if isinstance(entry, FileEntry) else RemoteTar(prefix, entry)
+Archive = _LocalArchive | _FetchedArchive
+
+
+def _archive(entry: FileEntry | RemoteEntry) -> Archive:
+    if isinstance(entry, RemoteEntry):
+        return _FetchedArchive(entry, entry.fetch())
+    return _LocalArchive(entry.path, entry.state())
 
 
 def members(tar: Tar, *, suffixes: Collection[str]) -> Iterator[Entry | Problem]:
-    """The images of a tar, in its order; hidden files and those with other suffixes are left out.
+    """The images of a tar, in its order; hidden files and other suffixes are skipped.
 
-    Only headers are read: the members' data is passed over. Names that lead elsewhere, and
-    members that are no plain files, are problems; so is a tar that does not end as tars do, since
-    members may be missing.
+    Only headers are read, not the members' data. Names that lead elsewhere, and members that are
+    not regular files, are problems; so is a tar without a proper end, since members may be missing.
 
     Raises:
-        InputError: it is not what was listed.
+        InputError: it changed since it was listed.
         OSError: the file cannot be read.
     """
-    archive = tar.archive()
+    archive = _archive(tar.entry)
     try:
         with archive.stream() as stream:
             length = stream.seek(0, os.SEEK_END)
             stream.seek(0)
             file = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115 (closes nothing of ours)
             for info in file:
-                # Some versions of tarfile go back at negative sizes, and on for ever.
+                # Some versions of tarfile go back at negative sizes, and never end.
                 if info.size < 0 or not info.offset < file.offset <= length:
                     raise tarfile.ReadError(f"`{info.name}` reaches beyond its end")
                 found = _member(tar, archive, info, suffixes)
@@ -172,10 +193,10 @@ def members(tar: Tar, *, suffixes: Collection[str]) -> Iterator[Entry | Problem]
 
 
 def _check_end(file: tarfile.TarFile) -> None:
-    """Whether the last member is followed by zeros alone: tarfile takes any damage for the end.
+    """Checks that only zeros follow the last member: tarfile takes any damage for the end.
 
     Raises:
-        ReadError: it is not.
+        ReadError: something else does.
     """
     assert file.fileobj is not None
     file.fileobj.seek(file.offset)
@@ -195,6 +216,8 @@ def _member(
     path = PurePosixPath(name)
     hidden = any(part.startswith(".") and part != ".." for part in path.parts)
     if info.isdir() or hidden or path.suffix.lower() not in suffixes:
+        reason = "a folder" if info.isdir() else "hidden" if hidden else "its suffix"
+        _log.debug("skipped `%s:%s`: %s", tar.place, info.name, reason)
         return None
     key = f"{tar.prefix}/{name}"
     try:
@@ -202,7 +225,7 @@ def _member(
     except InputError as error:
         return Problem(key, error.message)
     if not info.isreg() or info.issparse():
-        return Problem(key, "a link or special file within a tar")
+        return Problem(key, "a link or special file in a tar")
     if info.size > MEMBER_LIMIT:
         return Problem(key, f"{info.size} bytes, too large for an image")
     return archive.member(key, info.offset_data, info.size)

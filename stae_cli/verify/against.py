@@ -1,4 +1,4 @@
-"""Stored latents against their sources and manifests: missing, stale, orphaned, misplaced ones."""
+"""Stored latents against their sources and manifests: missing, stale, orphaned, misplaced."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from stae_cli.latents.format import SUFFIX
 from stae_cli.latents.manifest import NAME, read_manifests
 from stae_cli.runs.tally import problem_or
 from stae_cli.storage.destination import Destination
-from stae_cli.storage.entry import Entry, MemberEntry, Problem, SourceState
+from stae_cli.storage.entry import Entry, Problem, SourceState
 from stae_cli.storage.names import output_name
-from stae_cli.storage.remote_entry import FetchedMember
 from stae_cli.storage.sources import Listing
-from stae_cli.storage.tars import members
+from stae_cli.storage.tars import FetchedMember, LocalMember, members
 from stae_cli.verify.findings import CheckedLatent, Finding
 
-BATCH = 256  # states that a thread asks for at a time
+BATCH = 256  # sources whose state a thread reads at once
 Stated = tuple[Entry | Problem, SourceState | Problem | None]
 WithSource = tuple[CheckedLatent, Entry]  # a source that has not changed since
 
@@ -28,9 +27,8 @@ class Against:
     """Compares latents with a listing of sources, by the keys that the latents record.
 
     Args:
-        latents: those of DEST.
-        broken: keys, without the suffix, of files whose latents are unknown; their sources are
-            not missing.
+        latents: all of DEST.
+        broken: keys, without the suffix, of unreadable files; their sources are not missing.
         failures: why inputs of the last run failed, by key.
     """
 
@@ -44,7 +42,7 @@ class Against:
         self.latents, self.broken, self.failures = latents, broken, failures
         by_trust = sorted(latents, key=lambda latent: latent.is_named_after_its_source)
         self.expected = {latent.source: latent for latent in by_trust}
-        self.seen: dict[str, str] = {}  # where the source of each key lies; of members, the tar
+        self.seen: dict[str, str] = {}  # the location of each key's source; of members, the tar's
 
     def compare(self, listing: Listing, *, workers: int | None) -> Iterator[WithSource | Finding]:
         """Every source with or without a latent, then every latent without a source.
@@ -67,8 +65,8 @@ class Against:
                 yield Finding("orphaned", latent.label, reason)
 
     def _is_new(self, entry: Entry) -> bool:
-        """Whether this is the first source of its key; tars may name a member twice."""
-        is_member = isinstance(entry, MemberEntry | FetchedMember)
+        """Whether this is the first source with its key; tars may hold a member twice."""
+        is_member = isinstance(entry, LocalMember | FetchedMember)
         place = entry.place.removesuffix(f":{entry.key}") if is_member else entry.place
         is_new = entry.key not in self.seen
         other = self.seen.setdefault(entry.key, place)
@@ -102,7 +100,7 @@ class Against:
 
 
 def _batches(listing: Listing) -> Iterator[list[Entry | Problem]]:
-    """All sources, as `encode` orders them, so many at a time."""
+    """All sources in the order of `encode`, `BATCH` at a time."""
     batch: list[Entry | Problem] = []
     for entry in _entries(listing):
         batch.append(entry)
@@ -132,13 +130,12 @@ def _states(batch: list[Entry | Problem], _reserve: Reserve) -> list[Stated]:
 def wrong_lines(
     destination: Destination, latents: Sequence[CheckedLatent], *, broken: Collection[str]
 ) -> Iterator[Finding]:
-    """What the manifests of DEST say that its shards do not, and the other way round.
+    """Where the manifests of DEST and its shards disagree.
 
     Args:
         destination: DEST, of shards.
-        latents: all that it holds.
-        broken: the names, without the suffix, of shards that cannot be read; their lines may be
-            right.
+        latents: all of DEST.
+        broken: the names, without the suffix, of unreadable shards; their lines may be right.
 
     Raises:
         StaeError: DEST cannot be read.
@@ -160,7 +157,7 @@ def wrong_lines(
             reason = f"it says that `{line.key}` is in `{line.shard}`; {where}"
             yield Finding("manifest", line.manifest, reason)
     if not manifests and shards:
-        yield Finding("manifest", f"{NAME}.jsonl", "absent: the last run did not come to its end")
+        yield Finding("manifest", f"{NAME}.jsonl", "absent: the last run did not finish")
         return
     for key, shard in shards.items():
         if key not in listed:

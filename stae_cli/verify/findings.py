@@ -17,24 +17,24 @@ from stae_cli.storage.remote_entry import on_this_machine
 
 Kind = Literal[
     "record",  # the run record is absent or damaged
-    "damaged",  # truncated, malformed, not finite, or no latent of ours
+    "damaged",  # truncated, malformed, not finite, or not a latent of ours
     "mixed",  # made with other weights or settings than the rest
     "misnamed",  # its name is not that of the source that it records
-    "duplicate",  # its key or its source is there twice
+    "duplicate",  # its key or its source exists twice
     "missing",  # a source without an output
-    "stale",  # the source changed since
+    "stale",  # the source has changed since
     "orphaned",  # an output without a source
     "unreadable",  # a source that cannot be reached
     "failed",  # the last run listed it as a failure
     "temporary",  # a file left by a run that was killed
-    "differs",  # encoded again, it is another latent
-    "manifest",  # it is absent, or says something else than the shards
+    "differs",  # encoding again gives another latent
+    "manifest",  # it is absent, or does not match the shards
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong: with a file, a latent (`FILE:KEY` in shards) or a source."""
+    """A problem of a file, a latent (`FILE:KEY` in shards) or a source."""
 
     kind: Kind
     key: str
@@ -42,7 +42,7 @@ class Finding:
 
 
 class MadeWith(NamedTuple):
-    """What all latents of one DEST have in common."""
+    """What all latents of a DEST have in common."""
 
     weights: str
     weights_sha256: str
@@ -54,9 +54,9 @@ class MadeWith(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CheckedLatent:
-    """What a check remembers of a stored latent, all of which it holds at once.
+    """What a check keeps of each stored latent, since a DEST may hold many millions.
 
-    A `StoredLatent` takes 750 bytes, and this half of it: a folder may hold many millions.
+    It takes 340 bytes, a `StoredLatent` 750.
     """
 
     key: str
@@ -67,18 +67,18 @@ class CheckedLatent:
 
     @property
     def label(self) -> str:
-        """How findings name it: its file, and its key in a shard."""
+        """Its name in findings: its file, and its key in a shard."""
         return self.file.key if self.made_with.layout == FILES else f"{self.file.key}:{self.key}"
 
     @property
     def is_named_after_its_source(self) -> bool:
-        """Whether its key is the one that `encode` derives from the recorded source."""
+        """Whether its key is what `encode` derives from the recorded source."""
         return self.key in (self.source, output_name(self.source, "", None, False))
 
 
 @dataclass
 class CheckedFile:
-    """What one file holds, and what is wrong: with the file itself, or with latents in it."""
+    """What a file holds, and the problems of the file or of latents in it."""
 
     entry: Entry
     size: int = 0
@@ -88,11 +88,11 @@ class CheckedFile:
 
 
 def check_file(entry: Entry, reserve: Reserve) -> CheckedFile:
-    """Reads one file of latents whole: header, sizes, and whether every value is finite.
+    """Reads a whole file of latents: header, sizes, checksums, and whether all values are finite.
 
     Args:
         entry: the file.
-        reserve: called with the bytes of its largest latent before one is read.
+        reserve: called with the bytes of its largest latent before reading any.
     """
     checked = CheckedFile(entry)
     try:
@@ -106,7 +106,7 @@ def check_file(entry: Entry, reserve: Reserve) -> CheckedFile:
                 try:
                     if not is_finite(stored.read_from(file)):
                         checked.unsound.append(Problem(stored.label, "it holds NaN or infinity"))
-                except DamagedDataError as error:  # the others may be sound
+                except DamagedDataError as error:  # the others may be good
                     checked.unsound.append(Problem(stored.label, error.message))
     except InputError as error:
         checked.problem = Problem(entry.key, error.message)
@@ -133,5 +133,5 @@ def _checked(stored: StoredLatent, file: Entry) -> CheckedLatent:
 
 @lru_cache(maxsize=64)
 def _shared(made_with: MadeWith) -> MadeWith:
-    """One object for all latents that were made alike."""
+    """One object for all latents with the same settings."""
     return made_with

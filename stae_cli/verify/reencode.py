@@ -1,11 +1,12 @@
-"""Encoding a sample again, to see whether it gives the latents that are stored."""
+"""Encoding a sample of sources again, to compare with the stored latents."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -28,16 +29,18 @@ from stae_cli.verify.findings import CheckedLatent, Finding
 if TYPE_CHECKING:
     from stae_cli.codec.pixel_codec import PixelCodec
 
-# Of the largest value of a latent, by the less precise of the two dtypes it was computed in. A
-# last place of float16, in which latents are stored, is 0.001.
+Item = TypeVar("Item")
+
+# Relative to the largest value of a latent, by the less precise of the two dtypes that computed
+# it. The last place of float16, in which latents are stored, is 0.001.
 TOLERANCES = {"float32": 0.002, "float16": 0.01, "bfloat16": 0.05}
 
 
 @dataclass(frozen=True)
 class Reencoded:
-    """One latent beside the same, encoded again; both in the dtype in which it is stored.
+    """A stored latent compared with its source encoded again, in the dtype that is stored.
 
-    `difference` is the largest absolute one between their values, `allowed` how large it may be.
+    `difference` is the largest absolute difference of a value, `allowed` how large it may be.
     """
 
     key: str
@@ -47,7 +50,7 @@ class Reencoded:
 
     @property
     def finding(self) -> Finding | None:
-        """That the difference is too large, if it is."""
+        """A finding if the difference is too large."""
         if self.difference <= self.allowed:
             return None
         reason = f"encoded again, it differs by {self.difference:.4g} (allowed {self.allowed:.4g})"
@@ -56,11 +59,22 @@ class Reencoded:
 
 @dataclass(frozen=True)
 class _Pair:
-    """What is stored, and the pixels to encode again."""
+    """A stored latent, and the picture to encode again."""
 
     stored: StoredLatent
     latent: Latent
     picture: Picture
+
+
+def drawn(items: Iterable[Item], count: int, *, seed: int) -> list[Item]:
+    """Draws `count` items at random, all equally likely (Vitter's algorithm R)."""
+    generator, kept = random.Random(seed), []  # noqa: S311 (no secret)
+    for index, item in enumerate(items):
+        if index < count:
+            kept.append(item)
+        elif (place := generator.randrange(index + 1)) < count:
+            kept[place] = item
+    return kept
 
 
 def reencode(
@@ -70,13 +84,13 @@ def reencode(
     workers: int | None = None,
     advance: Callable[[int], None],
 ) -> Iterator[Reencoded | Finding]:
-    """Encodes sources again, and compares with the stored latents.
+    """Encodes sources again, and compares the results with the stored latents.
 
     Args:
         sample: latents and their sources.
-        codec: with the weights that they were made with.
+        codec: with the weights that made them.
         workers: reading threads.
-        advance: called with the number of latents that were compared.
+        advance: called with the number of latents compared.
     """
     reader = _Reader(codec)
     in_files = sorted(sample, key=lambda pair: pair[0].file.key)  # headers are read once
@@ -107,7 +121,7 @@ class _Reader:
         latents = (s for s in self.stored_in(file) if s.key == checked.key)
         stored = next(latents, None)
         if stored is None:
-            raise InputError("it went away while the check was under way")
+            raise InputError("it was removed during the check")
         picture = read_picture(
             Planned(source, checked.key),
             parse_described(stored.info.prep),
@@ -123,7 +137,7 @@ def _compared(pair: _Pair, again: Latent | None, dtype: str) -> Reencoded | Find
     if again is None or again.shape != latent.shape:
         what = "NaN or infinity" if again is None else f"the shape {again.shape}"
         return Finding("differs", key, f"encoded again, it has {what}")
-    with np.errstate(over="ignore"):  # infinity differs, and that is the finding
+    with np.errstate(over="ignore"):  # infinity differs, which is a finding
         kept = again.astype(latent.dtype)
     difference = np.abs(kept.astype(np.float64) - latent.astype(np.float64)).max()
     tolerances = (TOLERANCES.get(name, 0.0) for name in (dtype, pair.stored.info.compute_dtype))

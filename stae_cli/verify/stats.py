@@ -1,4 +1,4 @@
-"""The figures behind `stae stats`: moments of stored latents, in constant memory."""
+"""The figures of `stae stats`: moments of stored latents, in constant memory."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from stae_cli.storage.entry import Entry, Problem
 from stae_cli.storage.remote_entry import on_this_machine
 from stae_cli.storage.sources import list_sources
 
-SLAB = 1 << 16  # positions that are float64 at a time
+SLAB = 1 << 16  # positions that are float64 at once
 
 Values = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over latent positions, which add up without loss of precision.
+    """Sums over latent positions, which can be added without losing precision.
 
     `mean` and `largest` absolute value are (C,); `comoment` is (C, C), the sum over positions of
     the products of the channels' deviations from their means.
@@ -41,7 +41,7 @@ class Moments:
     largest: Values
 
     def __add__(self, other: Moments) -> Moments:
-        """Of both together (Chan, Golub, LeVeque 1979)."""
+        """The moments of both together (Chan, Golub, LeVeque 1979)."""
         count = self.count + other.count
         apart = other.mean - self.mean
         shared = np.outer(apart, apart) * (self.count * other.count / count)
@@ -57,9 +57,9 @@ class Moments:
 class Statistics:
     """Per channel mean and standard deviation, one shift and scale for all, and the extreme.
 
-    z' = (z - shift) * scale has mean 0 and variance 1 over all channels together, as
-    `Codec.normalize` does it. Standard deviations divide by N - 1. `correlation` has None where
-    a channel is constant, `scale` where all are.
+    z' = (z - shift) * scale has mean 0 and variance 1 over all channels together, as in
+    `Codec.normalize`. Standard deviations divide by N - 1. `correlation` is None where a channel is
+    constant, and `scale` if all are.
     """
 
     positions: int
@@ -74,10 +74,10 @@ class Statistics:
 
 @dataclass
 class Surveyed:
-    """What the latents below some folders are like.
+    """Statistics of the latents in some folders.
 
-    `weights` and `weights_sha256` are those that all of them were made with; `repeated` counts
-    the latents whose key came before: they may be others, or the same ones over again.
+    `weights` and `weights_sha256` are those that made all of them; `repeated` counts the latents
+    whose key came before, with the same or other values.
     """
 
     latents: int = 0
@@ -95,7 +95,7 @@ class _File:
 
     entry: Entry
     first: StoredLatent | None = None
-    several: StoredLatent | None = None  # one that was made with other weights than the first
+    several: StoredLatent | None = None  # one with other weights than the first
     moments: Moments | None = None
     keys: Sequence[str] = ()
     latents: int = 0
@@ -146,9 +146,9 @@ def _ratio(part: float, whole: float) -> float | None:
 def survey(
     sources: Sequence[Path | str], *, workers: int | None = None, advance: Callable[[int], None]
 ) -> Surveyed:
-    """Reads every latent below files, folders and URLs once.
+    """Reads every latent in files, folders and URLs once.
 
-    Damaged latents, and those that hold NaN or infinity, are listed and left out.
+    Damaged latents, and those with NaN or infinity, are listed and left out.
 
     Args:
         sources: latent files, or folders of them.
@@ -157,11 +157,11 @@ def survey(
 
     Raises:
         UsageError: a source does not exist.
-        StaeError: no sound latents, or latents of several checkpoints.
+        StaeError: there are no valid latents, or latents of several checkpoints.
     """
     listing = list_sources(sources, None, suffixes=[SUFFIX], hidden=True)
     found, whole, first = Surveyed(problems=list(listing.problems)), None, None
-    keys = array("q")  # hashes of them, since there may be many millions
+    keys = array("q")  # hashes, since there may be many millions
     with scanning(listing.entries, _read, workers=workers) as files:
         for file in files:
             found.problems += file.problems
@@ -177,8 +177,8 @@ def survey(
             advance(file.latents)
     if whole is None or first is None or whole.count < 2:
         raise StaeError(
-            "there are too few sound latents to take statistics of",
-            "`stae verify` says what is wrong with a folder of latents",
+            "there are too few valid latents for statistics",
+            "`stae verify` reports what is wrong with a folder of latents",
         )
     found.weights, found.weights_sha256 = first.info.weights, first.info.weights_sha256
     found.repeated = len(keys) - len(np.unique(np.frombuffer(keys, np.int64)))
@@ -216,14 +216,14 @@ def _moments_in(entry: Entry, reserve: Reserve) -> _File:
 
 
 def _listed(stored: StoredLatent, entry: Entry) -> StoredLatent:
-    """The same, which keeps no fetched file from being let go."""
+    """The same without a reference to the fetched file, which can then be deleted."""
     return replace(stored, file=entry)
 
 
 def _parts(
     entry: Entry, stored: Sequence[StoredLatent], problems: list[Problem]
 ) -> Iterator[Moments]:
-    """Of each latent of a file; those that are not finite go to the problems."""
+    """The moments of each latent of a file; those that are not finite become problems."""
     with entry.open() as file:
         for latent in stored:
             values = latent.read_from(file)
@@ -239,16 +239,16 @@ def _refuse_several(first: StoredLatent, other: StoredLatent) -> None:
         raise StaeError(
             f"`{_place(first)}` was made with `{mine.weights}` ({mine.weights_sha256[:12]}), "
             f"`{_place(other)}` with `{theirs.weights}` ({theirs.weights_sha256[:12]})",
-            "take the statistics of each checkpoint's latents by themselves",
+            "take the statistics of each checkpoint's latents separately",
         )
     if mine.latent_channels != theirs.latent_channels:
         raise InputError(
             f"`{_place(other)}` has {theirs.latent_channels} channels, `{_place(first)}` "
             f"{mine.latent_channels}",
-            "`stae verify` says which of them is damaged",
+            "`stae verify` reports which of them is damaged",
         )
 
 
 def _place(stored: StoredLatent) -> str:
-    """Where it lies: keys may be the same below several sources."""
+    """Its location: several sources may share keys."""
     return stored.file.place if stored.is_alone else f"{stored.file.place}:{stored.key}"

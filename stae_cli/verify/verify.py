@@ -1,13 +1,12 @@
-"""The check behind `stae verify`: that latents are whole, alike, and of sources still there."""
+"""The check of `stae verify`: that latents are whole, alike, and that their sources exist."""
 
 from __future__ import annotations
 
-import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from stae_cli.errors import StaeError, UsageError
 from stae_cli.flow.scan import scanning
@@ -24,19 +23,17 @@ from stae_cli.storage.sources import Listing, list_below, list_sources
 from stae_cli.storage.temp_files import TEMPORARY
 from stae_cli.verify.against import Against, WithSource, wrong_lines
 from stae_cli.verify.findings import CheckedFile, CheckedLatent, Finding, Kind, MadeWith, check_file
-from stae_cli.verify.reencode import Reencoded, reencode
+from stae_cli.verify.reencode import Reencoded, drawn, reencode
 
 if TYPE_CHECKING:
     from stae_cli.codec.pixel_codec import PixelCodec
 
-Item = TypeVar("Item")
-
 
 @dataclass(frozen=True)
 class VerifyPlan:
-    """What is to be checked: the files of a DEST, and the sources that it was made from, if given.
+    """What to check: the files of a DEST, and the sources that it was made from, if given.
 
-    `sample` sound latents are drawn with `seed`, to be encoded again.
+    `sample` valid latents are drawn with `seed`, to be encoded again.
     """
 
     destination: Destination
@@ -52,8 +49,8 @@ class VerifyPlan:
 class Verification:
     """What a DEST holds and what is wrong with it.
 
-    `made_with` is what most latents, or the run record, say of all; None where there are none.
-    `sources` counts those that were looked at; `sample` holds some of the sound ones.
+    `made_with` is what the run record says of all latents, or else most latents; None if there are
+    none. `sources` counts those that were checked; `sample` holds some of the valid latents.
     """
 
     dest: str
@@ -88,9 +85,9 @@ def plan_verify(
     """Lists the files of DEST, and the sources as `encode` does.
 
     Raises:
-        UsageError: DEST is not there, a source is absent, DEST lies inside one, or a sample is
-            asked for without sources.
-        StaeError: sources are given and there is nothing in them, or a store cannot be reached.
+        UsageError: DEST or a source does not exist, DEST is inside one, or there is a sample and
+            no sources.
+        StaeError: the sources hold no images, or a store cannot be reached.
     """
     if sample and not sources:
         raise UsageError("there is nothing to encode again", "give the sources: `--against SOURCE`")
@@ -106,15 +103,15 @@ def plan_verify(
 
 
 def verify(plan: VerifyPlan, *, advance: Callable[[int], None]) -> Verification:
-    """Reads every latent of DEST, and looks at every source.
+    """Reads every latent of DEST, and checks every source.
 
     Args:
         plan: from `plan_verify`.
-        advance: called with the number of latents that were checked.
+        advance: called with the number of latents checked.
 
     Raises:
         UsageError: two sources have one key.
-        StaeError: DEST holds no latents but pictures.
+        StaeError: DEST holds pictures, not latents.
     """
     return _Verifying(plan, advance).run()
 
@@ -126,13 +123,13 @@ def compare_sample(
     workers: int | None = None,
     advance: Callable[[int], None],
 ) -> None:
-    """Encodes the sample again, and adds to the verification what that tells.
+    """Encodes the sample again, and adds the results to the verification.
 
     Args:
         found: from `verify`.
         codec: with the weights of `found.made_with`.
         workers: reading threads.
-        advance: called with the number of latents that were compared.
+        advance: called with the number of latents compared.
     """
     for result in reencode(found.sample, codec, workers=workers, advance=advance):
         if isinstance(result, Reencoded):
@@ -143,14 +140,14 @@ def compare_sample(
 
 
 class _Verifying:
-    """One check's state."""
+    """The state of a check."""
 
     def __init__(self, plan: VerifyPlan, advance: Callable[[int], None]) -> None:
         self.plan, self.advance = plan, advance
         self.found = Verification(plan.destination.place())
         self.latents: list[CheckedLatent] = []
-        self.broken: set[str] = set()  # files whose latents are not known, without the suffix
-        self.doubtful: set[str] = set()  # latents that it makes no sense to encode again
+        self.broken: set[str] = set()  # unreadable files, without the suffix
+        self.doubtful: set[str] = set()  # latents that are not worth encoding again
 
     def run(self) -> Verification:
         found = self.found
@@ -206,7 +203,7 @@ class _Verifying:
             self.doubtful.add(latent.label)
 
     def _compare_settings(self) -> None:
-        """Every latent with the run record, or else with most of the others."""
+        """Compares each latent with the run record, or else with most others."""
         common = Counter(latent.made_with for latent in self.latents).most_common(1)
         if not common:
             return
@@ -238,7 +235,7 @@ class _Verifying:
     def _find_temporaries(self) -> None:
         for name in self.plan.destination.names():
             if TEMPORARY.fullmatch(name.rpartition("/")[2]):
-                reason = "left by a run that was killed, or of one that is under way"
+                reason = "left by a run that was killed, or of a run in progress"
                 self.found.find("temporary", name, reason)
 
     def _compare_manifests(self) -> None:
@@ -248,7 +245,7 @@ class _Verifying:
             self.found.findings += lines
 
     def _compare_sources(self) -> None:
-        """Sources, where given, and what the last run said of them."""
+        """Compares with the sources, if given, and with the failures of the last run."""
         found = self.found
         failures = {p.key: p.reason for p in read_failures(self.plan.destination)}
         if self.plan.sources is not None:
@@ -256,13 +253,13 @@ class _Verifying:
             matches = self._matches(against, self.plan.sources)
             found.sample = drawn(matches, self.plan.sample, seed=self.plan.seed)
             found.sources = len(against.seen)
-        told = {f.key for f in found.findings if f.kind in ("missing", "unreadable")}
+        reported = {f.key for f in found.findings if f.kind in ("missing", "unreadable")}
         for key, reason in failures.items():
-            if key not in told:
+            if key not in reported:
                 found.find("failed", key, reason)
 
     def _matches(self, against: Against, listing: Listing) -> Iterator[WithSource]:
-        """Sound latents with their sources; findings are noted on the way."""
+        """Valid latents with their sources; adds findings on the way."""
         for result in against.compare(listing, workers=self.plan.workers):
             if isinstance(result, Finding):
                 self.found.findings.append(result)
@@ -270,27 +267,16 @@ class _Verifying:
                 yield result
 
 
-def drawn(items: Iterable[Item], count: int, *, seed: int) -> list[Item]:
-    """So many items drawn at random, each as likely as the others (Vitter's algorithm R)."""
-    generator, kept = random.Random(seed), []  # noqa: S311 (no secret)
-    for index, item in enumerate(items):
-        if index < count:
-            kept.append(item)
-        elif (place := generator.randrange(index + 1)) < count:
-            kept[place] = item
-    return kept
-
-
 def _as_recorded(usual: MadeWith, record: RunRecord | None) -> MadeWith:
-    """What most latents say of themselves, with what the run record says of all instead."""
+    """The most common settings, with those of the run record instead where it has them."""
     if record is None:
         return usual
     said = (record.weights, record.weights_sha256, record.prep, record.output, record.layout)
-    return MadeWith._make([*map(str, said), usual.architecture])  # it may hold anything
+    return MadeWith._make([*map(str, said), usual.architecture])  # a record may hold anything
 
 
 def _differences(made_with: MadeWith, usual: MadeWith, than: str) -> str:
-    """What differs, as `name: mine, THAN theirs`; weights count by their fingerprint alone."""
+    """What differs, as `name mine, THAN theirs`; weights are compared by fingerprint."""
     mine, theirs = made_with._asdict(), usual._asdict()
     return "; ".join(
         f"{name.removesuffix('_sha256')} {mine[name][:12]}, {than} {theirs[name][:12]}"

@@ -101,7 +101,7 @@ def test_bad_latents_among_good_ones_are_listed(stae, latents, tiny, tmp_path):
     }
     assert reasons["cut.safetensors"] == "truncated"
     assert reasons["empty.safetensors"] == "empty file"
-    assert "no stae latent" in reasons["other.safetensors"]
+    assert "not a stae latent" in reasons["other.safetensors"]
     assert "NaN" in reasons["nan.safetensors"]
 
 

@@ -67,7 +67,7 @@ def test_a_full_disk_stops_the_run_and_a_rerun_completes_it(stae, photos, tiny, 
         ballast = disk / "ballast"
         ballast.write_bytes(bytes(56 << 10))
         ran = stae("encode", photos, disk / "out", *options)
-        ran.assert_fails(1, "the disk is full", "make space")
+        ran.assert_fails(1, "the disk is full", "free some disk space")
         assert left_over(disk) == []
         partial = stored(disk / "out")
         assert 0 < len(partial) < 24

@@ -147,7 +147,7 @@ def test_a_foreign_file_in_an_outputs_place_is_kept(stae, photos, tiny, tmp_path
     ran = stae("encode", photos, out, "--weights", tiny)
     assert ran.code == 3
     assert "p0.png" in ran.err
-    assert "no stae latent" in ran.err
+    assert "not a stae latent" in ran.err
     assert (out / "p0.safetensors").read_bytes() == precious
     assert stae("encode", photos, out, "--weights", tiny, "--overwrite").code == 0
 
@@ -252,7 +252,7 @@ def test_a_record_that_is_none_is_told(stae, photos, tiny, tmp_path, text):
     record = out / "stae.json"
     text = json.dumps(json.loads(record.read_text()) | json.loads(text)) if ":" in text else text
     record.write_text(text)
-    stae("encode", photos, out, "--weights", tiny).assert_fails(1, "stae.json", "no run record")
+    stae("encode", photos, out, "--weights", tiny).assert_fails(1, "stae.json", "not a run record")
 
 
 def test_colliding_outputs_are_refused_before_any_work(stae, photos, tiny, tmp_path):

@@ -251,7 +251,7 @@ def test_what_stores_cannot_do_is_said(stae, photos, memory, tiny):
     stae("encode", "memory://absent", "memory://out", "--weights", tiny).assert_fails(2, "absent")
     stae("encode", photos, "nosuch://out", "--weights", tiny).assert_fails(2, "nosuch://")
     stae("encode", "nosuch://in", "memory://o", "--weights", tiny).assert_fails(2, "nosuch")
-    stae("encode", photos, "sftp://host/out", "--weights", tiny).assert_fails(2, "whole")
+    stae("encode", photos, "sftp://host/out", "--weights", tiny).assert_fails(2, "atomically")
     stae("decode", photos, "memory://out", "--weights", tiny).assert_fails(2, "URL")
     upload(memory, photos, "/in")
     inside = stae("encode", "memory://in", "memory://in/out", "--weights", tiny)

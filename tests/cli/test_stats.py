@@ -111,7 +111,7 @@ def test_damaged_latents_are_listed_and_left_out(stae, files):
 def test_latents_of_two_checkpoints_are_refused(stae, photos, files, other_tiny, tmp_path):
     stae("encode", photos, tmp_path / "other", "--weights", other_tiny)
     ran = stae("stats", files, tmp_path / "other")
-    ran.assert_fails(1, "tiny.safetensors", "other.safetensors", "by themselves")
+    ran.assert_fails(1, "tiny.safetensors", "other.safetensors", "separately")
     ran.assert_fails(1, str(files / "p0.safetensors"), str(tmp_path / "other" / "p0.safetensors"))
     latent, info = read_latent(files / "p0.safetensors")
     wide = np.concatenate([latent, latent])

@@ -185,7 +185,7 @@ def test_a_crop_that_nothing_fits_is_refused(folder):
 
 @pytest.mark.parametrize("crop", [(1, 2, 3), (1,), 2.5, (2.5, 1), "44", {1: 2}])
 def test_what_is_no_crop_is_refused(folder, crop):
-    with pytest.raises(UsageError, match="is no crop"):
+    with pytest.raises(UsageError, match="is not a crop"):
         LatentDataset(folder, crop=crop)
 
 

@@ -107,7 +107,7 @@ def test_every_truncation_is_noticed(path):
 
 def test_other_safetensors_are_foreign(tmp_path, latent):
     save_file({"latents": latent}, tmp_path / "a.safetensors")
-    with pytest.raises(ForeignFileError, match="no stae latent"):
+    with pytest.raises(ForeignFileError, match="not a stae latent"):
         read_header(tmp_path / "a.safetensors")
     metadata = {**INFO.to_metadata(), "format_version": "2"}
     save_file({"latents": latent}, tmp_path / "b.safetensors", metadata=metadata)

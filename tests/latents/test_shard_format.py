@@ -162,7 +162,7 @@ def test_empty_shards_and_of_others(path):
     with pytest.raises(ForeignFileError, match="format 2"):
         read(path)
     save_file({"a": np.zeros((4, 2, 3), np.float16)}, path)
-    with pytest.raises(ForeignFileError, match="no stae latent"):
+    with pytest.raises(ForeignFileError, match="not a stae latent"):
         read(path)
 
 

@@ -47,7 +47,8 @@ def test_a_shard_is_looked_at_once_for_all_who_ask(destination, monkeypatch):
     assert len(calls) == 1
 
 
-def test_a_file_that_is_replaced_meanwhile_is_no_damaged_one(destination, monkeypatch):
+def test_a_file_that_is_replaced_meanwhile_is_no_damaged_one(destination, monkeypatch, caplog):
+    caplog.set_level("INFO", logger="stae_cli.latents")
     """Its state may be that of the old one, and its header that of the new one."""
     answers = [InputError("truncated"), ["a latent"]]
 
@@ -61,3 +62,4 @@ def test_a_file_that_is_replaced_meanwhile_is_no_damaged_one(destination, monkey
     assert stored_at(destination, "shard-00000.safetensors") == ["a latent"]
     answers += [InputError("truncated")] * 2
     assert stored_at(destination, "shard-00000.safetensors") == []
+    assert "shard-00000.safetensors` is truncated" in caplog.text

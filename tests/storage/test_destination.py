@@ -87,7 +87,8 @@ def test_a_dest_that_vanishes_is_told(dest):
         write()
 
 
-def test_only_abandoned_temporaries_are_cleared(dest):
+def test_only_abandoned_temporaries_are_cleared(dest, caplog):
+    caplog.set_level("INFO", logger="stae_cli.storage")
     host = "".join(c for c in socket.gethostname() if c.isalnum() or c == ".") or "localhost"
     dead, living = 2**22 + 1, os.getppid()  # past the largest process number
     old = time.time() - STALE_SECONDS - 60
@@ -105,3 +106,4 @@ def test_only_abandoned_temporaries_are_cleared(dest):
             os.utime(folder / name, (age, age))
         FolderDestination(dest.folder).prepare()
         assert (folder / name).exists() is stays, name
+        assert any(name in message for message in caplog.messages) is not stays

@@ -1,10 +1,13 @@
 """Objects of stores as files: read in parts, fetched whole, and what is left of dead processes."""
 
 import gc
+import io
 import os
 import subprocess
 import sys
+import tarfile
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from stae_cli.errors import InputError
 from stae_cli.storage.fsspec_store import is_url, store_at
 from stae_cli.storage.remote_destination import destination_at
 from stae_cli.storage.remote_entry import HEAD, RemoteEntry, RemoteOutput
+from stae_cli.storage.tars import members, tar_of
 from stae_cli.storage.temp_files import host_name
 
 pytest.importorskip("fsspec", reason="needs pip install 'stae[remote]'")
@@ -58,6 +62,32 @@ def test_an_object_that_is_not_what_was_listed_is_refused(store):
     store.fs.pipe_file("/box/x", b"123456")
     with pytest.raises(InputError, match="changed"):
         entry.open()
+
+
+def test_readers_of_a_fetched_object_have_positions_of_their_own(store):
+    store.fs.pipe_file("/box/x", data := bytes(range(200)) * 200)
+    fetched = RemoteEntry("x", store, "x", store.state("x")).fetch()
+    with fetched.open() as first, fetched.open() as second:
+        assert first.read(9000) == data[:9000]
+        assert fetched.read(77, 5) == data[77:82]
+        assert second.read(5) == data[:5]
+        assert first.read() == data[9000:]
+        assert (first.seek(-3, os.SEEK_END), first.read()) == (len(data) - 3, data[-3:])
+
+
+def test_members_are_read_while_a_fetched_tar_is_listed(store):
+    """As threads do that encode its first pictures; each must get its own bytes."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as file:
+        for number in range(1000):
+            info = tarfile.TarInfo(f"{number}.jpg")
+            info.size = 2000
+            file.addfile(info, io.BytesIO(number.to_bytes(2) * 1000))
+    store.fs.pipe_file("/box/a.tar", content.getvalue())
+    tar = tar_of(RemoteEntry("a.tar", store, "a.tar", store.state("a.tar")))
+    with ThreadPoolExecutor(4) as pool:
+        reads = [pool.submit(lambda e: e.open().read(), m) for m in members(tar, suffixes=[".jpg"])]
+    assert [read.result() for read in reads] == [n.to_bytes(2) * 1000 for n in range(1000)]
 
 
 def test_what_was_fetched_is_closed_even_out_of_a_cycle(store):

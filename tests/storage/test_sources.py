@@ -49,6 +49,24 @@ def test_other_and_hidden_files_are_passed_over(photos):
     assert listing.passed_over == 2
 
 
+@pytest.mark.skipif(os.name == "nt", reason="needs links and pipes")
+def test_what_is_skipped_is_logged_with_the_reason(photos, caplog):
+    make(photos, "a.jpg", "notes.txt", ".hidden.jpg", "sub/b.jpg")
+    (photos / "sub" / "loop").symlink_to(photos)
+    os.mkfifo(photos / "pipe.jpg")
+    with caplog.at_level("DEBUG", logger="stae_cli.storage"):
+        assert keys(photos) == ["a.jpg", "sub/b.jpg"]
+    reasons = {
+        "notes.txt": "suffix",
+        ".hidden.jpg": "hidden",
+        "loop": "read",
+        "pipe.jpg": "regular",
+    }
+    for name, reason in reasons.items():
+        assert any(f"{name}`" in line and reason in line for line in caplog.messages), name
+    assert len(caplog.messages) == 4
+
+
 def test_a_file_source_is_always_tried(photos):
     make(photos, "strange.xyz")
     assert keys(photos / "strange.xyz") == ["strange.xyz"]

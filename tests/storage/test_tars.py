@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stae_cli.errors import InputError
-from stae_cli.storage import entry as entries
+from stae_cli.storage import tars
 from stae_cli.storage.entry import FileEntry, Problem
-from stae_cli.storage.tars import FileTar, members, tar_of
+from stae_cli.storage.tars import Tar, members, tar_of
 
 SUFFIXES = [".jpg", ".png"]
 
@@ -40,7 +40,7 @@ def special(name, kind, target=""):
 def found(path, prefix="t"):
     """The bytes of each member by key, and the reason of each problem."""
     entries, problems = {}, {}
-    for item in members(FileTar(prefix, path), suffixes=SUFFIXES):
+    for item in members(Tar(prefix, FileEntry(prefix, str(path))), suffixes=SUFFIXES):
         if isinstance(item, Problem):
             problems[item.key] = item.reason
         else:
@@ -152,7 +152,7 @@ def test_impossible_sizes_end_and_take_no_memory(path, size, kind):
     info.size, info.type = size, kind
     block = info.tobuf(tarfile.GNU_FORMAT)
     path.write_bytes(block + b"12 size=-99\n" + bytes(500) + bytes(1024))
-    seen = list(members(FileTar("t", path), suffixes=SUFFIXES))
+    seen = list(members(Tar("t", FileEntry("t", str(path))), suffixes=SUFFIXES))
     assert seen
     assert all(isinstance(item, Problem) for item in seen)
 
@@ -161,7 +161,7 @@ def test_impossible_sizes_end_and_take_no_memory(path, size, kind):
 def test_a_tar_that_is_another_one_since_it_was_listed(path, how):
     """Offsets of the one would be those of other members in the other."""
     make(path, [("a.jpg", b"1" * 3000), ("b.jpg", b"2" * 3000)])
-    listed = list(members(FileTar("t", path), suffixes=SUFFIXES))
+    listed = list(members(Tar("t", FileEntry("t", str(path))), suffixes=SUFFIXES))
     state = listed[0].state()
     if how == "shrinks":
         path.write_bytes(path.read_bytes()[:2000])
@@ -178,9 +178,9 @@ def test_a_tar_that_is_another_one_since_it_was_listed(path, how):
 
 def test_a_tar_that_changes_while_a_member_is_read(path, monkeypatch):
     make(path, [("a.jpg", b"1" * 3000)])
-    (entry,) = members(FileTar("t", path), suffixes=SUFFIXES)
+    (entry,) = members(Tar("t", FileEntry("t", str(path))), suffixes=SUFFIXES)
     asked = iter([True, False])
-    monkeypatch.setattr(entries, "is_as_listed", lambda *_: next(asked))
+    monkeypatch.setattr(tars, "_is_as_listed", lambda *_: next(asked))
     with pytest.raises(InputError, match="changed since it was listed"):
         entry.open()
 
@@ -200,7 +200,7 @@ def test_mutated_tars_are_read_or_listed(data, tmp_path_factory):
             if block[257:262] == b"ustar":
                 blob[begin + 148 : begin + 155] = b"%06o\0" % tarfile.calc_chksums(block)[0]
     path.write_bytes(blob)
-    for item in members(FileTar("t", path), suffixes=SUFFIXES):
+    for item in members(Tar("t", FileEntry("t", str(path))), suffixes=SUFFIXES):
         if not isinstance(item, Problem):
             assert ".." not in item.key.split("/")
             with contextlib.suppress(InputError):

@@ -10,7 +10,7 @@ from tests.benchmarks.scripts import script
 
 @pytest.fixture
 def networks(monkeypatch):
-    monkeypatch.setattr("stae_cli.benchmark.matmul.LARGE", ((64, 64, 64),))
+    monkeypatch.setattr("stae_cli.benchmark.stopwatch.LARGE", ((64, 64, 64),))
     monkeypatch.setattr("stae_cli.benchmark.stopwatch.SHORTEST_SAMPLE", 0.001)
     return script("networks")
 

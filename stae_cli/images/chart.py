@@ -126,4 +126,7 @@ def _pixels(point: Point) -> Point:
 
 
 def _label(value: float) -> str:
-    return f"{value:,.0f}" if value == round(value) else f"{value:g}"
+    """Thousands are separated in large numbers only."""
+    if value != round(value):
+        return f"{value:g}"
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.0f}"

@@ -1,23 +1,24 @@
-"""What a picture costs beside its network: `stae encode` with a network that takes no time.
-
-PYTHONPATH=. python benchmarks/overhead.py
+"""Times what a picture costs beside its network: `stae encode` with a network that takes no time.
 
 Reading, planning, packing and writing, whatever the device: the most pictures that one process can
 encode in a second. Most of it is Python's own work, which threads share and processes do not.
 """
 
-import json
 import os
-import statistics
 import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import torch
-from files import photos
-from record import record
 
+from benchmarks.files import photos
+from benchmarks.record import options, record
+from stae_cli.benchmark.report import Spread
+from stae_cli.benchmark.stopwatch import rounds_of
 from stae_cli.images.resize import Prep
 from stae_cli.network.architecture import F8C16
 from stae_cli.runs.encode import encode
@@ -25,11 +26,11 @@ from stae_cli.runs.encode_plan import EncodeSettings, plan_encode
 
 SIDES = {256: 2000, 1024: 300}  # pixels, and how many pictures
 SHARDS = (0, 256)
-ROUNDS = 5
+THREADS = os.cpu_count() or 1
 
 
 class NoNetwork:
-    """A codec whose latents are zeros, there at once."""
+    """A codec whose latents are zeros, returned at once."""
 
     architecture, device, dtype = F8C16, torch.device("cpu"), torch.float16
     batch_patches, host_memory, runs_beside = 131072, None, False
@@ -39,41 +40,42 @@ class NoNetwork:
         return lambda: latents
 
 
-def main() -> None:
-    threads = os.cpu_count() or 1
-    times: dict[tuple[int, int], list[float]] = {}
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = options("overhead", __doc__)
+    parser.add_argument("--seconds", default=60.0, type=float, help="for all rounds")
+    parser.add_argument("--quick", action="store_true", help="few pictures: try this script")
+    given = parser.parse_args(argv)
+    counts = dict.fromkeys(SIDES, 3) if given.quick else SIDES
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for side, count in SIDES.items():
-            written(folder / f"{side}", side, count)
-        for turn in range(ROUNDS):
-            for side in SIDES:
-                for shard in SHARDS:
-                    dest = folder / f"out-{turn}-{side}-{shard}"
-                    seconds = encoded(folder / f"{side}", dest, shard, threads)
-                    times.setdefault((side, shard), []).append(1000 * seconds / SIDES[side])
-    found = [
-        {"side": side, "shard_size": shard, "milliseconds": round(statistics.median(each), 3),
-         "least": round(min(each), 3), "most": round(max(each), 3)}
-        for (side, shard), each in times.items()
-    ]  # fmt: skip
-    record("overhead-cpu", {"threads": threads, "pictures": found})
-    print(json.dumps(found, indent=1))
+        for side, count in counts.items():
+            (folder / f"{side}").mkdir()
+            two = list(islice(photos(side, side), 2))
+            for index in range(count):
+                two[index % 2].save(folder / f"{side}" / f"{index}.jpg", quality=90)
+        tasks = {
+            (side, shard): lambda side=side, shard=shard: encoded(folder / f"{side}", shard)
+            for side in counts
+            for shard in SHARDS
+        }
+        for task in tasks.values():
+            task()  # warms up
+        rounds = rounds_of(tasks, given.seconds)
+    found = []
+    for side, shard in tasks:
+        times = [1000 * each[side, shard] / counts[side] for each in rounds]
+        spread = asdict(Spread.of(times))
+        found.append({"side": side, "shard_size": shard, "milliseconds": spread})
+    record(given, "overhead-cpu", {"threads": THREADS, "pictures": found})
 
 
-def written(folder: Path, side: int, count: int) -> None:
-    folder.mkdir()
-    data = [photo for photo, _ in zip(photos(side, side), range(2), strict=False)]
-    for index in range(count):
-        data[index % 2].save(folder / f"{index}.jpg", quality=90)
-
-
-def encoded(source: Path, dest: Path, shard: int, threads: int) -> float:
+def encoded(source: Path, shard: int) -> float:
     """Seconds of the run itself."""
-    settings = EncodeSettings(Prep(), workers=threads, shard_size=shard)
-    plan = plan_encode([source], dest, settings)
-    checkpoint = SimpleNamespace(name="none", fingerprint="0" * 64)
-    return encode(plan, checkpoint, NoNetwork(), advance=lambda _: None).seconds
+    settings = EncodeSettings(Prep(), workers=THREADS, shard_size=shard)
+    with tempfile.TemporaryDirectory() as dest:
+        plan = plan_encode([source], Path(dest) / "latents", settings)
+        checkpoint = SimpleNamespace(name="none", fingerprint="0" * 64)
+        return encode(plan, checkpoint, NoNetwork(), advance=lambda _: None).seconds
 
 
 if __name__ == "__main__":

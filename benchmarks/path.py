@@ -1,9 +1,5 @@
-"""Times the path from JPEG files to latents and back to PNGs, by the number of file threads.
+"""Times the path from JPEG files to latents and back to PNGs, by the number of file threads."""
 
-python benchmarks/path.py [--device cuda] [--workers 1,2,4]
-"""
-
-import argparse
 import os
 import sys
 import tempfile
@@ -11,73 +7,42 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from time import monotonic
 
-from command import CommandError, stae_json
 from PIL import Image
-from record import Recorder, add_options, record, recorder
 
-PHOTOS = sorted((Path(__file__).parents[1] / "examples" / "photos").glob("*.[jpw]*[pg]"))
-SIDE = 1024
-COPIES = 256  # as many as the longest run takes: 256 megapixels
-FEW = 64  # for one thread, which PNGs take long
+from benchmarks.record import PHOTOS, CommandError, options, record, stae_json
+
+FEW = 64  # pictures for one thread, which writes PNGs slowly
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = options("path", __doc__)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--workers", default="1,2,4")
+    parser.add_argument("--workers", default="1,2,4", help="numbers of threads")
     parser.add_argument("--weights", default="builtin")
-    parser.add_argument("--copies", default=COPIES, type=int)
-    parser.add_argument("--side", default=SIDE, type=int)
-    parser.add_argument("--within", default=1e6, type=float, help="seconds for all of it")
-    add_options(parser)
-    given = parser.parse_args()
-    failures = measure(
-        given.device, [int(number) for number in given.workers.split(",")], given.copies,
-        weights=given.weights, side=given.side, within=given.within, record=recorder(given),
-    )  # fmt: skip
-    sys.exit(1 if failures else 0)
-
-
-def measure(
-    device: str,
-    workers: Sequence[int],
-    copies: int = COPIES,
-    *,
-    weights: str = "builtin",
-    side: int = SIDE,
-    within: float = 1e6,
-    record: Recorder = record,
-) -> dict[str, str]:
-    """Records what `stae bench --path` says of JPEGs of one megapixel, as each run ends.
-
-    Returns:
-        Which numbers of threads could not be timed, and why.
-    """
-    end = monotonic() + within
-    runs: list[dict] = []
-    failures: dict[str, str] = {}
+    parser.add_argument("--copies", default=256, type=int, help="pictures")
+    parser.add_argument("--side", default=1024, type=int, help="of a picture, in pixels")
+    given = parser.parse_args(argv)
+    about = {"side": given.side, "runs": [], "failures": {}}
     with tempfile.TemporaryDirectory() as folder:
         few, many = Path(folder, "jpegs", "few"), Path(folder, "jpegs")
-        write_jpegs(few, range(min(FEW, copies)), side)
-        write_jpegs(many / "more", range(FEW, copies), side)
-        for number in workers:
+        write_jpegs(few, range(min(FEW, given.copies)), given.side)
+        write_jpegs(many / "more", range(FEW, given.copies), given.side)
+        for number in map(int, given.workers.split(",")):
             print(f"timing the path with {number} threads", file=sys.stderr, flush=True)
+            command = ["bench", "--path", few if number == 1 else many, "--workers", number]
             try:
-                runs.append(stae_json(
-                    "bench", "--path", few if number == 1 else many, "--device", device,
-                    "--workers", number, "--weights", weights, timeout=end - monotonic(),
-                ))  # fmt: skip
+                run = stae_json(*command, "--device", given.device, "--weights", given.weights)
+                about["runs"].append(run)
             except CommandError as error:
-                failures[f"{number} threads"] = str(error)
+                about["failures"][f"{number} threads"] = str(error)
                 print(error, file=sys.stderr, flush=True)
-            record(f"path-{device.partition(':')[0]}", {"runs": runs, "failures": failures})
-    return failures
+            record(given, f"path-{given.device.partition(':')[0]}", about, given.device)
+    sys.exit(1 if about["failures"] else 0)
 
 
 def write_jpegs(folder: Path, numbers: Sequence[int], side: int) -> None:
-    """Photos, none like another, of `side` pixels on a side, made by all cores at once."""
+    """Different photos of `side` pixels on a side, made on all cores."""
     folder.mkdir(parents=True)
 
     def write(number: int) -> None:

@@ -1,17 +1,15 @@
-"""PSNR, SSIM and MSE of checkpoints over a folder of photos, beside the linear PCA autoencoder.
+"""Scores checkpoints on a folder of photos beside the linear PCA autoencoder: PSNR, SSIM and MSE.
 
-    python benchmarks/quality.py PHOTOS --fit OTHER_PHOTOS --weights builtin --weights NEW
+    python -m benchmarks.quality PHOTOS --fit OTHER_PHOTOS --weights builtin --weights NEW
 
-Prints a Markdown table. Whole photos, through float16 latents and 8-bit pixels, as `stae roundtrip`
-scores them; sides that are no multiple of the patch are cropped. The PCA is fitted on all patches
-of other photos, with as many components as the first checkpoint has latent channels.
+Prints and records a table. Whole photos, through float16 latents and 8-bit pixels, as in
+`stae roundtrip`; sides that are not a multiple of the patch are cropped. The PCA is fitted on all
+patches of other photos, with as many components as the first checkpoint has latent channels.
 
 `--peer FOLDER` scores another autoencoder that diffusers has saved (TAESD and its family, or a KL
 autoencoder) in the same way, `--peer FILE` one of TAESD's family. `--lpips` adds a column. Nothing
 is downloaded without `--download`.
 """
-
-from __future__ import annotations
 
 import argparse
 import math
@@ -22,10 +20,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from record import record
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from benchmarks.record import options, record
+from benchmarks.report import quality_table
 from stae_cli.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from stae_cli.codec.device import pick_device
 from stae_cli.codec.pixel_codec import PixelCodec
@@ -40,9 +39,7 @@ from stae_cli.training.linear import Pca, pca_of, to_patches
 
 PEER_PATCH = 8
 ALEXNET = "alexnet-owt-7be5be79.pth"  # what torchvision calls the features that LPIPS measures in
-NO_AUTOENCODER = (
-    OSError, ValueError, KeyError, AttributeError, RuntimeError, SafetensorError,
-)  # fmt: skip
+ABSENT = (OSError, ValueError, KeyError, AttributeError, RuntimeError, SafetensorError)
 
 Reconstruct = Callable[[Pixels], Pixels]
 Distance = Callable[[Pixels, Pixels], float]
@@ -58,19 +55,18 @@ class Row:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    options = parsed(argv)
+    given = parsed(argv)
     try:
-        rows = measured(options)
+        rows = [asdict(row) for row in measured(given)]
     except StaeError as error:
         sys.exit(f"error: {error.message}\nhint: {error.hint}")
-    print(table(rows))
-    if options.record:
-        facts = {"photos": options.photos.name, "fit": [fit.name for fit in options.fit]}
-        record("quality", facts | {"torch": torch.__version__, "rows": [asdict(r) for r in rows]})
+    print("\n".join(quality_table(rows)))
+    facts = {"photos": given.photos.name, "fit": [fit.name for fit in given.fit], "rows": rows}
+    record(given, "quality", facts, str(pick_device(given.device)))
 
 
 def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = options("quality", __doc__)
     parser.add_argument("photos", type=Path, help="a file or a folder to score on")
     parser.add_argument("--weights", action="append", default=[], help="as `stae` takes them")
     parser.add_argument(
@@ -79,26 +75,25 @@ def parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--components", type=int, help="of the PCA; else as the first checkpoint")
     parser.add_argument("--peer", action="append", default=[], help="a folder or file of diffusers")
     parser.add_argument("--lpips", action="store_true", help="also LPIPS (AlexNet)")
-    parser.add_argument("--download", action="store_true", help="fetch what is not at hand")
+    parser.add_argument("--download", action="store_true", help="fetch what is not cached")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--record", action="store_true", help="keep the figures in results")
     return parser.parse_args(argv)
 
 
-def measured(options: argparse.Namespace) -> list[Row]:
-    """What is missing is found out before anything is measured."""
-    device = pick_device(options.device)
-    distance = lpips_distance(download=options.download) if options.lpips else None
-    peers = [(name, peer(name, device, download=options.download)) for name in options.peer]
-    checkpoints = [load_checkpoint(name) for name in options.weights]
-    if not (checkpoints or peers or options.fit):
+def measured(given: argparse.Namespace) -> list[Row]:
+    """Checks for everything that may be missing before it measures."""
+    device = pick_device(given.device)
+    distance = lpips_distance(download=given.download) if given.lpips else None
+    peers = [(name, peer(name, device, download=given.download)) for name in given.peer]
+    checkpoints = [load_checkpoint(name) for name in given.weights]
+    if not (checkpoints or peers or given.fit):
         raise UsageError("nothing to score", "give `--weights`, `--fit` or `--peer`")
     sizes = checkpoints[0].architecture if checkpoints else F8C16
     patches = [PEER_PATCH, sizes.downsample, *(c.architecture.downsample for c in checkpoints)]
-    pictures = list(read([options.photos], math.lcm(*patches)))
+    pictures = list(read([given.photos], math.lcm(*patches)))
     rows = []
-    if options.fit:
-        rows.append(baseline(pictures, distance, options, sizes))
+    if given.fit:
+        rows.append(baseline(pictures, distance, given, sizes))
     for checkpoint in checkpoints:
         rows.append(score(checkpoint.name, pictures, network(checkpoint, device), distance))
     return rows + [score(name, pictures, reconstruct, distance) for name, reconstruct in peers]
@@ -111,21 +106,20 @@ def read(sources: Sequence[Path], patch: int) -> Iterator[Pixels]:
                 image = open_image(file, name=entry.key)
                 yield prepare(image, Prep(edges="crop"), patch=patch).pixels
         except (InputError, OSError) as error:
-            raise StaeError(f"cannot read `{entry.path}`: {error}", "take it out") from error
+            raise StaeError(
+                f"cannot read `{entry.path}`: {error}", "remove it from the folder"
+            ) from error
 
 
 def score(
     name: str, pictures: Sequence[Pixels], reconstruct: Reconstruct, distance: Distance | None
 ) -> Row:
     scores, distances = [], []
-    for number, picture in enumerate(pictures, 1):
+    for picture in pictures:
         made = reconstruct(picture)
         scores.append(compare(picture, made))
         if distance is not None:
             distances.append(distance(picture, made))
-        if sys.stderr.isatty():
-            end = "\n" if number == len(pictures) else ""
-            print(f"\r{name}: {number} of {len(pictures)}", end=end, file=sys.stderr, flush=True)
     return Row(name, overall(scores), sum(distances) / len(distances) if distances else None)
 
 
@@ -145,14 +139,14 @@ def network(checkpoint: Checkpoint, device: torch.device) -> Reconstruct:
 def baseline(
     pictures: Sequence[Pixels],
     distance: Distance | None,
-    options: argparse.Namespace,
+    given: argparse.Namespace,
     sizes: Architecture,
 ) -> Row:
-    components = options.components or sizes.channels
-    pca = pca_of(map(image_of, read(options.fit, sizes.downsample)), patch=sizes.downsample)
+    components = given.components or sizes.channels
+    pca = pca_of(map(image_of, read(given.fit, sizes.downsample)), patch=sizes.downsample)
     values = len(pca.mean)
     if not 0 < components <= values:
-        raise UsageError(f"a patch has no {components} components", f"give 1 to {values}")
+        raise UsageError(f"a patch does not have {components} components", f"give 1 to {values}")
     name = f"linear PCA, {values} to {components}"
     return score(name, pictures, linear(pca, components, sizes.downsample), distance)
 
@@ -186,10 +180,10 @@ def peer(name: str, device: torch.device, *, download: bool) -> Reconstruct:
             where = {"local_files_only": not download}
             facts = diffusers.AutoencoderTiny.load_config(name, **where)
             model = getattr(diffusers, facts["_class_name"]).from_pretrained(name, **where)
-    except NO_AUTOENCODER as error:
+    except ABSENT as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise StaeError(
-            f"`{name}` is no autoencoder at hand: {reason}",
+            f"`{name}` is not an available autoencoder: {reason}",
             "give a folder with diffusers' config.json and weights, a .safetensors file of a "
             "TAESD in diffusers' names, or a name on the hub with `--download`",
         ) from error
@@ -246,20 +240,6 @@ def pixels_of(image: torch.Tensor) -> Pixels:
     """The inverse, rounded to nearest and clamped."""
     levels = ((image[0] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return levels.permute(1, 2, 0).contiguous().cpu().numpy()
-
-
-def table(rows: Sequence[Row]) -> str:
-    lpips = any(row.lpips is not None for row in rows)
-    lines = [
-        "| | PSNR dB | SSIM | MSE |" + " LPIPS |" * lpips,
-        "|---|---|---|---|" + "---|" * lpips,
-    ]
-    for row in rows:
-        figures = row.figures
-        ssim = "-" if figures.ssim is None else f"{figures.ssim:.4f}"
-        line = f"| {row.name} | {figures.psnr:.3f} | {ssim} | {figures.mse:.6f} |"
-        lines.append(line + (f" {row.lpips:.4f} |" if lpips else ""))
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,274 +1,284 @@
-"""Writes benchmarks/README.md from what benchmarks/results holds.
-
-python benchmarks/report.py
-"""
+"""Writes benchmarks/README.md and its charts from the records in benchmarks/results."""
 
 import json
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from cardreport import failures, numbers, products, sharing, stages
+from benchmarks.charts import STAGES, paths_of, place, speed_by_threads, time_by_size
+from benchmarks.record import RESULTS, options
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results"
+HEAD = """# Measurements
 
-HEAD = """# Measured
-
-Every speed figure in the README comes from here. Runs are compared in pairs within one process or
-one script, and medians are shown: quote the ratios, a shared machine's milliseconds come and go.
+Every figure on speed and quality in the documents comes from a script in this folder. Each script
+warms up, times what it compares in the same shuffled rounds, and records medians and spreads in
+`results`, together with the machine, the versions and the commit. Compare ratios: the milliseconds
+of a shared machine vary. A commit that ends in `-dirty` had changes that were not committed yet.
 
 | script | measures |
 |---|---|
-| `PYTHONPATH=. python benchmarks/networks.py` | the network beside other autoencoders |
-| `python benchmarks/card.py` | all that only an NVIDIA card can show, by other scripts of these |
-| `PYTHONPATH=. python benchmarks/agreement.py` | every form of the network beside float32 |
-| `PYTHONPATH=. python benchmarks/stages.py` | ceilings, kernels, chunks, inputs, latency |
-| `python benchmarks/path.py` | from files to latents and back, by threads |
-| `python benchmarks/sharing.py` | several processes on one device |
-| `python benchmarks/files.py` | reading, PNG writing, mixed sizes, memory |
-| `PYTHONPATH=. python benchmarks/halves.py` | bfloat16 beside float32 on a CPU |
-| `PYTHONPATH=. python benchmarks/overhead.py` | what a picture costs beside its network |
-| `python benchmarks/train_loop.py PHOTOS` | the training loop beside a bare one on one batch |
-| `python benchmarks/quality.py PHOTOS` | PSNR, SSIM and MSE of checkpoints beside the linear PCA |
-| `python benchmarks/ablation.py PHOTOS` | what each choice of the training recipe is worth |
-| `python benchmarks/packing.py` | a transformer's step on mixed sizes beside one on equal sizes |
-| `python benchmarks/family.py TRAIN --score PHOTOS --out FOLDER` | the family, trained alike |
-| `PYTHONPATH=. python benchmarks/crashes.py` | what reruns leave after kills at random moments |
-| `PYTHONPATH=. python benchmarks/scale.py` | planning, memory and reruns of 100,000 tiny images |
-| `python benchmarks/plots.py` | nothing: draws the charts (`pip install matplotlib`) |
-| `python benchmarks/report.py` | nothing: writes this page from `results` |
+| `python -m benchmarks.networks` | the network beside other autoencoders |
+| `python -m benchmarks.agreement` | every form of the codec beside float32: numbers and time |
+| `python -m benchmarks.path` | from files to latents and back, by the number of threads |
+| `python -m benchmarks.card` | these three on an NVIDIA card |
+| `python -m benchmarks.files` | reading, PNG writing, mixed sizes, and memory |
+| `python -m benchmarks.overhead` | what a picture costs beside its network |
+| `python -m benchmarks.quality PHOTOS` | PSNR, SSIM and MSE of checkpoints beside the linear PCA |
+| `python -m benchmarks.family TRAIN --score PHOTOS --out FOLDER` | the family, trained alike |
+| `python -m benchmarks.report` | nothing: it writes this page and its charts from `results` |
 
-PHOTOS and TRAIN are folders of photos, which do not come with stae. Scored are
-[the 24 Kodak photos](https://r0k.us/graphics/kodak/), `kodak`; those that were trained on or fitted
-to are from [the card of the built-in checkpoint](../stae_cli/weights/README.md), which lists them.
+Run them from the root of a clone; each takes `--help`. PHOTOS and TRAIN are folders of photos,
+which do not come with stae. `kodak` holds
+[the 24 Kodak photos](https://r0k.us/graphics/kodak/); the photos for training and fitting are
+listed on [the card of the built-in checkpoint](../stae_cli/weights/README.md).
 
-No figure on this page is from an NVIDIA card unless a section below says so: none was at hand. On a
-machine with one, this fills the CUDA tables in under nine minutes, the most telling cases first; it
-needs no more than stae itself does, not even an installed stae. `--phases` chooses a part of it:
-
-```console
-$ python benchmarks/card.py
-$ python benchmarks/plots.py && python benchmarks/report.py
-```
+No figure on this page is from an NVIDIA card unless its section says so.
+`python -m benchmarks.card` measures one in about ten minutes.
 """
+Record = dict  # what a script wrote
 
 
-def main() -> None:
-    (HERE / "README.md").write_text(page(RESULTS))
-
-
-def page(folder: Path) -> str:
-    """The whole report on a folder's records."""
-    parts = [HEAD]
-    for pattern, section in SECTIONS.items():
-        for path in sorted(folder.glob(f"{pattern}.json")):
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = options("report", __doc__)
+    parser.add_argument("--page", type=Path, default=RESULTS.parent / "README.md", help="to write")
+    given = parser.parse_args(argv)
+    for pattern, draw in CHARTS.items():
+        for path in sorted(given.results.glob(f"{pattern}.json")):
             result = json.loads(path.read_text())
-            plotted = section in PLOTTED
-            parts += section(result, path.with_suffix(".png")) if plotted else section(result)
-    return "\n".join(parts)
+            if result.get("results") or result.get("runs"):
+                draw(result).save(path.with_suffix(".png"), hint="give another `--results`")
+    given.page.write_text("\n".join([HEAD, *tables(given.results)]))
 
 
-def family(result: dict) -> list[str]:
-    lines = [
-        "## The family, trained alike",
-        "",
-        f"{result['steps']} steps of {result['batch']} crops of {result['crop']} pixels each, from "
-        f"the linear start, at {result['commit']}; scored on {result['scored_on']}, timed at "
-        "1024x1024.",
-        "",
-        "| network | latent | PSNR dB | SSIM | encoder | decoder | parameters |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in result["rows"]:
-        latent = "x".join(map(str, row["latent"]))
-        lines.append(
-            f"| {row['network']} | {latent} | {row['psnr']:.2f} | {row['ssim']:.4f} | "
-            f"{row['encoder_ms']:.0f} ms | {row['decoder_ms']:.0f} ms | "
-            f"{row['parameters'] / 1e6:.1f} M |"
-        )
-    return [*lines, ""]
+def tables(folder: Path, kind: str = "*") -> list[str]:
+    """The sections on a folder's records, or on those of a kind of device alone."""
+    lines: list[str] = []
+    for name, section in SECTIONS.items():
+        for path in sorted(folder.glob(f"{name.replace('*', kind)}.json")):
+            result = json.loads(path.read_text())
+            lines += [*section(result), *failures(result)]
+            chart = path.with_suffix(".png")
+            lines += [f"![chart of the same](results/{chart.name})", ""] * chart.exists()
+    return lines
 
 
-def networks(result: dict, plot: Path) -> list[str]:
-    machine = result["machine"]
-    place = machine["accelerator"] or f"{machine['cpu']}, {machine['threads']} threads"
-    without = f" without fast kernels ({result['unfused']})" if result.get("unfused") else ""
-    lines = [
-        f"## The network on {place}",
-        "",
-        f"{result['dtype']}{without}, torch {machine['torch']}, python {machine['python']}, stae "
-        f"{machine['stae']} at {result['commit']}. `share` is the rate of operations (as the "
-        "published network has them, whatever the form computes) over that of torch's own matrix "
-        "product in the same rounds; `x` is the time over that of stae in the same round.",
-        "",
-        *table_head(result),
-    ]
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """In Markdown, with an empty line behind it."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return [f"| {' | '.join(map(str, line))} |" for line in lines] + [""]
+
+
+def networks(result: Record) -> list[str]:
+    rows = []
     for one in result["results"]:
-        case = one["case"]
-        size = f"{case['width']}x{case['height']}, {case['batch']}"
+        case = f"{one['case']['width']}x{one['case']['height']}, {one['case']['batch']}"
         for timing in sorted(one["timings"], key=lambda timing: timing["stage"] == "decoder"):
-            time, share = timing["milliseconds"], timing["share"]["median"]
-            slower = timing["slowdown"]["median"]
-            memory = timing["memory_bytes"]
-            lines.append(
-                f"| {size} | {timing['stage']} | {timing['network']} | {figure(time['median'])} | "
-                f"{figure(time['p10'])} to {figure(time['p90'])} | {share:.0%} | {slower:.2f} |"
-                + (f" {memory / 1e9:.2f} |" if memory is not None else "")
-            )
-        for name, why in left_out(one).items():
-            lines.append(f"| {size} | both | {name} | left out: {why} | | | |")
-    lines += products(next((one.get("matmuls", ()) for one in result["results"]), ()))
-    if plot.exists():
-        lines += ["", f"![milliseconds for a picture against its size](results/{plot.name})"]
-    return [*lines, *failures(result), ""]
-
-
-def left_out(one: dict) -> dict[str, str]:
-    """Who could not be timed in a case, and why; older records name them alone."""
-    found = one.get("left_out", {})
-    return found if isinstance(found, dict) else dict.fromkeys(found, "out of memory")
-
-
-def table_head(result: dict) -> list[str]:
-    """With memory where the device tells it."""
-    columns = ["pixels, batch", "stage", "network", "ms", "p10 to p90", "share", "x"]
-    timings = [timing for one in result["results"] for timing in one["timings"]]
-    if any(timing["memory_bytes"] is not None for timing in timings):
-        columns.append("GB")
-    return [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-
-
-def whole_path(result: dict, plot: Path) -> list[str]:
-    if not result.get("runs"):
-        return ["## The path", *failures(result), ""]
-    machine, dtype = result["runs"][0]["machine"], result["runs"][0]["dtype"]
-    lines = [
-        f"## The path on {machine['accelerator'] or machine['cpu']}",
+            time, memory = timing["milliseconds"], timing["memory_bytes"]
+            ratios = f"{timing['share']['median']:.0%}", f"{timing['slowdown']['median']:.2f}"
+            gigabytes = "" if memory is None else f"{memory / 1e9:.2f}"
+            row = (case, timing["stage"], timing["network"], figure(time), ends(time))
+            rows.append((*row, *ratios, gigabytes))
+        for name, why in one.get("left_out", {}).items():
+            rows.append((case, "both", name, f"left out: {why}", "", "", "", ""))
+    columns = ["pixels, batch", "stage", "network", "ms", "p10 to p90", "share", "x", "GB"]
+    if all(not row[-1] for row in rows):  # memory is known on CUDA only
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
+    without = f" without fast kernels ({result['unfused']})" if result.get("unfused") else ""
+    return [
+        f"## The network on {place(result['machine'])}",
         "",
-        f"`stae bench --path` on JPEGs of 1024x1024, {dtype}, torch {machine['torch']}, at "
-        f"{result['commit']}; megapixels per second of each stage alone, with all the machine to "
-        "itself, and of all together.",
+        f"{result['dtype']}{without}. {made(result)} `share` is the rate of operations (as the "
+        "network is defined, whatever the form computes) over that of torch's own matrix product "
+        "in the same rounds; `x` is the time over that of stae in the same round.",
         "",
-        "| command | threads | reading | network | writing | whole | bound by |",
-        "|---|---|---|---|---|---|---|",
+        *table(columns, rows),
     ]
-    for one in sorted((one for run in result["runs"] for one in run["paths"]), key=by_command):
-        speeds = [
-            figure(one["pixels"] / one["seconds"][stage] / 1e6)
-            for stage in ("reading", "network", "writing", "whole")
-        ]
-        lines.append(
-            f"| {one['command']} | {one['threads']} | {' | '.join(speeds)} | {one['bound_by']} |"
+
+
+def agreement(result: Record) -> list[str]:
+    rows = []
+    for form, found in result["forms"].items():
+        latents, pictures, time = found["latents"], found["pictures"], found.get("time", {})
+        why = f" ({found['unfused because']})" if found["unfused because"] else ""
+        apart = f"{latents['relative']:.2%}", f"{latents['largest']:.1e}"
+        ratios = (ratio(time.get(stage)) for stage in ("encode", "decode"))
+        same = "the same" if found["same bytes alone"] else "others"
+        pixels = f"{pictures['relative']:.2%}", f"{pictures['largest']:.1e}"
+        rows.append((form + why, *apart, *pixels, same, *ratios))
+    columns = ["form", "latents, rms", "largest", "pictures, rms", "largest", "bytes alone"]
+    return [
+        f"## Forms of the codec on {place(result['machine'])}",
+        "",
+        f"{made(result)} Differences from float32 on the CPU, of the example photos; root mean "
+        "squares are shares of the deviation. `bytes alone` says whether a photo alone gives the "
+        "bytes that it gives among others. Times are those of "
+        f"{result['side']}x{result['side']} over the first form's in the same rounds, with the "
+        "10th and 90th percentile.",
+        "",
+        *table([*columns, "encode, time", "decode, time"], rows),
+    ]
+
+
+def path(result: Record) -> list[str]:
+    runs = result["runs"]
+    if not runs:
+        return ["## The path", ""]
+    stages = [*STAGES]
+    rows = [
+        (
+            one["command"],
+            one["threads"],
+            *(figure(one["pixels"] / one["seconds"][stage] / 1e6) for stage in stages),
+            one["bound_by"],
         )
-    if plot.exists():
-        lines += ["", f"![megapixels per second against threads](results/{plot.name})"]
-    return [*lines, *failures(result), ""]
+        for one in sorted(paths_of(result), key=lambda one: one["command"] == "decode")
+    ]
+    side = result.get("side", 1024)
+    return [
+        f"## The path on {place(runs[0]['machine'])}",
+        "",
+        f"`stae bench --path` on JPEGs of {side}x{side}, {runs[0]['dtype']}. "
+        f"{made(result | {'machine': runs[0]['machine']})} Megapixels per second of each stage "
+        "alone, with the whole machine to itself, and of all together.",
+        "",
+        *table(["command", "threads", *stages, "bound by"], rows),
+    ]
 
 
-def by_command(one: dict) -> tuple[bool, int]:
-    return one["command"] == "decode", one["threads"]
-
-
-def files(result: dict) -> list[str]:
-    reading, png, mixed = result["reading"], result["png writing"], result["mixed sizes"]
-    lines = [
+def files(result: Record) -> list[str]:
+    mixed = result["mixed sizes"]
+    pairs = (
+        ("reading 1-megapixel JPEGs", "simplejpeg alone, speed", result["reading"]),
+        ("writing 1-megapixel PNGs", "filter, deflate, plain write; speed", result["png writing"]),
+        ("encoding images of many sizes", "of one size, time", mixed["encode"]),
+        ("decoding them", "of one size, time", mixed["decode"]),
+    )
+    rows = [
+        (what, against, ratio(next(value for key, value in pair.items() if " over " in key)))
+        for what, against, pair in pairs
+    ]
+    return [
         f"## Files, on {result['threads']} cores",
         "",
-        f"At {result['commit']}.",
+        made(result),
         "",
-        "| what | against | ratio |",
-        "|---|---|---|",
-        "| reading 1-megapixel JPEGs to prepared pixels | simplejpeg alone, speed | "
-        f"{reading['first over second']:.2f} |",
-        "| writing 1-megapixel PNGs | filter, deflate and a plain write, speed | "
-        f"{png['first over second']:.2f} |",
-        "| encoding 24 images of 24 sizes | 24 of one size, time | "
-        f"{mixed['encode']['mixed over equal']:.2f} |",
-        f"| decoding them | 24 of one size, time | {mixed['decode']['mixed over equal']:.2f} |",
-        "",
-        "| peak memory of the process | MB |",
-        "|---|---|",
-    ]
-    lines += [f"| {what} | {size:.0f} |" for what, size in result["memory"].items()]
-    return [*lines, ""]
-
-
-def halves(result: dict) -> list[str]:
-    times = result["time"]
-    return [
-        f"## bfloat16 on {result['cpu']}",
-        "",
-        f"1024x1024, at {result['commit']}: encoding takes {times['encode']:.2f} of float32's "
-        f"time, decoding {times['decode']:.2f}. The example photos' latents are off by "
-        f"{result['error']:.2%} of their deviation (root mean square).",
-        "",
+        *table(["what", "against", "ratio"], rows),
+        *table(["peak memory of the process", "MB"], result["memory"].items()),
     ]
 
 
-def overhead(result: dict) -> list[str]:
+def overhead(result: Record) -> list[str]:
+    rows = []
+    for one in result["pictures"]:
+        time = one["milliseconds"]
+        old = {"p10": one.get("least"), "p90": one.get("most")}  # of records without percentiles
+        spread = ends(time if isinstance(time, dict) else old)
+        kind = "shards" if one["shard_size"] else "files"
+        rows.append((f"{one['side']}x{one['side']}", kind, figure(time), spread))
     return [
         f"## A picture beside its network, on {result['threads']} cores",
         "",
-        f"`stae encode` of JPEGs with a network that takes no time, in one process, at "
-        f"{result['commit']}: milliseconds for a picture.",
+        "`stae encode` of JPEGs with a network that takes no time, in one process: milliseconds "
+        f"for a picture. {made(result)}",
         "",
-        "| pixels | latents in | median | least to most |",
-        "|---|---|---|---|",
-        *(
-            f"| {one['side']}x{one['side']} | {'shards' if one['shard_size'] else 'files'} | "
-            f"{figure(one['milliseconds'])} | {figure(one['least'])} to {figure(one['most'])} |"
-            for one in result["pictures"]
-        ),
-        "",
+        *table(["pixels", "latents in", "median", "spread"], rows),
     ]
 
 
-def quality(result: dict) -> list[str]:
+def quality(result: Record) -> list[str]:
     fitted = f", the PCA fitted on `{'`, `'.join(result['fit'])}`" if result["fit"] else ""
-    lines = [
+    return [
         "## Quality",
         "",
         f"Photos of `{result['photos']}`{fitted}. Through float16 latents and 8-bit pixels; PSNR "
-        f"and SSIM are means, MSE is pooled. torch {result['torch']}, at {result['commit']}.",
+        f"and SSIM are means, MSE is pooled. {made(result)}",
         "",
-        "| | PSNR dB | SSIM | MSE |",
-        "|---|---|---|---|",
+        *quality_table(result["rows"]),
     ]
-    for row in result["rows"]:
-        figures = row["figures"]
-        lines.append(
-            f"| {row['name']} | {figures['psnr']:.3f} | {figures['ssim']:.4f} | "
-            f"{figures['mse']:.6f} |"
+
+
+def quality_table(rows: Sequence[Record]) -> list[str]:
+    lpips = any(row["lpips"] is not None for row in rows)
+    cells = []
+    for row in rows:
+        found = row["figures"]
+        ssim = "-" if found["ssim"] is None else f"{found['ssim']:.4f}"
+        cell = (row["name"], f"{found['psnr']:.3f}", ssim, f"{found['mse']:.6f}")
+        cells.append((*cell, *([f"{row['lpips']:.4f}"] if lpips else [])))
+    return table(["", "PSNR dB", "SSIM", "MSE", *["LPIPS"] * lpips], cells)
+
+
+def family(result: Record) -> list[str]:
+    side = result.get("side", 1024)
+    return [
+        "## The family, trained alike",
+        "",
+        f"{result['steps']} steps of {result['batch']} crops of {result['crop']} pixels each, from "
+        f"the linear start; scored on `{result['scored_on']}`, timed at {side}x{side}. "
+        f"{made(result)}",
+        "",
+        *family_table(result["rows"]),
+    ]
+
+
+def family_table(rows: Sequence[Record]) -> list[str]:
+    columns = ["network", "latent", "PSNR dB", "SSIM", "encoder", "decoder", "GFLOP", "parameters"]
+    cells = [
+        (
+            row["network"],
+            "x".join(map(str, row["latent"])),
+            f"{row['psnr']:.2f}",
+            f"{row['ssim']:.4f}",
+            f"{row['encoder_ms']:.0f} ms",
+            f"{row['decoder_ms']:.0f} ms",
+            f"{row['encoder_flops'] / 1e9:.0f} + {row['decoder_flops'] / 1e9:.0f}",
+            f"{row['parameters'] / 1e6:.1f} M",
         )
-    return [*lines, ""]
-
-
-def packing(result: dict) -> list[str]:
-    lines = [
-        f"## Packed batches, on {result['device']}",
-        "",
-        f"At {result['commit']}: a training step of the tutorial's transformer (width "
-        f"{result['width']}, depth {result['depth']}) on as many pictures and tokens.",
-        "",
-        "| pictures are | tokens | time over that of equal sizes | quartiles |",
-        "|---|---|---|---|",
+        for row in rows
     ]
-    for name, one in result["batches"].items():
-        low, high = one["quartiles"]
-        ratio = f"{one['against equal']:.2f} | {low:.2f} to {high:.2f}"
-        lines.append(f"| {name} | {one['tokens']} | {ratio} |")
-    return [*lines, ""]
+    return table(columns, cells)
 
 
-def figure(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+def failures(result: Record) -> list[str]:
+    """What could not be measured, and why."""
+    lines = [f"- {what}: {why}" for what, why in result.get("failures", {}).items()]
+    return ["Not measured:", "", *lines, ""] if lines else []
 
 
-SECTIONS = {
-    "networks-*": networks, "stages-*": stages, "numbers-*": numbers, "path-*": whole_path,
-    "sharing-*": sharing, "files-*": files, "overhead-*": overhead, "halves-*": halves,
-    "quality*": quality, "packing-*": packing, "family*": family,
-}  # fmt: skip
-PLOTTED = (networks, stages, whole_path)
+def made(result: Record) -> str:
+    """The versions that a record is of; older records do not have all of them."""
+    machine = result.get("machine", {"torch": result.get("torch")})
+    names = (("torch", "torch"), ("python", "python"), ("stae", "stae"))
+    words = [f"{word} {machine[key]}" for word, key in names if machine.get(key)]
+    versions = f" with {', '.join(words)}" if words else ""
+    return f"Measured at commit {result['commit']}{versions}."
+
+
+def figure(value: float | Record) -> str:
+    """A number, or the median of a spread, in three digits or more."""
+    value = value["median"] if isinstance(value, dict) else value
+    return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
+
+
+def ends(spread: Record) -> str:
+    return f"{figure(spread['p10'])} to {figure(spread['p90'])}"
+
+
+def ratio(value: float | Record | None) -> str:
+    if isinstance(value, dict):
+        return f"{value['median']:.2f} ({value['p10']:.2f} to {value['p90']:.2f})"
+    return "" if value is None else f"{value:.2f}"
+
+
+SECTIONS: dict[str, Callable[[Record], list[str]]] = {
+    "networks-*": networks,
+    "agreement-*": agreement,
+    "path-*": path,
+    "files-*": files,
+    "overhead-*": overhead,
+    "quality": quality,
+    "family": family,
+}
+CHARTS = {"networks-*": time_by_size, "path-*": speed_by_threads}
 
 
 if __name__ == "__main__":

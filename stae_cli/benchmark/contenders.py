@@ -1,7 +1,8 @@
-"""The networks that a benchmark times, each with what it likes to be given."""
+"""The networks that a benchmark times, and the tensors that they are given."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -10,39 +11,29 @@ import torch
 from torch import Tensor
 
 from stae_cli.benchmark.peers import FACTOR, LATENT_CHANNELS, PEERS, count_peer, load_peer
-from stae_cli.benchmark.report import OURS
+from stae_cli.benchmark.report import OURS, Case
 from stae_cli.checkpoints.checkpoint import Checkpoint, fingerprint
 from stae_cli.codec.codec import Codec
 from stae_cli.errors import UsageError
 from stae_cli.network.architecture import F8C16, Architecture
 from stae_cli.network.flops import Cost, count
-from stae_cli.network.seeding import seeded
+from stae_cli.network.seeding import SEED, seeded
 from stae_cli.network.stupid_ae import StupidAE
 
 CodecMaker = Callable[[StupidAE, torch.device, torch.dtype], Codec]
 
 REFERENCE = "reference"
+CACHE_BYTES = 128 << 20  # more than the last cache of most devices
+FEWEST, MOST = 2, 32  # buffers
 
 
 def _unfused(model: StupidAE, device: torch.device, dtype: torch.dtype) -> Codec:
-    """Without Triton kernels, which only CUDA devices run."""
+    """The codec without Triton kernels, which only CUDA devices run."""
     return Codec(model, device=device, dtype=dtype, triton=False)
 
 
-def _products(model: StupidAE, device: torch.device, dtype: torch.dtype) -> Codec:
-    """With Triton's matrix products too.
-
-    Raises:
-        RuntimeError: they do not work on the device.
-    """
-    codec = Codec(model, device=device, dtype=dtype, triton="products")
-    if codec.unfused is not None:
-        raise RuntimeError(codec.unfused)
-    return codec
-
-
 # Other forms of the codec, which differ from it on CUDA devices only.
-VARIANTS: Mapping[str, CodecMaker] = {"unfused": _unfused, "products": _products}
+VARIANTS: Mapping[str, CodecMaker] = {"unfused": _unfused}
 
 
 @dataclass(frozen=True)
@@ -71,7 +62,7 @@ def check_against(names: Sequence[str]) -> None:
 
 
 def check_installed(names: Sequence[str]) -> None:
-    """Checks that the peers among the names can be made.
+    """Checks that the peers among the names can be built.
 
     Raises:
         StaeError: the library that they come from is missing or broken.
@@ -82,13 +73,13 @@ def check_installed(names: Sequence[str]) -> None:
 
 
 def seeded_model(architecture: Architecture = F8C16) -> StupidAE:
-    """An architecture with seeded weights, on which speed does not depend."""
+    """A network with seeded weights: speed does not depend on them."""
     with seeded():
         return StupidAE(architecture).eval()
 
 
 def seeded_checkpoint(architecture: Architecture = F8C16) -> Checkpoint:
-    """The same as a checkpoint, for what records where its weights came from."""
+    """The same as a checkpoint, for commands that record where weights came from."""
     model = seeded_model(architecture)
     tensors = model.state_dict()
     return Checkpoint("seeded", fingerprint(tensors), model.architecture, tensors, {})
@@ -96,38 +87,25 @@ def seeded_checkpoint(architecture: Architecture = F8C16) -> Checkpoint:
 
 def contender(name: str, codec: Codec, model: StupidAE) -> Contender:
     """The network of that name on the codec's device in its dtype; OURS is the codec itself."""
-    if name == OURS:
-        return _codec(OURS, codec, model)
     if name == REFERENCE:
-        return _reference(codec, model)
+        plain = deepcopy(model).eval().to(codec.device, codec.dtype)
+        return _stupid_ae(name, plain, model.architecture, takes_pixels=False)
     if name in VARIANTS:
-        return _codec(name, VARIANTS[name](model, codec.device, codec.dtype), model)
-    return _peer(codec, name)
+        codec = VARIANTS[name](model, codec.device, codec.dtype)
+    elif name != OURS:
+        return _peer(codec, name)
+    return _stupid_ae(name, codec, model.architecture, takes_pixels=True)
 
 
-def _codec(name: str, codec: Codec, model: StupidAE) -> Contender:
-    sizes = model.architecture
+def _stupid_ae(
+    name: str, network: Codec | StupidAE, sizes: Architecture, *, takes_pixels: bool
+) -> Contender:
+    def cost(width: int, height: int) -> Cost:
+        return count(sizes, width, height)
+
+    encode, decode = network.encode, network.decode
     return Contender(
-        name,
-        codec.encode,
-        codec.decode,
-        lambda width, height: count(sizes, width, height),
-        sizes.channels,
-        sizes.downsample,
-        takes_pixels=True,
-    )
-
-
-def _reference(codec: Codec, model: StupidAE) -> Contender:
-    sizes = model.architecture
-    plain = deepcopy(model).eval().to(codec.device, codec.dtype)
-    return Contender(
-        REFERENCE,
-        plain.encode,
-        plain.decode,
-        lambda width, height: count(sizes, width, height),
-        sizes.channels,
-        sizes.downsample,
+        name, encode, decode, cost, sizes.channels, sizes.downsample, takes_pixels=takes_pixels
     )
 
 
@@ -141,3 +119,50 @@ def _peer(codec: Codec, name: str) -> Contender:
         LATENT_CHANNELS,
         FACTOR,
     )
+
+
+class Inputs:
+    """Seeded random tensors for one case, shared by the networks that take the same.
+
+    There are more of them than a cache holds, so that no call finds its input there.
+
+    Args:
+        case: the size and number of pictures.
+        device: where the tensors are.
+        dtype: of images and latents.
+    """
+
+    def __init__(self, case: Case, *, device: torch.device, dtype: torch.dtype) -> None:
+        self._case, self._device, self._dtype = case, device, dtype
+        self._kept: dict[tuple[tuple[int, int, int], torch.dtype], list[Tensor]] = {}
+
+    def pixels(self) -> list[Tensor]:
+        """(B, H, W, 3) uint8 each."""
+        return self._buffers((self._case.height, self._case.width, 3), torch.uint8)
+
+    def images(self) -> list[Tensor]:
+        """(B, 3, H, W) in [-1, 1] each."""
+        return self._buffers((3, self._case.height, self._case.width), self._dtype)
+
+    def latents(self, channels: int, factor: int) -> list[Tensor]:
+        """(B, channels, H/factor, W/factor) each."""
+        shape = (channels, self._case.height // factor, self._case.width // factor)
+        return self._buffers(shape, self._dtype)
+
+    def _buffers(self, shape: tuple[int, int, int], dtype: torch.dtype) -> list[Tensor]:
+        if (shape, dtype) not in self._kept:
+            whole = (self._case.batch, *shape)
+            many = min(max(CACHE_BYTES // (math.prod(whole) * dtype.itemsize) + 1, FEWEST), MOST)
+            generator = torch.Generator(self._device).manual_seed(SEED)
+            drawn = [self._drawn(whole, dtype, generator) for _ in range(many)]
+            self._kept[shape, dtype] = drawn
+        return self._kept[shape, dtype]
+
+    def _drawn(
+        self, shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator
+    ) -> Tensor:
+        if dtype == torch.uint8:
+            return torch.randint(256, shape, dtype=dtype, device=self._device, generator=generator)
+        return torch.empty(shape, dtype=dtype, device=self._device).uniform_(
+            -1, 1, generator=generator
+        )

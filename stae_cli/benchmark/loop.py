@@ -1,8 +1,8 @@
 """Encoding on the fly beside a training step: what it costs, and when caching latents pays.
 
-A step is the forward pass, the backward pass and the optimizer's of a transformer on latents of
-one size, with mean squares as its loss. Pixels and cached latents both start in host memory, as a
-data loader leaves them; reading and decoding files is not counted.
+A step is the forward pass, the backward pass and the optimizer step of a transformer on latents of
+one size, with a mean square loss. Pixels and cached latents both start in host memory, as a data
+loader leaves them; reading and decoding files is not counted.
 """
 
 from __future__ import annotations
@@ -14,20 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stae_cli.benchmark.inputs import Inputs
-from stae_cli.benchmark.machine import Machine, describe_machine
-from stae_cli.benchmark.report import Case, Spread
-from stae_cli.benchmark.rounds import Key, memory_errors, rounds_of
-from stae_cli.benchmark.step import Step
-from stae_cli.benchmark.stopwatch import Stopwatch
-from stae_cli.benchmark.transformer import SIZES, check_transformers
+from stae_cli.benchmark.contenders import Inputs
+from stae_cli.benchmark.report import Case, Machine, Spread, describe_machine
+from stae_cli.benchmark.stopwatch import Key, Stopwatch, memory_errors, rounds_of
+from stae_cli.benchmark.transformer import SIZES, Step, check_transformers
 from stae_cli.codec.codec import Codec
 from stae_cli.codec.packed import PackedLatents
 from stae_cli.network.flops import check_size
 from stae_cli.network.stupid_ae import StupidAE
 
 PIXELS_PER_TOKEN = 16  # on a side: what transformers on latents of a patch of 8 usually have
-WORTHWHILE = 0.1  # the share of a step from which a saving pays for a cache
+WORTHWHILE = 0.1  # the share of a step from which saving it pays for a cache
 
 CACHED, ON_THE_FLY, ENCODING = "cached", "on the fly", "encoding"
 
@@ -36,8 +33,8 @@ CACHED, ON_THE_FLY, ENCODING = "cached", "on the fly", "encoding"
 class LoopResult:
     """One transformer in one case.
 
-    `cached`, `on_the_fly` and `encoding` are milliseconds for a batch: a step on latents that are
-    there, a step that encodes first, and the encoding alone. `share` is encoding over the step
+    `cached`, `on_the_fly` and `encoding` are milliseconds for a batch: a step on cached latents, a
+    step that encodes first, and the encoding alone. `share` is encoding over the step
     that encodes first, in the same round. `latent_bytes` is what a cached picture takes in float16.
     """
 
@@ -59,7 +56,7 @@ class LoopResult:
 
     @property
     def parameters_where_it_pays(self) -> float:
-        """Below so many caching pays, if a step's time is proportional to the parameters."""
+        """The number below which caching pays, if a step's time is proportional to it."""
         longest = self.encoding.median * (1 - WORTHWHILE) / WORTHWHILE
         return self.parameters * longest / self.cached.median
 
@@ -135,7 +132,7 @@ def run_loop(
 
 
 class _Loop:
-    """A transformer and a codec in one case, with what they are given in host memory."""
+    """A transformer and a codec in one case, with their inputs in host memory."""
 
     def __init__(self, case: Case, transformer: str, codec: Codec) -> None:
         self._codec = codec
@@ -156,7 +153,7 @@ class _Loop:
         )
 
     def tasks(self) -> dict[Key, Callable[[], float]]:
-        """What a round times, warmed up."""
+        """The tasks of a round, warmed up."""
         return {
             CACHED: self._timed(self._step_on_latents, self._latents),
             ON_THE_FLY: self._timed(self._step_on_pixels, self._pixels),
@@ -183,7 +180,7 @@ class _Loop:
         return batch.to(self._codec.device, non_blocking=True)
 
     def _pinned(self, batch: Tensor) -> Tensor:
-        """As a data loader hands it over: ready to be copied without waiting."""
+        """In pinned memory for CUDA, as a data loader hands it over."""
         return batch.pin_memory() if self._codec.device.type == "cuda" else batch
 
 

@@ -1,6 +1,6 @@
-"""Other autoencoders to compare with: their architecture with seeded weights, nothing downloaded.
+"""Other autoencoders to compare with: diffusers' architectures with seeded weights, no downloads.
 
-They come from the `diffusers` library, which the extra `stae[peers]` installs.
+The extra `stae[peers]` installs diffusers.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def count_peer(name: str, width: int, height: int) -> Cost:
     """Counts a peer for one picture of `width` x `height` pixels.
 
     Raises:
-        UsageError: no such peer, or a side is no multiple of 8.
+        UsageError: no such peer, or a side is not a multiple of 8.
         StaeError: diffusers is not installed.
     """
     check_peers([name])
@@ -120,9 +120,7 @@ PEERS: Mapping[str, Callable[[], Any]] = {"sdxl": _sdxl, "taesd": _taesd}
 
 def _diffusers_class(name: str) -> Any:
     try:
-        return getattr(
-            import_module("diffusers"), name
-        )  # imported only now, by diffusers' own design
+        return getattr(import_module("diffusers"), name)  # slow to import: only when it is needed
     except ModuleNotFoundError as error:
         raise StaeError(
             "comparing with other networks needs diffusers", "run `pip install 'stae[peers]'`"

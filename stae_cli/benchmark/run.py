@@ -1,8 +1,7 @@
-"""The benchmark itself: every network in turn, in shuffled rounds, beside the machine's own speed.
+"""The benchmark: every network in shuffled rounds, beside the machine's own matrix products.
 
-Each round times every network's encoder and decoder and one large matrix product once, in a new
-order. Comparisons are made within a round, so that whatever else the machine does in the meantime
-meets all of them alike.
+Each round times every network's encoder and decoder and the products once, in a new order.
+Comparisons are made within a round, so that whatever else the machine does affects all alike.
 """
 
 from __future__ import annotations
@@ -16,13 +15,11 @@ import torch
 
 from stae_cli.benchmark.contenders import (
     Contender,
+    Inputs,
     check_against,
     check_installed,
     contender,
 )
-from stae_cli.benchmark.inputs import Inputs
-from stae_cli.benchmark.machine import describe_machine, host_peak_bytes
-from stae_cli.benchmark.matmul import Matmul, large_matmuls
 from stae_cli.benchmark.report import (
     OURS,
     Case,
@@ -31,9 +28,19 @@ from stae_cli.benchmark.report import (
     Report,
     Spread,
     Timing,
+    describe_machine,
+    host_peak_bytes,
 )
-from stae_cli.benchmark.rounds import Key, Round, memory_errors, rounds_of
-from stae_cli.benchmark.stopwatch import Stopwatch, WarmUp
+from stae_cli.benchmark.stopwatch import (
+    Key,
+    Matmul,
+    Round,
+    Stopwatch,
+    WarmUp,
+    large_matmuls,
+    memory_errors,
+    rounds_of,
+)
 from stae_cli.codec.codec import Codec
 from stae_cli.codec.memory import is_memory_error
 from stae_cli.network.flops import check_size
@@ -41,7 +48,7 @@ from stae_cli.network.stupid_ae import StupidAE
 
 
 class _FailureError(Exception):
-    """A network that has been timed before fails in a round."""
+    """A network fails in a round, after a successful warm-up."""
 
     def __init__(self, network: str, error: RuntimeError) -> None:
         super().__init__(network)
@@ -66,7 +73,7 @@ class Entrant:
         """Seconds per call.
 
         Raises:
-            _FailureError: another network than the codec does not get through it.
+            _FailureError: the call fails, and the network is not the codec.
         """
         try:
             return self.stopwatch.sample(self.warm_up.calls)
@@ -90,11 +97,11 @@ def run(
     """Times a model's codec, and other networks beside it.
 
     Args:
-        model: the reference model; `contenders.seeded_model()` is as good as any.
+        model: the reference model; `contenders.seeded_model()` will do.
         cases: sizes and batches.
         weights: what the model's weights are called, for the report.
         against: `reference` (the plain module), names from `contenders.VARIANTS` (other forms of
-            the codec) and from `model.peers.PEERS`.
+            the codec) and from `peers.PEERS`.
         device: where all networks run, as in `Codec`.
         dtype: what they compute in, as in `Codec`.
         seconds: how long the rounds of one case may take; there are at least three.
@@ -117,7 +124,7 @@ def run(
         for number, case in enumerate(cases):
             on_case(case)
             with memory_errors(case):
-                # One for each case: what a codec has recorded, it allocates no more.
+                # One for each case: buffers that a codec keeps would not count in the next.
                 codec = Codec(model, device=first.device, dtype=first.dtype) if number else first
                 matmuls = matmuls or large_matmuls(codec.device, codec.dtype)
                 results.append(_run_case(case, codec, model, against, matmuls, seconds))
@@ -151,7 +158,8 @@ def _run_case(
             if name == OURS:
                 raise
             left_out[name] = _reason(error)
-        _free_reserve(codec.device)
+        if codec.device.type == "cuda":
+            torch.cuda.empty_cache()  # what this network has cached, the next may need
     rounds, failed = _rounds(entrants, matmuls, seconds)
     fastest, rates = _fastest(matmuls, rounds)
     return CaseResult(
@@ -168,7 +176,7 @@ def _run_case(
 def _rounds(
     entrants: Sequence[Entrant], matmuls: Sequence[Matmul], seconds: float
 ) -> tuple[list[Round], dict[str, str]]:
-    """Rounds of the networks that get through them, and why others did not."""
+    """Rounds of the networks that succeed in all of them, and why others failed."""
     failed: dict[str, str] = {}
     while True:
         running = [each for each in entrants if each.network not in failed]
@@ -181,16 +189,10 @@ def _rounds(
 
 
 def _reason(error: RuntimeError) -> str:
-    """What a table has room for."""
+    """The reason in a few words, for a table."""
     if is_memory_error(error):
         return "out of memory"
     return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
-def _free_reserve(device: torch.device) -> None:
-    """What one network held in reserve, the next may need."""
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
 
 
 def _entrants(

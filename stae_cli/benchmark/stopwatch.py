@@ -1,28 +1,47 @@
-"""Timing calls on a device: synchronised on both sides, with a buffer of its own for each call."""
+"""Timing: calls on a device in shuffled rounds, beside the machine's own matrix products.
+
+Calls are synchronised on both sides, and each gets a buffer of its own. A round times every task
+once, in a new order, so that whatever else the machine does affects all of them alike.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
-from time import perf_counter
+from random import Random
+from time import monotonic, perf_counter
 
 import torch
 from torch import Tensor
 
+from stae_cli.codec.memory import is_memory_error
+from stae_cli.errors import StaeError
+from stae_cli.network.seeding import SEED
+
 SHORTEST_SAMPLE = 0.05  # seconds; quicker calls are timed several at a time
 MOST_CALLS = 1000
-SLOW_CALL = 2.0  # seconds; one such is warm-up enough
-LATER_CALLS = {"cuda": 2}  # of a warm-up, else one: there the second may record what the third does
+SLOW_CALL = 2.0  # seconds; one such call is warm-up enough
+LATER_CALLS = {"cuda": 2}  # of a warm-up, else one
+FEWEST_ROUNDS = 3
+
+Key = Hashable
+Round = Mapping[Key, float]  # seconds per call
+Shape = tuple[int, int, int]  # (rows, inner, columns)
+
+PROBE: Shape = (512, 512, 512)
+LARGE: tuple[Shape, ...] = ((4096, 4096, 4096), (16384, 512, 2048))
+LARGER: tuple[Shape, ...] = ((8192, 8192, 8192), (16384, 1024, 512))  # on CUDA as well
+LONGEST = 4.0  # seconds; half precision on a CPU without it takes minutes for a large one
 
 
 @dataclass(frozen=True)
 class WarmUp:
-    """What the first calls showed: how many make up one sample, and the memory that one needs.
+    """What the first calls showed: how many calls make one sample, and the memory that one needs.
 
-    The memory is that of the first call, beyond what was held before it (weights and inputs): a
-    later one may replay a recording, whose memory is taken for good and counts no more.
+    The memory is that of the first call, beyond what was allocated before it (weights, inputs).
     """
 
     calls: int
@@ -41,7 +60,7 @@ class Stopwatch:
     def warm_up(self) -> WarmUp:
         """Calls until caches and kernels are in place.
 
-        The first call on CUDA compiles kernels, and tells nothing of the others.
+        The first call on CUDA compiles kernels, so its time says nothing about the others.
         """
         once, memory = self._first_call()
         on_cuda = self._device.type == "cuda"
@@ -82,10 +101,78 @@ class Stopwatch:
             torch.mps.synchronize()
 
     def _first_call(self) -> tuple[float, int | None]:
-        """Its seconds and the bytes that it took; None where torch does not tell."""
+        """Its seconds and the bytes that it took; None where torch does not report them."""
         if self._device.type != "cuda":
             return self.sample(1), None
         before = torch.cuda.memory_allocated(self._device)
         torch.cuda.reset_peak_memory_stats(self._device)
         seconds = self.sample(1)
         return seconds, torch.cuda.max_memory_allocated(self._device) - before
+
+
+def rounds_of(tasks: Mapping[Key, Callable[[], float]], seconds: float) -> list[Round]:
+    """Rounds until the next one would end past the time given; at least FEWEST_ROUNDS."""
+    order, keys = Random(SEED), list(tasks)  # noqa: S311  # an order, not a secret
+    rounds: list[Round] = []
+    start = monotonic()
+    while len(rounds) < FEWEST_ROUNDS or (monotonic() - start) * (1 + 1 / len(rounds)) < seconds:
+        order.shuffle(keys)
+        rounds.append({key: tasks[key]() for key in keys})
+    return rounds
+
+
+@contextmanager
+def memory_errors(case: object) -> Iterator[None]:
+    """Turns running out of memory into an error that names the case.
+
+    Raises:
+        StaeError: memory ran out.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_memory_error(error):
+            raise
+        raise StaeError(
+            f"out of memory at {case}", "give a smaller `--batch` or `--size`"
+        ) from error
+
+
+class Matmul:
+    """One matrix product, warmed up."""
+
+    def __init__(self, shape: Shape, device: torch.device, dtype: torch.dtype) -> None:
+        rows, inner, columns = self.shape = shape
+        generator = torch.Generator(device).manual_seed(SEED)
+
+        def drawn(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator, device=device).to(dtype)
+
+        left, right = drawn(rows, inner), drawn(inner, columns)
+        self._stopwatch = Stopwatch(device, left.__matmul__, [right])
+        self._warm_up: WarmUp = self._stopwatch.warm_up()
+
+    @property
+    def key(self) -> tuple[str, Shape]:
+        """Its name in a round."""
+        return "matmul", self.shape
+
+    @property
+    def flops(self) -> int:
+        return 2 * math.prod(self.shape)
+
+    def sample(self) -> float:
+        """Seconds for one product."""
+        return self._stopwatch.sample(self._warm_up.calls)
+
+
+def large_matmuls(device: torch.device, dtype: torch.dtype) -> list[Matmul]:
+    """The large products that take no longer than LONGEST, or else PROBE alone.
+
+    Among them are one that devices do best, and the network's own at its usual number of rows.
+    """
+    large = LARGE + LARGER * (device.type == "cuda")
+    probe = Matmul(PROBE, device, dtype)
+    rate = probe.flops / probe.sample()
+    feasible = [shape for shape in large if 2 * math.prod(shape) / rate < LONGEST]
+    return [Matmul(shape, device, dtype) for shape in feasible] or [probe]

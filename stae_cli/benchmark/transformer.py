@@ -1,7 +1,7 @@
-"""A plain transformer of the sizes that papers name, as the network whose latents are encoded.
+"""A plain transformer of the usual sizes, and one training step of it on packed latents.
 
-What it computes stands for what a text-to-image transformer computes per token; conditioning is
-left out, so that a real one's step takes somewhat longer.
+It computes per token what a text-to-image transformer does, but without conditioning, so that the
+step of a real one takes somewhat longer.
 """
 
 from __future__ import annotations
@@ -9,15 +9,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, scaled_dot_product_attention
+from torch.nn.functional import gelu, mse_loss, scaled_dot_product_attention
 
+from stae_cli.codec.packed import PackedLatents
 from stae_cli.errors import UsageError
+from stae_cli.network.seeding import SEED, seeded
+
+LEARNING_RATE = 1e-4
 
 
 @dataclass(frozen=True)
 class TransformerSize:
-    """The width of its tokens, its blocks, and the heads of each."""
+    """The width of tokens, the number of blocks, and the heads of each."""
 
     width: int
     depth: int
@@ -81,3 +86,52 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(self.norm(self.blocks(self.embed(x))))
+
+
+class Step:
+    """Forward, backward and AdamW's step; the loss is that of flow matching at one time.
+
+    Args:
+        transformer: a name from SIZES.
+        device: where it runs.
+        dtype: what it computes in, by autocast; its weights are float32.
+        channels: of the latents.
+        merge: positions on a side that become one token.
+    """
+
+    def __init__(
+        self,
+        transformer: str,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        channels: int,
+        merge: int,
+    ) -> None:
+        with seeded():
+            network = Transformer(SIZES[transformer], channels * merge**2)
+        self.network = network.to(device)
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), LEARNING_RATE)
+        self._noise = torch.Generator(device).manual_seed(SEED)
+        self._device, self._dtype, self._merge = device, dtype, merge
+
+    @torch.enable_grad()
+    def __call__(self, latents: PackedLatents) -> Tensor:
+        """Trains on pictures of one size; returns the loss without waiting for it."""
+        tokens = tokens_of(latents, self._merge).float()
+        noise = torch.empty_like(tokens).normal_(generator=self._noise)
+        half = self._dtype != torch.float32
+        with torch.autocast(self._device.type, self._dtype, enabled=half):
+            velocity = self.network((tokens + noise) / 2)
+        loss = mse_loss(velocity.float(), noise - tokens)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.detach()
+
+
+def tokens_of(latents: PackedLatents, merge: int) -> Tensor:
+    """Latents of one size -> (B, T, C * merge^2): squares of `merge` positions become one token."""
+    height, width = latents.sizes[0]
+    grid = (len(latents.sizes), height // merge, merge, width // merge, merge, -1)
+    return latents.tokens.view(grid).transpose(2, 3).flatten(3).flatten(1, 2)

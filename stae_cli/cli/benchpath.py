@@ -13,8 +13,8 @@ from stae_cli.cli.console import print_fact, print_json, print_table
 from stae_cli.cli.options import Dtype, parse_dtype
 
 if TYPE_CHECKING:
-    from stae_cli.benchmark.machine import Machine
     from stae_cli.benchmark.path import PathTimes
+    from stae_cli.benchmark.report import Machine
     from stae_cli.codec.pixel_codec import PixelCodec
 
 
@@ -30,8 +30,8 @@ def bench_path(
     as_json: bool,
 ) -> None:
     """Times encoding and decoding of a folder's images, and prints what it found."""
-    from stae_cli.benchmark.machine import describe_machine
     from stae_cli.benchmark.path import time_path
+    from stae_cli.benchmark.report import describe_machine
     from stae_cli.codec.device import pick_device
     from stae_cli.codec.pixel_codec import PixelCodec
 

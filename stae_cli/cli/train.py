@@ -179,9 +179,8 @@ def train(
     from stae_cli.checkpoints.checkpoint import load_checkpoint
     from stae_cli.codec.device import pick_device
     from stae_cli.training.ranks import joined
-    from stae_cli.training.recipe import PUBLISHED, Recipe, with_given
+    from stae_cli.training.recipe import PUBLISHED, Recipe, TrainSettings, with_given
     from stae_cli.training.run import Run
-    from stae_cli.training.settings import TrainSettings
     from stae_cli.training.workspace import Workspace
 
     if from_ is not None and Path(from_).absolute() == Workspace(out).last.absolute():
@@ -239,7 +238,7 @@ def _architecture(name: str | None, stage: int, initial: Checkpoint | None) -> A
     """The network to train: by its name, or that of the checkpoint to start from."""
     from stae_cli.checkpoints.checkpoint import check_architecture
     from stae_cli.network.architecture import F8C16, preset
-    from stae_cli.training.second_stage import two_stages
+    from stae_cli.training.start import two_stages
 
     wanted = None if name is None else preset(name)
     if initial is None:

@@ -33,7 +33,7 @@ from stae_cli.network.stupid_ae import (
     SpatialBlock,
     StupidAE,
 )
-from stae_cli.training.crops import Crops
+from stae_cli.training.photos import Crops
 
 PATCHES = 1 << 17  # to fit on: 700 for each of the 192 values of a patch of 8x8,
 SEEN = 64  # or as many pixels in cells of latents; patches of 32x32 are a quarter as many

@@ -1,9 +1,12 @@
-"""The loop: steps on batches of crops, with everything that goes on from step to step."""
+"""The loop: steps on batches of crops, their learning rate, their clock, and averaged weights."""
 
 from __future__ import annotations
 
+import copy
 import math
 import time
+from collections import deque
+from statistics import median
 from typing import Any, cast
 
 import torch
@@ -11,20 +14,72 @@ from torch import Tensor, nn
 
 from stae_cli.errors import StaeError
 from stae_cli.network.stupid_ae import StupidAE
-from stae_cli.training.averaging import Average
-from stae_cli.training.clock import Clock
-from stae_cli.training.crops import Crops
 from stae_cli.training.optimizers import Optimizer
+from stae_cli.training.photos import Crops
 from stae_cli.training.ranks import Ranks
 from stae_cli.training.recipe import Recipe
-from stae_cli.training.schedule import learning_rate
 
 LOG_STEPS = 10
-COMPILER = ("torch._dynamo", "torch._inductor")  # whose exceptions have no public names
+COMPILER = ("torch._dynamo", "torch._inductor")  # their exceptions have no public names
+REMEMBERED = 31  # steps that the clock takes the usual duration from
+LONGEST = 4.0  # usual steps; a longer one was not training: the process was stopped
 
 
 class DivergedError(StaeError):
     """The loss or the gradient is no longer finite."""
+
+
+def learning_rate(peak: float, *, step: int, warmup: int, progress: float) -> float:
+    """The rate of a step: a linear rise over `warmup` steps, then a cosine to zero.
+
+    Args:
+        peak: the highest rate.
+        step: counted from 0.
+        warmup: steps of the rise.
+        progress: the share of the run that is over, 0 to 1.
+    """
+    rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    return peak * rise * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+class Clock:
+    """Adds up the seconds spent on steps, however often the run is stopped in between.
+
+    A step that takes more than four times the usual one counts as four, so that time in which the
+    process was stopped or the machine slept is not taken from the run. The first steps, which may
+    compile, count in full.
+    """
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+        self._recent: deque[float] = deque(maxlen=REMEMBERED)
+
+    def add(self, duration: float) -> None:
+        """Counts one step's seconds."""
+        if len(self._recent) >= 3:
+            duration = min(duration, LONGEST * median(self._recent))
+        self._recent.append(duration)
+        self.seconds += duration
+
+
+class Average:
+    """An exponential moving average of a model's weights: what is validated and saved.
+
+    The decay rises with the number of updates n as (1 + n) / (10 + n), so that the average
+    forgets where a run began.
+    """
+
+    def __init__(self, model: StupidAE, *, decay: float) -> None:
+        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        self.decay = decay
+        self._averages: list[Tensor] = list(self.model.parameters())
+
+    @torch.no_grad()
+    def update(self, model: StupidAE, *, step: int) -> None:
+        """Takes in the weights after a step (counted from 1)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        weights: list[Tensor] = list(model.parameters())
+        torch._foreach_lerp_(self._averages, weights, 1 - decay)
 
 
 class Loop:
@@ -33,9 +88,9 @@ class Loop:
     The loss is read one step late, so that an accelerator always has a step to work on.
 
     Args:
-        model: moved to the device of the crops and trained in place, in float32: what of it
-            requires gradients.
-        recipe: how.
+        model: moved to the device of the crops and trained in place, in float32; only parameters
+            that require gradients are trained.
+        recipe: the settings.
         crops: the data.
         ranks: this process among those that train together.
         compiled: whether torch compiles the network.
@@ -124,10 +179,10 @@ class Loop:
 
     @torch.no_grad()
     def check(self) -> None:
-        """Checks that the weights and their average are still good: a loss tells of those before.
+        """Checks that the weights and their average are good: a step's loss is of those before it.
 
         Raises:
-            DivergedError: the loss of either is NaN or infinite, as it is of weights that are.
+            DivergedError: the weights or the loss of either are NaN or infinite.
         """
         self.read_loss()
         batch = self.crops.batch(self.step, rank=self.ranks.rank, processes=self.ranks.processes)
@@ -181,8 +236,7 @@ def _no_compiler(error: RuntimeError) -> StaeError:
     reason = str(error).strip().splitlines()[0][:200]
     return StaeError(
         f"torch cannot compile the network: {reason}",
-        "install what it needs (on a CPU a C++ compiler, on CUDA also Triton), or leave out "
-        "`--compile`",
+        "install what it needs (on a CPU a C++ compiler, on CUDA also Triton), or omit `--compile`",
     )
 
 

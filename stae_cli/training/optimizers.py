@@ -1,7 +1,8 @@
-"""The optimizers of a recipe, behind one face: a rate, a step, a state."""
+"""The optimizers of a recipe behind one interface: AdamW, Muon, and Snoo around either."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,10 +11,9 @@ from torch import Tensor
 from stae_cli.errors import UsageError
 from stae_cli.network.stupid_ae import StupidAE
 from stae_cli.training.recipe import Recipe
-from stae_cli.training.snoo import Snoo
 
 BETAS = (0.9, 0.99)
-NO_HIDDEN_LAYERS = (  # first and last ones of encoders and decoders, and the embedding
+NO_HIDDEN_LAYERS = (  # first and last layers of encoders and decoders, and the embedding
     "encoder.0.initial.0.weight",
     "encoder.0.out.model.2.weight",
     "decoder.0.conv_in.model.0.weight",
@@ -28,11 +28,63 @@ NO_HIDDEN_LAYERS = (  # first and last ones of encoders and decoders, and the em
 FUSED_ON = ("cpu", "cuda", "mps")
 
 
+class Snoo:
+    """A Nesterov step on slow weights after every few steps of any optimizer (arXiv 2510.15830).
+
+    Built on torch's own SGD; without momentum it is Lookahead (arXiv 1907.08610).
+
+    Args:
+        parameters: the fast weights, which the inner optimizer moves.
+        learning_rate: of the outer step; with momentum 0, the share of the way that slow goes.
+        momentum: of the outer step.
+        every: inner steps between outer ones.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[Tensor],
+        *,
+        learning_rate: float = 0.67,
+        momentum: float = 0.67,
+        every: int = 20,
+    ) -> None:
+        self._fast = list(parameters)
+        self._slow = [fast.detach().clone() for fast in self._fast]
+        self.every = every
+        # torch refuses nesterov without momentum, where it would mean nothing.
+        self._outer = torch.optim.SGD(
+            self._slow, lr=learning_rate, momentum=momentum, nesterov=momentum > 0
+        )
+
+    @torch.no_grad()
+    def step(self, steps_done: int) -> None:
+        """Call after every inner step; moves the weights after each `every` of them."""
+        if steps_done % self.every:
+            return
+        for slow, fast in zip(self._slow, self._fast, strict=True):
+            slow.grad = slow - fast
+        self._outer.step()
+        for slow, fast in zip(self._slow, self._fast, strict=True):
+            slow.grad = None
+            fast.copy_(slow)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The slow weights and the outer momentum."""
+        return {"slow": list(self._slow), "outer": self._outer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        with torch.no_grad():
+            for slow, saved in zip(self._slow, state["slow"], strict=True):
+                slow.copy_(saved)
+        self._outer.load_state_dict(state["outer"])
+
+
 class Optimizer:
     """The inner optimizers and, around them, the outer step of a recipe.
 
     Args:
-        model: whose weights are trained, in float32, as far as they require gradients.
+        model: in float32; its parameters that require gradients are trained.
         recipe: names the optimizer.
 
     Raises:
@@ -74,7 +126,7 @@ def _inner(model: StupidAE, recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 
 def _trained(model: StupidAE) -> list[Tensor]:
-    """A first stage that is held stays out."""
+    """A frozen first stage stays out."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 

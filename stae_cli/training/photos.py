@@ -1,8 +1,9 @@
-"""The photos: decoded once, kept in memory as uint8 for the whole run."""
+"""The photos: decoded once and kept in memory as uint8; and the crops that steps draw from them."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -11,6 +12,10 @@ from itertools import chain, zip_longest
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
 
 from stae_cli.errors import InputError, StaeError
 from stae_cli.flow.read_ahead import Reserve, read_ahead
@@ -21,11 +26,20 @@ from stae_cli.storage.sources import Listing, list_sources
 from stae_cli.training.workspace import is_of_a_run
 
 READ_AHEAD_BYTES = 256 << 20
+SHORT_SIDE = 384  # crops are shrunk at most to what leaves the photo's short side at this
+GREATEST_SHRINK = 4.0
+SAMPLE_PIXELS = 1 << 18  # of a batch of samples
+EACH_PIXEL = 8  # times that samples see a pixel, on average, at most
+DEVICE_SHARE = 0.5  # of an accelerator's free memory that photos may take
+
+Draws = npt.NDArray[np.float64]  # (crops, 6): source, photo, shrink, top, left, turn
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
 class PhotoSet:
-    """Photos of one or more sources, and what was left aside.
+    """Photos of one or more sources, and what was skipped.
 
     `sources` holds the pixels (H, W, 3) of each source's photos; `small` counts photos with a
     side below the crop, `left_out` those that did not fit in memory; `digest` is of the names and
@@ -73,9 +87,9 @@ def load_photos(
 
     Args:
         sources: files or folders.
-        crop: photos with a side below it are counted and left aside.
-        memory: bytes of pixels to keep; what comes after is left out, from all sources alike.
-        seed: shuffles the photos, so that those which fit are a fair sample.
+        crop: photos with a side below it are counted and skipped.
+        memory: bytes of pixels to keep; the rest is skipped, from all sources alike.
+        seed: shuffles the photos, so that those that fit are a fair sample.
         workers: reading threads.
 
     Raises:
@@ -95,10 +109,13 @@ def load_photos(
         for number, (item, result) in enumerate(zip(items, results, strict=True)):
             if isinstance(result, Problem):
                 found.problems.append(result)
+                _log.info("skipped %s: %s", result.key, result.reason)
             elif result is None:
                 found.small += 1
+                _log.debug("skipped %s: smaller than the crop of %d", item.entry.key, crop)
             elif held + result.pixels.nbytes > memory:
                 found.left_out = len(items) - number
+                _log.info("skipped the last %d photos: memory is full", found.left_out)
                 break
             else:
                 found.sources[item.source].append(result.pixels)
@@ -111,7 +128,7 @@ def load_photos(
 
 
 def list_photos(source: Path) -> Listing:
-    """The images in a file or folder, without the pictures that runs left below it.
+    """The images in a file or folder, without the pictures that training runs drew.
 
     Raises:
         UsageError: it does not exist.
@@ -157,7 +174,7 @@ def _read(entry: Entry, crop: int, reserve: Reserve) -> _Photo | Problem | None:
 
 
 def digest_of(pixels: Pixels) -> bytes:
-    """What tells one picture (H, W, 3) from all others."""
+    """A digest of the shape and pixels of a picture (H, W, 3)."""
     digest = hashlib.sha256(f"{pixels.shape}\n".encode())
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.digest()
@@ -174,3 +191,97 @@ def _check(found: PhotoSet, sources: Sequence[Path], crop: int) -> None:
             f"no photo in `{source}` can be used" + (f" ({', '.join(reasons)})" if reasons else ""),
             "give larger photos, a smaller `--crop`, or more `--memory`",
         )
+
+
+class Crops:
+    """Random crops, shrunk, flipped and transposed.
+
+    Every source has the same share of the crops; within it, photos have shares by their pixels.
+    A crop is shrunk by a factor between 1 and what leaves the photo's short side at 384 pixels, 4
+    at most, with a uniform logarithm. The crops of a step depend on the seed and its number only,
+    so that a run that is resumed, or shared by processes, sees the same ones.
+
+    Args:
+        photos: to draw from.
+        crop: the side of crops in pixels.
+        batch: crops of a step, over all processes.
+        seed: of the draws.
+        device: where batches go; photos are kept there too if they fit in half of its memory.
+    """
+
+    def __init__(
+        self, photos: PhotoSet, *, crop: int, batch: int, seed: int, device: torch.device
+    ) -> None:
+        self.crop, self.count, self.seed, self.device = crop, batch, seed, device
+        place = device if _fits(3 * photos.pixels, device) else torch.device("cpu")
+        self._pixels = photos.pixels
+        self._photos = [
+            [torch.from_numpy(np.require(p, requirements=["C", "W"])).to(place) for p in source]
+            for source in photos.sources
+        ]
+        self._shares = [np.cumsum([photo.numel() for photo in s]) for s in self._photos]
+
+    def batch(self, step: int, *, rank: int = 0, processes: int = 1) -> Tensor:
+        """One process's part of a step's batch, (b, 3, crop, crop) float32 in [-1, 1]."""
+        draws = np.random.default_rng([self.seed, step]).random((self.count, 6))
+        share = self.count // processes
+        return self._crops(draws[rank * share : (rank + 1) * share])
+
+    def samples(self, purpose: int, *, pixels: int) -> Iterator[Tensor]:
+        """Batches apart from those of steps, of about `pixels` in all; fewer where photos are few.
+
+        Args:
+            purpose: a number; other purposes get other samples.
+            pixels: the wanted number.
+        """
+        wanted = min(pixels, EACH_PIXEL * self._pixels)
+        count = -(-wanted // self.crop**2)
+        draws = np.random.default_rng([self.seed, purpose, 0]).random((count, 6))
+        size = max(1, SAMPLE_PIXELS // self.crop**2)
+        for first in range(0, count, size):
+            yield self._crops(draws[first : first + size])
+
+    def _crops(self, draws: Draws) -> Tensor:
+        crops = [self._cut(one) for one in draws]
+        return torch.stack(crops).to(self.device).float().div_(127.5).sub_(1)
+
+    def _cut(self, draws: Draws) -> Tensor:
+        """One crop, (3, crop, crop) uint8 where the photos are."""
+        photo = self._photo(draws[0], draws[1])
+        height, width = photo.shape[:2]
+        side = _region(min(height, width), self.crop, draws[2])
+        top, left = int(draws[3] * (height - side + 1)), int(draws[4] * (width - side + 1))
+        cut = photo[top : top + side, left : left + side].permute(2, 0, 1)
+        turn = int(draws[5] * 8)
+        if turn & 1:
+            cut = cut.transpose(1, 2)
+        flipped = [dim for dim, bit in ((1, 2), (2, 4)) if turn & bit]
+        if flipped:
+            cut = cut.flip(flipped)
+        return cut if side == self.crop else _shrunk(cut, self.crop)
+
+    def _photo(self, source: float, photo: float) -> Tensor:
+        index = int(source * len(self._photos))
+        shares = self._shares[index]
+        return self._photos[index][int(np.searchsorted(shares, photo * shares[-1], side="right"))]
+
+
+def _region(short: int, crop: int, draw: float) -> int:
+    """The side of the region that becomes a crop, in pixels of the photo."""
+    greatest = min(max(short / max(SHORT_SIDE, crop), 1.0), GREATEST_SHRINK)
+    return min(short, round(crop * greatest**draw))
+
+
+def _shrunk(cut: Tensor, side: int) -> Tensor:
+    """Antialiased; (3, s, s) uint8 -> (3, side, side) uint8."""
+    on_cpu = cut.device.type == "cpu"  # which alone shrinks uint8
+    values = cut[None] if on_cpu else cut[None].float()
+    small = interpolate(values, size=(side, side), mode="bilinear", antialias=True)
+    return small[0] if small.dtype == torch.uint8 else small[0].round_().to(torch.uint8)
+
+
+def _fits(size: int, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    return size <= DEVICE_SHARE * free

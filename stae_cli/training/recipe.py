@@ -1,20 +1,24 @@
-"""The recipe: every setting that the loss curve depends on, recorded and compared on resume."""
+"""The recipe: every setting that the loss curve depends on; and the settings of one run."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Literal
 
+from stae_cli.checkpoints.checkpoint import Checkpoint
 from stae_cli.errors import UsageError
+from stae_cli.network.architecture import Architecture
 
-LONGEST_WARMUP = 100  # steps; a tenth of runs that are shorter than ten positive that
+LONGEST_WARMUP = 100  # steps; a tenth of the run where that is less
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a checkpoint is trained.
+    """How a checkpoint is trained; recorded in it, and compared when a run is resumed.
 
     Exactly one of `steps` and `minutes` is given; the learning rate falls to 0 over it along a
     cosine. `start` is `pca`, `random`, or the name and fingerprint of a checkpoint. `batch`
@@ -55,11 +59,11 @@ class Recipe:
         positive = (self.learning_rate, 1.0 if self.minutes is None else self.minutes)
         if not all(0 < each < math.inf for each in positive):
             raise UsageError(
-                "`--minutes` and `--lr` must be numbers above 0", "leave them out, or change them"
+                "`--minutes` and `--lr` must be numbers above 0", "omit them, or change them"
             )
         if self.crop % patch or self.crop < patch:
             raise UsageError(
-                f"a crop of {self.crop} pixels is no multiple of the patch",
+                f"a crop of {self.crop} pixels is not a multiple of the patch",
                 f"give a multiple of {patch} to `--crop`",
             )
         if self.batch % processes:
@@ -69,7 +73,7 @@ class Recipe:
             )
 
 
-# What the authors of the published checkpoint are known to have used; the rest is ours.
+# What the authors of the published checkpoint are known to have used; the rest is our choice.
 PUBLISHED = Recipe(
     start="random",
     steps=30_000,
@@ -95,7 +99,7 @@ def with_given(
     dtype: Literal["float32", "bfloat16"],
     seed: int,
 ) -> Recipe:
-    """The recipe with what is given in place of its own; None stands for nothing given."""
+    """The recipe with the settings that are given in place of its own; None: not given."""
     by_its_own = steps is None and minutes is None
     return replace(
         recipe,
@@ -115,11 +119,39 @@ def with_given(
 def differences(recorded: str, wanted: str) -> list[str]:
     """What two JSON objects of settings disagree about, in words."""
     old, new = json.loads(recorded), json.loads(wanted)
-    told = [
+    found = [
         f"{key.replace('_', ' ')} was {old.get(key, 'not given')}, now {new.get(key, 'not given')}"
         for key in sorted((old.keys() | new.keys()) - {"photos"})
         if old.get(key) != new.get(key)
     ]
-    if old.get("photos") != new.get("photos"):  # digests, which tell nobody anything
-        told.append("the photos are not the same")
-    return told
+    if old.get("photos") != new.get("photos"):  # digests, which mean nothing to a reader
+        found.append("the photos are not the same")
+    return found
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """What to train on, how, and where to write the result.
+
+    `initial` is the checkpoint to start from, if any; if it has one stage and `architecture` two,
+    the second one is trained behind it. `memory` limits the bytes of decoded photos.
+    """
+
+    sources: Sequence[Path]
+    out: Path
+    recipe: Recipe
+    architecture: Architecture
+    initial: Checkpoint | None = None
+    second_start: Literal["pca", "random"] = "pca"
+    validate: Path | None = None
+    memory: int = 4 << 30
+    workers: int | None = None
+    compiled: bool = False
+    save_seconds: float = 300.0
+    overwrite: bool = False
+
+    @property
+    def adds_stage(self) -> bool:
+        """Whether a second stage is trained behind a first one that exists already."""
+        first = self.initial is not None and self.initial.architecture.second is None
+        return first and self.architecture.second is not None

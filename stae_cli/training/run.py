@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,22 +18,21 @@ from stae_cli.codec.memory import is_memory_error
 from stae_cli.errors import StaeError
 from stae_cli.interrupts import Interrupts, held_interrupts
 from stae_cli.metrics import finite
-from stae_cli.training.crops import Crops
-from stae_cli.training.curve import draw_curve
-from stae_cli.training.description import describe
+from stae_cli.training.description import describe, latent_statistics
 from stae_cli.training.loop import LOG_STEPS, DivergedError, Loop
-from stae_cli.training.photos import PhotoSet, load_photos
+from stae_cli.training.photos import Crops, PhotoSet, load_photos
+from stae_cli.training.pictures import draw_curve, draw_samples, sample_photos
 from stae_cli.training.ranks import Ranks
-from stae_cli.training.samples import draw_samples, sample_crops
-from stae_cli.training.settings import TrainSettings
+from stae_cli.training.recipe import TrainSettings
 from stae_cli.training.start import first_model
-from stae_cli.training.state import told_if_damaged
-from stae_cli.training.statistics import latent_statistics
+from stae_cli.training.state import damage_reported
 from stae_cli.training.validation import Validation
 from stae_cli.training.workspace import Workspace
 
 VALIDATION_SHARE = 0.03  # of the time, at most
 SAMPLES = 6
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run made: `psnr` is infinite if the validation photos are reproduced exactly."""
+    """What a run made; `psnr` is infinite if the validation photos are reproduced exactly."""
 
     out: Path
     workspace: Path
@@ -60,7 +60,7 @@ class Outcome:
 
 
 class Run:
-    """One run: its settings, its photos and its loop. `train` goes through its life."""
+    """One run: its settings, its photos and its loop. `train` runs it to its end."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Run:
             self._held = stack.pop_all()  # until the end of `train`
 
     def _load(self, device: torch.device, *, patch: int) -> None:
-        """The photos, and the loop where the last state left it."""
+        """Reads the photos, and sets up the loop where the last state left it."""
         settings, recipe = self.settings, self.settings.recipe
         self.photos = load_photos(
             settings.sources,
@@ -92,14 +92,15 @@ class Run:
             seed=recipe.seed,
             workers=settings.workers,
         )
-        self.validation = _validation(settings, patch, device)
+        folder = settings.validate
+        self.validation = Validation(folder, patch=patch, device=device) if folder else None
         self.overlap = self.validation.trained_on(self.photos) if self.validation else []
         self.crops = Crops(
             self.photos, crop=recipe.crop, batch=recipe.batch, seed=recipe.seed, device=device
         )
         self.record = _record(settings, self.photos)
         saved = self.workspace.resume(self.record, overwrite=settings.overwrite)
-        self.ranks.wait()  # the first one may change the workspace once all have read it
+        self.ranks.wait()  # the first process may change the workspace once all have read it
         self._validated_at = self._validation_cost = 0.0
         self._psnr: float | None = None
         self.loop = Loop(
@@ -110,15 +111,19 @@ class Run:
             compiled=settings.compiled,
         )
         if saved is not None:
-            with told_if_damaged(self.workspace.state):
+            with damage_reported(self.workspace.state):
                 self.loop.load_state_dict(saved)
         self.resumed_at = self.loop.step
+        form = f"{recipe.dtype}, compiled" if settings.compiled else recipe.dtype
+        process = f"process {self.ranks.rank + 1} of {self.ranks.processes}"
+        _log.info("%s trains on %s in %s after step %d", process, device, form, self.resumed_at)
 
     def train(self) -> Outcome:
         """Trains to the end, or until it is interrupted; then the state is saved.
 
         Raises:
-            StaeError: the loss became NaN, memory or the disk ran out; a good state is kept.
+            StaeError: the loss became NaN, or memory or the disk ran out; the last good state
+                stays.
         """
         with self._held:
             if self.ranks.first and not self.resumed_at:
@@ -134,7 +139,7 @@ class Run:
                 raise self._diverged(error) from error
 
     def _steps(self, interrupts: Interrupts) -> None:
-        """Until the end or an interrupt."""
+        """Trains until the end or an interrupt."""
         loop, saved_at = self.loop, time.monotonic()
         if not loop.step:
             self._log(loss=None, validate=True)
@@ -150,7 +155,7 @@ class Run:
                     saved_at = time.monotonic()
                 if stop:
                     return
-        self._save()  # what follows takes a while, and may fail
+        self._save()  # the rest takes a while, and may fail
 
     def _log(self, *, loss: float | None, validate: bool) -> None:
         loop, psnr = self.loop, None
@@ -166,7 +171,7 @@ class Run:
         self.on_progress(Progress(loop.step, loop.progress, loss, self._psnr))
 
     def _validation_is_due(self) -> bool:
-        """Often enough to see the curve, too seldom to cost more than a few percent."""
+        """Whether validation costs no more than its share of the time so far."""
         since = self.loop.clock.seconds - self._validated_at
         return since * VALIDATION_SHARE >= self._validation_cost and not self.loop.finished
 
@@ -178,7 +183,7 @@ class Run:
         return self._psnr
 
     def _save(self) -> None:
-        """Replaces the state and the last good weights, if what they would hold is good."""
+        """Replaces the state and the last good weights, after checking that both are finite."""
         if not self.ranks.first:
             return
         self.loop.check()
@@ -190,11 +195,11 @@ class Run:
         last = self.workspace.last
         hint = "train with a lower `--lr`"
         if last.exists():
-            hint += f", from the last good weights if you like: `--from {last}` and another `--out`"
+            hint += f", or go on from the last good weights: `--from {last}` and another `--out`"
         return StaeError(error.message, hint)
 
     def _finished(self) -> Outcome:
-        """The pictures and the checkpoint."""
+        """Writes the pictures and the checkpoint."""
         loop = self.loop
         if not loop.finished:  # another process was interrupted
             raise KeyboardInterrupt
@@ -228,9 +233,9 @@ class Run:
             self.settings, self.photos, self.loop, statistics, self._validation_facts()
         )
         draw_curve(place.log.read(), place.curve)
-        pictures = self.validation.pictures if self.validation else sample_crops(self.photos)
+        pictures = self.validation.pictures if self.validation else sample_photos(self.photos)
         draw_samples(model, pictures[:SAMPLES], place.samples, device=self.crops.device)
-        # Last, since a checkpoint tells that its run is over.
+        # Last, since a checkpoint means that its run is over.
         write_checkpoint(
             self.settings.out, model.state_dict(), self.settings.architecture, metadata
         )
@@ -247,10 +252,10 @@ class Run:
 
 @contextmanager
 def _within_memory() -> Iterator[None]:
-    """Says what takes less where memory runs out.
+    """Turns running out of memory into an error that says what to lower.
 
     Raises:
-        StaeError: it does.
+        StaeError: memory ran out.
     """
     try:
         yield
@@ -262,14 +267,8 @@ def _within_memory() -> Iterator[None]:
         ) from error
 
 
-def _validation(settings: TrainSettings, patch: int, device: torch.device) -> Validation | None:
-    if settings.validate is None:
-        return None
-    return Validation(settings.validate, patch=patch, device=device)
-
-
 def _record(settings: TrainSettings, photos: PhotoSet) -> str:
-    """JSON of all that the loss curve depends on."""
+    """JSON of everything that the loss curve depends on."""
     recipe = json.loads(settings.recipe.describe())
     about = {"architecture": settings.architecture.describe(), "photos": photos.digest[:16]}
     return json.dumps(recipe | about, sort_keys=True, separators=(",", ":"))

@@ -24,7 +24,7 @@ from stae_cli.training.photos import PhotoSet, digest_of, list_photos
 class Validation:
     """Photos that are encoded and decoded whole, through float16 latents and 8-bit pixels.
 
-    Sides that are no multiple of the patch are cropped.
+    Sides that are not a multiple of the patch are cropped.
 
     Raises:
         StaeError: the folder has no images, or one cannot be read.
@@ -39,12 +39,12 @@ class Validation:
         self.pictures = [_read(entry, patch) for entry in listing.entries]
 
     def trained_on(self, photos: PhotoSet) -> list[str]:
-        """Keys of the photos whose very pixels are trained on too, whatever the files are."""
+        """Keys of the photos whose pixels are trained on too, whatever their names and formats."""
         shapes = {picture.shape for picture in self.pictures}
         seen = {
             digest_of(cropped)
             for photo in chain.from_iterable(photos.sources)
-            if (cropped := _cropped(photo, self.patch)).shape in shapes
+            if (cropped := centre(photo, patch=self.patch)).shape in shapes
         }
         pairs = zip(self.keys, self.pictures, strict=True)
         return [key for key, picture in pairs if digest_of(picture) in seen]
@@ -55,14 +55,8 @@ class Validation:
         Raises:
             DivergedError: the network gives NaN or infinity.
         """
-        return mean_psnr(
-            [
-                _psnr(picture, reconstruction)
-                for picture, reconstruction in zip(
-                    self.pictures, reconstructions(model, self.pictures, self.device), strict=True
-                )
-            ]
-        )
+        made = reconstructions(model, self.pictures, self.device)
+        return mean_psnr([_psnr(*pair) for pair in zip(self.pictures, made, strict=True)])
 
 
 def reconstructions(
@@ -97,9 +91,9 @@ def _unusable(place: str, reason: str) -> StaeError:
     return StaeError(f"cannot validate on `{place}`: {reason}", "take it out of the folder")
 
 
-def _cropped(photo: Pixels, patch: int) -> Pixels:
-    """What validation sees of a photo."""
-    height, width = (side // patch * patch for side in photo.shape[:2])
+def centre(photo: Pixels, *, patch: int, longest: int | None = None) -> Pixels:
+    """The middle of a photo, with sides that the patch divides and that are at most `longest`."""
+    height, width = (min(side, longest or side) // patch * patch for side in photo.shape[:2])
     top, left = (photo.shape[0] - height) // 2, (photo.shape[1] - width) // 2
     return photo[top : top + height, left : left + width]
 

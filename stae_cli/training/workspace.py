@@ -1,31 +1,38 @@
-"""The folder beside a checkpoint in the making: state, log and pictures."""
+"""The folder beside a checkpoint that is being trained: lock, state, log and pictures."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from stae_cli.checkpoints.checkpoint import fingerprint, read_checkpoint
 from stae_cli.checkpoints.names import SAFETENSORS_SUFFIX
 from stae_cli.errors import CheckpointError, StaeError, UsageError
-from stae_cli.training.lock import locked
-from stae_cli.training.log import Log
 from stae_cli.training.recipe import differences
-from stae_cli.training.state import State, load_state, save_state, told_if_damaged
+from stae_cli.training.state import Log, State, damage_reported, load_state, save_state
 
 SUFFIX = ".training"
 LOCK = ".lock"
+LOCK_SECONDS = 0.2  # to wait for a run that is just letting go
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}  # what file systems without them answer
 LOG, CURVE, SAMPLES = "log.jsonl", "curve.png", "samples.png"
+
+_log = logging.getLogger(__name__)
 
 
 class Workspace:
     """`NAME.training/` beside `NAME.safetensors`.
 
     Args:
-        out: the checkpoint to be.
+        out: the checkpoint that the run will write.
     """
 
     def __init__(self, out: Path) -> None:
@@ -39,10 +46,11 @@ class Workspace:
         self._replaced: str | None = None  # digest of the file that the run will replace, if any
 
     def check(self, *, overwrite: bool) -> None:
-        """What can be said before anything is read; nothing is written.
+        """Checks the checkpoint's name before anything is read; nothing is written.
 
         Raises:
-            UsageError: the checkpoint's name does not do, or it exists and no run is under way.
+            UsageError: it is not the name of a .safetensors file, or the file exists and no run
+                is unfinished.
         """
         if self.out.suffix != SAFETENSORS_SUFFIX:
             raise UsageError(f"`{self.out}` does not end in .safetensors", "name such a file")
@@ -52,9 +60,9 @@ class Workspace:
             raise self._exists()
 
     def resume(self, settings: str, *, overwrite: bool) -> dict[str, Any] | None:
-        """The last state of an unfinished run with these settings; None to start anew.
+        """The last state of an unfinished run with these settings; None to start from step 0.
 
-        A run that was started to replace a checkpoint goes on to do so, told to or not.
+        A run that was started with `--overwrite` need not be given it again.
 
         Args:
             settings: JSON of all that must be the same when a run is resumed.
@@ -72,8 +80,12 @@ class Workspace:
             what = "; ".join(differences(saved.settings, settings))
             raise StaeError(
                 f"the run in `{self.folder}` has other settings: {what}",
-                "repeat its settings to go on, or start anew with `--overwrite`",
+                "repeat its settings to go on, or start again with `--overwrite`",
             )
+        if same:
+            _log.info("going on from `%s`", self.state)
+        else:
+            _log.info("`%s` %s", self.state, "has other settings" if saved else "does not exist")
         self._replaced = same.replaces if same else there
         return same.loop if same else None
 
@@ -85,7 +97,7 @@ class Workspace:
             made = read_checkpoint(self.out, name=self.out.name)
         except CheckpointError:
             return False
-        with told_if_damaged(self.state):
+        with damage_reported(self.state):
             return made.fingerprint == fingerprint(saved.loop["average"])
 
     def _exists(self) -> UsageError:
@@ -93,7 +105,7 @@ class Workspace:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Makes the folder and keeps other runs out; it goes again if nothing was put into it.
+        """Makes the folder and keeps other runs out of it; removes it again if it stays empty.
 
         Raises:
             StaeError: it cannot be made, or another run holds it.
@@ -105,10 +117,10 @@ class Workspace:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 try:
                     stack.enter_context(locked(self.folder / LOCK))
-                except BlockingIOError as error:
+                except Timeout as error:
                     raise StaeError(
                         f"another run is at work in `{self.folder}`",
-                        "wait for its end, or give another `--out`",
+                        "wait until it ends, or give another `--out`",
                     ) from error
             yield
 
@@ -146,6 +158,34 @@ class Workspace:
         self.last.unlink(missing_ok=True)
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds a lock that the system releases when a process dies; its file goes with it.
+
+    On file systems without locks it keeps nobody out.
+
+    Raises:
+        Timeout: another process holds it.
+        OSError: the file cannot be created.
+    """
+    lock = FileLock(path, timeout=LOCK_SECONDS)
+    try:
+        lock.acquire()
+    except OSError as error:
+        if isinstance(error, Timeout) or error.errno not in NO_LOCKS:
+            raise
+        _log.info("`%s`: this file system has no locks", path)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows removes no open file
+            path.unlink()
+        lock.release()
+        if os.name == "nt":
+            with suppress(OSError):
+                path.unlink()
+
+
 def _remove_empty(folders: Sequence[Path]) -> None:
     with suppress(OSError):  # from the first one that is not empty on
         for folder in folders:
@@ -153,7 +193,7 @@ def _remove_empty(folders: Sequence[Path]) -> None:
 
 
 def is_of_a_run(picture: Path) -> bool:
-    """Whether a run drew this picture: by its name, in the folder of a run, which has a log."""
+    """Whether a training run drew this picture: by its name, in a run's folder, which has a log."""
     if picture.name not in (CURVE, SAMPLES):
         return False
     folder = picture.resolve().parent

@@ -9,10 +9,18 @@ import pytest
 import torch
 from PIL import Image
 
-from stae_cli.benchmark.chart import COLOURS, SCALE, check_target, draw
-from stae_cli.benchmark.machine import describe_machine
-from stae_cli.benchmark.report import OURS, Case, CaseResult, Report, Spread, Timing
+from stae_cli.benchmark.chart import COLOURS, check_target, draw
+from stae_cli.benchmark.report import (
+    OURS,
+    Case,
+    CaseResult,
+    Report,
+    Spread,
+    Timing,
+    describe_machine,
+)
 from stae_cli.errors import StaeError, UsageError
+from stae_cli.images.chart import SCALE
 
 
 def timing(network: str, stage: str, speed: float) -> Timing:

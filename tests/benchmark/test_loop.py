@@ -6,8 +6,7 @@ import torch
 from stae_cli import PackedLatents
 from stae_cli.benchmark.loop import LoopResult
 from stae_cli.benchmark.report import Case, Spread
-from stae_cli.benchmark.step import Step, tokens_of
-from stae_cli.benchmark.transformer import SIZES, Transformer, TransformerSize
+from stae_cli.benchmark.transformer import SIZES, Step, Transformer, TransformerSize, tokens_of
 
 MITE = TransformerSize(16, 2, 2)
 
@@ -23,7 +22,7 @@ def test_the_parameters_are_those_of_the_network(name):
 
 def test_a_step_trains(monkeypatch):
     monkeypatch.setitem(SIZES, "mite", MITE)
-    monkeypatch.setattr("stae_cli.benchmark.step.LEARNING_RATE", 1e-2)
+    monkeypatch.setattr("stae_cli.benchmark.transformer.LEARNING_RATE", 1e-2)
     latents = PackedLatents.pack([torch.full((16, 2, 4), 3.0)] * 4)
     step = Step("mite", device=torch.device("cpu"), dtype=torch.float32, channels=16, merge=2)
     state = torch.random.get_rng_state()

@@ -17,8 +17,8 @@ from stae_cli.benchmark import contenders
 from stae_cli.benchmark import run as running
 from stae_cli.benchmark.contenders import Contender, seeded_model
 from stae_cli.benchmark.report import Case, CaseResult, Report, Spread
-from stae_cli.benchmark.rounds import FEWEST_ROUNDS, rounds_of
 from stae_cli.benchmark.run import Entrant, run
+from stae_cli.benchmark.stopwatch import FEWEST_ROUNDS, rounds_of
 from stae_cli.codec.codec import Codec
 from stae_cli.errors import StaeError, UsageError
 from stae_cli.network.flops import count
@@ -31,13 +31,13 @@ CASES = [Case(32, 24), Case(16, 16, batch=3)]
 
 @pytest.fixture(autouse=True)
 def _small_matmuls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stae_cli.benchmark.matmul.LARGE", ((64, 64, 64), (128, 32, 64)))
+    monkeypatch.setattr("stae_cli.benchmark.stopwatch.LARGE", ((64, 64, 64), (128, 32, 64)))
 
 
 @pytest.fixture(scope="module")
 def report() -> Report:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stae_cli.benchmark.matmul.LARGE", ((64, 64, 64), (128, 32, 64)))
+        patch.setattr("stae_cli.benchmark.stopwatch.LARGE", ((64, 64, 64), (128, 32, 64)))
         patch.setattr("stae_cli.benchmark.stopwatch.SHORTEST_SAMPLE", 0.001)
         return run(
             seeded_tiny(TINY),
@@ -116,7 +116,7 @@ def test_bfloat16_and_peers_run_through_the_same_rounds() -> None:
 
 def test_time_is_spent_in_whole_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(1000))
-    monkeypatch.setattr("stae_cli.benchmark.rounds.monotonic", lambda: next(clock))
+    monkeypatch.setattr("stae_cli.benchmark.stopwatch.monotonic", lambda: next(clock))
     rounds = rounds_of({"one": lambda: 1.0, "other": lambda: 2.0}, seconds=6)
     assert len(rounds) > FEWEST_ROUNDS
     assert all(each == {"one": 1.0, "other": 2.0} for each in rounds)
@@ -246,7 +246,7 @@ def test_each_product_is_reported(report: Report) -> None:
 
 
 def test_each_case_has_a_codec_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one has recorded on CUDA would hide the memory that the next case takes."""
+    """Buffers that one keeps on CUDA would hide the memory that the next case takes."""
     met: list[Codec] = []
     real = running.contender
 

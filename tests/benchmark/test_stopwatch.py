@@ -1,4 +1,4 @@
-"""The stopwatch: inputs take turns, and quick calls are timed several at a time."""
+"""The stopwatch: inputs take turns, quick calls are timed several at a time; and the matmuls."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from stae_cli.benchmark import stopwatch
-from stae_cli.benchmark.stopwatch import Stopwatch
+from stae_cli.benchmark.stopwatch import Stopwatch, large_matmuls
 
 CPU = torch.device("cpu")
+SHAPES = ((32, 16, 8), (16, 16, 16))
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def test_a_slow_first_call_on_cuda_says_nothing_of_the_others(
 
 
 def test_memory_is_that_of_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A later one may replay what it has recorded, and allocates nothing then."""
+    """A later one may find what it needs cached, and allocate less."""
     held, peak = 1000, 0
     taken = iter((500, 20, 20))
 
@@ -96,3 +97,43 @@ def test_memory_of_a_call_on_a_device() -> None:
     memory = watch.warm_up().memory_bytes
     assert memory is not None
     assert 4 << 20 <= memory < 8 << 20
+
+
+@pytest.fixture
+def _small_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopwatch, "LARGE", SHAPES)
+    monkeypatch.setattr(stopwatch, "PROBE", (8, 8, 8))
+
+
+@pytest.mark.usefixtures("_small_products")
+def test_two_operations_per_multiply_add() -> None:
+    found = large_matmuls(CPU, torch.float32)
+    assert [each.shape for each in found] == list(SHAPES)
+    assert [each.flops for each in found] == [2 * 32 * 16 * 8, 2 * 16**3]
+    assert all(each.sample() > 0 for each in found)
+
+
+@pytest.mark.usefixtures("_small_products")
+def test_where_large_ones_take_too_long_the_probe_is_the_measure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stopwatch, "LONGEST", 0.0)
+    assert [each.shape for each in large_matmuls(CPU, torch.float32)] == [(8, 8, 8)]
+
+
+@pytest.mark.usefixtures("_small_products")
+def test_cuda_devices_are_given_larger_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[int, int, int]] = []
+
+    class Product:
+        flops = 1
+
+        def __init__(self, shape: tuple[int, int, int], *_: object) -> None:
+            made.append(shape)
+
+        def sample(self) -> float:
+            return 1e-12
+
+    monkeypatch.setattr(stopwatch, "Matmul", Product)
+    large_matmuls(torch.device("cuda"), torch.float16)
+    assert made == [(8, 8, 8), *SHAPES, (8192, 8192, 8192), (16384, 1024, 512)]

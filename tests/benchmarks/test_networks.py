@@ -1,41 +1,57 @@
-"""Networks side by side: who cannot be loaded or fails is left out, the others are timed."""
+"""Networks side by side: those that cannot be loaded or fail are left out, the others are timed."""
 
+import json
 import sys
 
 import pytest
 
+from benchmarks import networks
 from stae_cli.benchmark.report import Case
-from tests.benchmarks.scripts import script
 
 
 @pytest.fixture
-def networks(monkeypatch):
-    monkeypatch.setattr("stae_cli.benchmark.matmul.LARGE", ((64, 64, 64),))
+def measured(monkeypatch, tiny, tmp_path):
+    """Times cases with little ado; returns the record and the exit code."""
+    monkeypatch.setattr("stae_cli.benchmark.stopwatch.LARGE", ((64, 64, 64),))
     monkeypatch.setattr("stae_cli.benchmark.stopwatch.SHORTEST_SAMPLE", 0.001)
-    return script("networks")
+
+    def run(cases, against="reference"):
+        small = ("--cases", cases, "--seconds", "0", "--weights", str(tiny))
+        with pytest.raises(SystemExit) as ended:
+            networks.main([*small, "--against", against, "--results", str(tmp_path / "results")])
+        return json.loads(
+            (tmp_path / "results" / "networks-cpu.json").read_text()
+        ), ended.value.code
+
+    return run
 
 
-def measured(networks, tiny, cases, against, seconds=lambda _left: 0.01):
-    records = []
-    result = networks.measure(
-        cases, "cpu", against, seconds,
-        weights=str(tiny), record=lambda name, found: records.append((name, found)),
-    )  # fmt: skip
-    assert records[-1] == ("networks-cpu", result)
-    assert len(records) == len(cases)
-    return result
+def test_a_record_says_what_it_was_measured_on(measured):
+    found, code = measured("16:1,8:2")
+    assert code == 0
+    assert found["machine"]["device"] == "cpu"
+    assert found["machine"]["cpu"].endswith(")")  # with its vector extensions
+    assert {"commit", "dtype", "weights", "failures"} < set(found)
+    assert [one["case"] for one in found["results"]] == [
+        {"width": 16, "height": 16, "batch": 1},
+        {"width": 8, "height": 8, "batch": 2},
+    ]
+    for one in found["results"]:
+        assert {timing["network"] for timing in one["timings"]} == {"stae", "reference"}
+        for timing in one["timings"]:
+            assert set(timing["milliseconds"]) == {"median", "p10", "p90"}
 
 
-def test_peers_that_cannot_be_loaded_are_left_out(networks, tiny, monkeypatch):
+def test_peers_that_cannot_be_loaded_are_left_out(measured, monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    result = measured(networks, tiny, [Case(16, 16)], ["sdxl", "reference"])
-    (case,) = result["results"]
+    found, code = measured("16:1", "sdxl,reference")
+    (case,) = found["results"]
     assert case["left_out"] == {"sdxl": "comparing with other networks needs diffusers"}
     assert {timing["network"] for timing in case["timings"]} == {"stae", "reference"}
-    assert result["failures"] == {}
+    assert (code, found["failures"]) == (0, {})
 
 
-def test_a_case_that_fails_does_not_stop_the_next(networks, tiny, monkeypatch):
+def test_a_case_that_fails_does_not_stop_the_next(measured, monkeypatch):
     real = networks.run
 
     def failing(model, cases, **options):
@@ -44,19 +60,14 @@ def test_a_case_that_fails_does_not_stop_the_next(networks, tiny, monkeypatch):
         return real(model, cases, **options)
 
     monkeypatch.setattr(networks, "run", failing)
-    result = measured(networks, tiny, [Case(8, 8), Case(16, 16)], [])
-    assert result["failures"] == {"8x8, batch 1": "a driver's own"}
-    assert [one["case"]["width"] for one in result["results"]] == [16]
+    found, code = measured("8:1,16:1")
+    assert (code, found["failures"]) == (1, {"8x8, batch 1": "a driver's own"})
+    assert [one["case"]["width"] for one in found["results"]] == [16]
 
 
-def test_nothing_measured_is_recorded_too(networks, tiny, monkeypatch):
+def test_nothing_measured_is_recorded_too(measured, monkeypatch):
     monkeypatch.setattr(networks, "run", None)
-    result = measured(networks, tiny, [Case(8, 8)], [])
-    assert result["results"] == []
-    assert set(result["failures"]) == {"8x8, batch 1"}
-    assert result["machine"]["device"] == "cpu"
-
-
-def test_what_there_is_no_time_for_is_named(networks, tiny):
-    result = measured(networks, tiny, [Case(8, 8)], [], seconds=lambda _left: 0.0)
-    assert result["unstarted"] == ["8x8, batch 1"]
+    found, code = measured("8:1")
+    assert (code, found["results"]) == (1, [])
+    assert set(found["failures"]) == {"8x8, batch 1"}
+    assert found["machine"]["device"] == "cpu"

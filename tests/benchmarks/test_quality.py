@@ -11,11 +11,16 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from benchmarks import quality
 from stae_cli.checkpoints.checkpoint import write_checkpoint
 from stae_cli.network.architecture import Architecture, SecondStage
-from tests.benchmarks.scripts import script
 from tests.pictures import noise
 from tests.seeded import seeded_tensors
+
+
+@pytest.fixture(autouse=True)
+def _results(monkeypatch, tmp_path):
+    monkeypatch.setattr("benchmarks.record.RESULTS", tmp_path / "results")
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +42,15 @@ def others(tmp_path_factory):
 
 def table_of(text):
     """{name: [figures]} of a Markdown table."""
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.strip().splitlines()
+    ]
     return {name: list(map(float, figures)) for name, *figures in rows[2:]}
 
 
 def test_a_checkpoint_scores_as_in_a_round_trip(photos, tiny, other_tiny, stae, tmp_path, capsys):
-    quality, recorded = script("quality"), {}
-    quality.record = recorded.__setitem__
     both = ("--weights", str(tiny), "--weights", str(other_tiny))
-    quality.main([str(photos), *both, "--device", "cpu", "--record"])
+    quality.main([str(photos), *both, "--device", "cpu"])
     rows = table_of(capsys.readouterr().out)
     assert list(rows) == ["tiny.safetensors", "other.safetensors"]
     for file, name in ((tiny, "tiny.safetensors"), (other_tiny, "other.safetensors")):
@@ -54,8 +59,9 @@ def test_a_checkpoint_scores_as_in_a_round_trip(photos, tiny, other_tiny, stae, 
         assert rows[name] == pytest.approx(
             [expected["psnr"], expected["ssim"], expected["mse"]], abs=6e-4
         )
-    assert [row["name"] for row in recorded["quality"]["rows"]] == list(rows)
-    json.dumps(recorded)
+    recorded = json.loads((tmp_path / "results" / "quality.json").read_text())
+    assert [row["name"] for row in recorded["rows"]] == list(rows)
+    assert recorded["machine"]["device"] == "cpu"
 
 
 def test_the_baseline_has_the_patches_and_channels_of_the_whole_network(others, tmp_path, capsys):
@@ -63,7 +69,7 @@ def test_the_baseline_has_the_patches_and_channels_of_the_whole_network(others, 
     sizes = Architecture("two", width=32, head_width=8, second=SecondStage(24, patch=2))
     write_checkpoint(two := tmp_path / "two.safetensors", seeded_tensors(sizes), sizes, {})
     arguments = [str(others), "--weights", str(two), "--fit", str(others), "--device", "cpu"]
-    script("quality").main(arguments)
+    quality.main(arguments)
     assert list(table_of(capsys.readouterr().out)) == [
         "linear PCA, 768 to 24", "two.safetensors"
     ]  # fmt: skip
@@ -72,7 +78,7 @@ def test_the_baseline_has_the_patches_and_channels_of_the_whole_network(others, 
 def test_the_baseline_is_the_best_linear_map(photos, others, capsys):
     """With every component it loses only what float16 and rounding do; with few, much more."""
     for components, least, most in ((192, 45, math.inf), (16, 20, 45), (1, 10, 35)):
-        script("quality").main([str(photos), "--fit", str(others), "--components", str(components)])
+        quality.main([str(photos), "--fit", str(others), "--components", str(components)])
         ((name, (psnr, _, _)),) = table_of(capsys.readouterr().out).items()
         assert name == f"linear PCA, 192 to {components}"
         assert least < psnr <= most
@@ -84,7 +90,7 @@ def test_an_autoencoder_that_diffusers_saved(photos, tmp_path, capsys):
     shallow = {"num_encoder_blocks": (1,) * 4, "num_decoder_blocks": (1,) * 4}
     widths = {"encoder_block_out_channels": (8,) * 4, "decoder_block_out_channels": (8,) * 4}
     diffusers.AutoencoderTiny(**shallow, **widths).save_pretrained(tmp_path / "taesd")
-    script("quality").main([str(photos), "--peer", str(tmp_path / "taesd"), "--device", "cpu"])
+    quality.main([str(photos), "--peer", str(tmp_path / "taesd"), "--device", "cpu"])
     ((name, (psnr, _, _)),) = table_of(capsys.readouterr().out).items()
     assert name.endswith("taesd")
     assert 0 < psnr < 20  # its weights are random
@@ -97,13 +103,13 @@ def test_a_file_of_taesds_family(photos, tmp_path, capsys):
     network = diffusers.AutoencoderTiny(latent_channels=16)
     save_file(network.state_dict(), file)
     network.save_pretrained(folder)
-    script("quality").main([str(photos), *("--peer", str(file)), *("--peer", str(folder))])
+    quality.main([str(photos), *("--peer", str(file)), *("--peer", str(folder))])
     first, second = table_of(capsys.readouterr().out).values()
     assert first == second
 
 
 def test_lpips_is_a_column(photos, tiny, capsys, monkeypatch, tmp_path):
-    """With another distance in its place: the library and its weights are not at hand."""
+    """With another distance in its place: the library and its weights are not installed."""
 
     class Distance(torch.nn.Module):
         def __init__(self, net, verbose):
@@ -119,10 +125,10 @@ def test_lpips_is_a_column(photos, tiny, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     command = [str(photos), "--weights", str(tiny), "--device", "cpu", "--lpips"]
     with pytest.raises(SystemExit, match=r"AlexNet's weights.*\nhint: .*--download"):
-        script("quality").main(command)
+        quality.main(command)
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / script("quality").ALEXNET).touch()
-    script("quality").main(command)
+    (tmp_path / "checkpoints" / quality.ALEXNET).touch()
+    quality.main(command)
     assert table_of(capsys.readouterr().out)["tiny.safetensors"][-1] == 0.25
 
 
@@ -134,9 +140,9 @@ def test_lpips_is_a_column(photos, tiny, capsys, monkeypatch, tmp_path):
         (["--weights", "absent.safetensors"], "no checkpoint file"),
         (["--fit", "{photos}", "--components", "193"], "193 components"),
         (["--weights", "{tiny}", "--lpips"], "needs the library lpips"),
-        (["--peer", "{photos}"], "is no autoencoder at hand"),
-        (["--peer", "{tiny}"], "is no autoencoder at hand"),
-        (["--peer", "nobody/nothing"], "is no autoencoder at hand"),
+        (["--peer", "{photos}"], "is not an available autoencoder"),
+        (["--peer", "{tiny}"], "is not an available autoencoder"),
+        (["--peer", "nobody/nothing"], "is not an available autoencoder"),
     ],
 )
 def test_what_is_missing_is_said(photos, tiny, tmp_path, monkeypatch, more, words):
@@ -146,16 +152,16 @@ def test_what_is_missing_is_said(photos, tiny, tmp_path, monkeypatch, more, word
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     given = [word.format(photos=photos, tiny=tiny) for word in more]
     with pytest.raises(SystemExit, match=words) as caught:
-        script("quality").main([str(photos), *given])
+        quality.main([str(photos), *given])
     assert "\nhint: " in str(caught.value)
 
 
 def test_a_damaged_photo_is_named(tiny, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(SystemExit, match=r"broken\.png"):
-        script("quality").main([str(tmp_path), "--weights", str(tiny)])
+        quality.main([str(tmp_path), "--weights", str(tiny)])
 
 
 def test_pixels_and_images_are_inverse():
-    quality, picture = script("quality"), noise(24, 16)
+    picture = noise(24, 16)
     assert np.array_equal(quality.pixels_of(quality.image_of(picture)), picture)

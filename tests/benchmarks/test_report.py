@@ -1,121 +1,121 @@
-"""The report shows every record there is: those of today, and those made before."""
+"""The page shows every record there is: those of today, and those made before."""
 
 import json
 
 import pytest
 
-from tests.benchmarks.scripts import FOLDER, script
+from benchmarks import report
+from benchmarks.record import RESULTS
 
 SPREAD = {"median": 2.0, "p10": 1.0, "p90": 3.0}
 MACHINE = {
-    "device": "cuda", "accelerator": "a card", "cpu": "a CPU", "threads": 2, "torch": "2.11",
-    "python": "3.12", "stae": "0.1",
-}  # fmt: skip
-KERNEL = {"name": "void at::native::gelu<c10::Half>", "microseconds": 900.0, "count": 8.0}
-STAGES = {
-    "commit": "abc", "machine": MACHINE, "case": {"width": 64, "height": 64, "batch": 8},
-    "dtype": "float16", "failures": {"latency": "illegal address"}, "unstarted": ["pictures"],
-    "software": {"cudnn": 91200, "state": {"name": "a card"}},
-    "ceilings": {
-        "copy": {"bytes": 2 << 30, "gigabytes_per_second": SPREAD},
-        "conv": {"shape": [8, 512, 128, 128], "tflops": SPREAD},
-        "matmuls": [{"shape": [8192, 8192, 8192], "tflops": SPREAD}],
-    },
-    "kernels": {"stae encode": {
-        "milliseconds": SPREAD, "kernel_milliseconds": 1.5, "started": 9.0, "kernels": [KERNEL],
-    }},
-    "chunks": {"4096 encode": SPREAD, "4096 decode": SPREAD, "8192 encode": SPREAD},
-}  # fmt: skip
+    "device": "cuda",
+    "accelerator": "a card",
+    "cpu": "a CPU",
+    "threads": 2,
+    "torch": "2.11",
+    "python": "3.12",
+    "stae": "0.1",
+}
 TIMING = {
-    "network": "stae", "stage": "encoder", "milliseconds": SPREAD, "share": SPREAD,
-    "slowdown": SPREAD, "memory_bytes": 10**9,
-}  # fmt: skip
+    "network": "stae",
+    "stage": "encoder",
+    "milliseconds": SPREAD,
+    "share": SPREAD,
+    "slowdown": SPREAD,
+    "memory_bytes": 10**9,
+}
 CASE = {
-    "case": {"width": 64, "height": 64, "batch": 8}, "timings": [TIMING],
+    "case": {"width": 64, "height": 64, "batch": 8},
+    "timings": [TIMING, TIMING | {"stage": "decoder"}],
     "left_out": {"sdxl": "cuDNN does not like it"},
-    "matmuls": [{"shape": [8192, 8192, 8192], "tflops": SPREAD}],
-}  # fmt: skip
+}
 NETWORKS = {
-    "commit": "abc", "machine": MACHINE, "dtype": "float16", "unfused": None, "results": [CASE],
-    "failures": {"64x64, batch 9": "it hung"}, "unstarted": [],
-}  # fmt: skip
-SHARING = {
-    "commit": "abc", "cores": 16, "failures": {},
-    "runs": [{
-        "processes": 2, "devices": "cuda:0,cuda:0", "start_seconds": 3.0,
-        "large": {"images": 9, "seconds": 4.0, "images_per_second": 500.0},
-        "small": {"images": 9, "seconds": 3.0, "images_per_second": None},
-    }],
-}  # fmt: skip
+    "commit": "abc",
+    "machine": MACHINE,
+    "dtype": "float16",
+    "unfused": None,
+    "results": [CASE],
+    "failures": {"64x64, batch 9": "it hung"},
+}
+FORM = {
+    "unfused because": None,
+    "latents": {"largest": 0.003, "rms": 0.001, "relative": 0.0004},
+    "pictures": {"largest": 0.003, "rms": 0.001, "relative": 0.0004},
+    "same bytes alone": True,
+    "time": {"encode": SPREAD, "decode": SPREAD},
+}
+AGREEMENT = {
+    "commit": "abc",
+    "machine": MACHINE,
+    "side": 1024,
+    "forms": {"float32, stae": FORM, "float16, unfused": FORM | {"time": {}}},
+    "failures": {"float16, stae": "illegal address"},
+}
 PATH = {"commit": "abc", "runs": [], "failures": {"16 threads": "`stae bench` ended with 1"}}
+FILES = {
+    "commit": "abc",
+    "threads": 2,
+    "reading": {"codec alone": SPREAD, "stae": SPREAD, "codec alone over stae": SPREAD},
+    "png writing": {"writer alone": SPREAD, "stae": SPREAD, "writer alone over stae": SPREAD},
+    "mixed sizes": {
+        command: {"mixed": SPREAD, "equal": SPREAD, "mixed over equal": SPREAD}
+        for command in ("encode", "decode")
+    },
+    "memory": {"encode 2 photos": 500},
+}
 
 
 @pytest.fixture
 def records(tmp_path):
-    found = {"stages": STAGES, "networks": NETWORKS, "sharing": SHARING, "path": PATH}
-    for name, result in found.items():
-        (tmp_path / f"{name}-cuda.json").write_text(json.dumps(result))
+    found = {"agreement-cuda": AGREEMENT, "networks-cuda": NETWORKS, "path-cuda": PATH}
+    for name, result in (found | {"files-cpu": FILES}).items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(result))
     return tmp_path
 
 
 def test_the_page_is_that_of_the_records():
-    assert script("report").page(FOLDER / "results") == (FOLDER / "README.md").read_text()
+    page = "\n".join([report.HEAD, *report.tables(RESULTS)])
+    assert page == (RESULTS.parent / "README.md").read_text()
+
+
+def test_every_record_is_on_the_page():
+    held = {path.stem for path in RESULTS.glob("*.json")}
+    shown = {path.stem for pattern in report.SECTIONS for path in RESULTS.glob(f"{pattern}.json")}
+    assert held == shown
 
 
 def test_all_that_was_measured_is_shown(records):
-    page = script("report").page(records)
+    page = "\n".join(report.tables(records))
     for words in (
-        "| copy of 2.1 GB, read and written | 2.00 GB/s | 1.00 to 3.00 |",
-        "| product 8192x8192x8192 | 2.00 TFLOP/s |",
-        "| 3x3 convolution of 8x512x128x128 |",
-        "| 4096 | 2.00 | 2.00 |",
-        "| 8192 | 2.00 |  |",
-        "| `void at::native::gelu<c10::Half>` | 900 | 8.00 |",
-        "cudnn: 91200",
-        "- latency: illegal address",
-        "- pictures: no time was left",
+        "| 64x64, 8 | encoder | stae | 2.00 | 1.00 to 3.00 | 200% | 2.00 | 1.00 |",
         "| 64x64, 8 | both | sdxl | left out: cuDNN does not like it |",
-        "torch's own products, in TFLOP/s: 8192x8192x8192 2.00.",
         "- 64x64, batch 9: it hung",
-        "| cuda:0,cuda:0 | 3.0 s | 500 | too quick to tell |",
+        "| float32, stae | 0.04% | 3.0e-03 | 0.04% | 3.0e-03 | the same | 2.00 (1.00 to 3.00) |",
+        "- float16, stae: illegal address",
         "- 16 threads: `stae bench` ended with 1",
+        "| reading 1-megapixel JPEGs | simplejpeg alone, speed | 2.00 (1.00 to 3.00) |",
+        "| encode 2 photos | 500 |",
     ):
         assert words in page
 
 
-def test_older_records_name_who_was_left_out_alone(records):
-    older = NETWORKS | {"results": [CASE | {"left_out": ["taesd"]}]}
-    del older["failures"], older["unstarted"]
-    (records / "networks-cuda.json").write_text(json.dumps(older))
-    assert "| 64x64, 8 | both | taesd | left out: out of memory |" in script("report").page(records)
+def test_records_of_one_kind_of_device_alone(records):
+    page = "\n".join(report.tables(records, "cuda"))
+    assert "## The network" in page
+    assert "## Files" not in page
 
 
-def test_the_table_holds_the_same(records):
-    text = script("table").table(records, "cuda", ("stages", "networks", "path", "sharing"))
-    for words in (
-        "copy: 2.00 (1.00-3.00) GB/s",
-        "      900 us   8.0x gelu<Half>",
-        "FAILED latency: illegal address",
-        "no time for pictures",
-        "64x64 b8 enc | stae 2.00 ms 200% 1.00 GB",
-        "64x64 b8: sdxl left out: cuDNN does not like it",
-        "2 processes, 16 cores: large 500 images/s of 9, start 3.0 s",
-    ):
-        assert words in text
-
-
-def test_an_odd_record_hides_no_other(records):
-    (records / "networks-cuda.json").write_text('{"results": [7]}')
-    text = script("table").table(records, "cuda", ("networks", "stages", "numbers"))
-    assert "networks-cuda.json is not as expected: " in text
-    assert "copy: " in text
-    assert "== numbers (nothing recorded)" in text
-
-
-def test_charts_are_drawn_of_old_and_new_records(records):
-    pytest.importorskip("matplotlib")
-    older = (FOLDER / "results" / "networks-cpu.json").read_text()
-    (records / "networks-older.json").write_text(older)
-    script("plots").draw_all(records)
+def test_charts_and_the_page_are_written(records, tmp_path):
+    (records / "networks-cpu.json").write_text((RESULTS / "networks-cpu.json").read_text())
+    (records / "path-cuda.json").write_text((RESULTS / "path-cpu.json").read_text())
+    report.main(["--results", str(records), "--page", str(tmp_path / "page.md")])
     drawn = {path.name for path in records.glob("*.png")}
-    assert drawn == {"networks-cuda.png", "networks-older.png", "stages-cuda.png"}
+    assert drawn == {"networks-cuda.png", "networks-cpu.png", "path-cuda.png"}
+    assert "](results/networks-cuda.png)" in (tmp_path / "page.md").read_text()
+
+
+def test_no_chart_is_drawn_of_a_record_without_results(records, tmp_path):
+    (records / "networks-cuda.json").write_text(json.dumps(NETWORKS | {"results": []}))
+    report.main(["--results", str(records), "--page", str(tmp_path / "page.md")])
+    assert list(records.glob("*.png")) == []

@@ -9,7 +9,7 @@ from tests.pictures import write_photos
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Shortens what takes its time for the sake of precision; it is not tested here."""
-    monkeypatch.setattr("stae_cli.benchmark.matmul.LARGE", ((64, 64, 64),))
+    monkeypatch.setattr("stae_cli.benchmark.stopwatch.LARGE", ((64, 64, 64),))
     monkeypatch.setattr("stae_cli.benchmark.stopwatch.SHORTEST_SAMPLE", 0.001)
 
 
@@ -118,7 +118,7 @@ def test_the_chart_is_written(bench, tmp_path):
         (["--plot", "absent/chart.png"], ["no folder `absent`"]),
         (["--plot", "chart.svg"], ["does not end in .png"]),
         (["--against", "unfused"], ["`unfused` differs from stae on CUDA only", "`cpu`"]),
-        (["--against", "reference,products"], ["`products` differs from stae on CUDA only"]),
+        (["--against", "reference,unfused"], ["`unfused` differs from stae on CUDA only"]),
         (["--transformer", "base"], ["`--transformer` is for `--loop`"]),
         (["--workers", "2"], ["`--workers` is for `--path`"]),
     ],

@@ -227,7 +227,7 @@ def test_a_linear_start_that_cannot_be_is_told(stae, photos, tmp_path, monkeypat
 
 @pytest.mark.usefixtures("family")
 def test_bench_takes_any_network(stae, tiny, monkeypatch, tmp_path):
-    monkeypatch.setattr("stae_cli.benchmark.matmul.LARGE", ((64, 64, 64),))
+    monkeypatch.setattr("stae_cli.benchmark.stopwatch.LARGE", ((64, 64, 64),))
     monkeypatch.setattr("stae_cli.benchmark.stopwatch.SHORTEST_SAMPLE", 0.001)
     bench = ("bench", "--device", "cpu", "--seconds", 0)
     ran = stae(

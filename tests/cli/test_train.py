@@ -19,8 +19,8 @@ from stae_cli.checkpoints.checkpoint import fingerprint, read_checkpoint, write_
 from stae_cli.errors import StaeError
 from stae_cli.network.architecture import Architecture
 from stae_cli.training import run, validation
-from stae_cli.training.crops import Crops
 from stae_cli.training.loop import DivergedError, Loop
+from stae_cli.training.photos import Crops
 from stae_cli.training.workspace import Workspace
 from tests.pictures import noise, write_photos
 from tests.seeded import TINY, seeded_tensors
@@ -412,11 +412,11 @@ def test_pictures_that_are_reproduced_exactly(stae, photos, tiny, out, monkeypat
 
 def test_a_checkpoint_appears_when_all_else_is_there(stae, photos, tiny, out, monkeypatch):
     def full(*_arguments, **_named):
-        raise StaeError("no room", "make room")
+        raise StaeError("disk full", "free some disk space")
 
     with monkeypatch.context() as patch:
         patch.setattr(run, "draw_samples", full)
-        stae(*arguments(photos, out, tiny, steps=10)).assert_fails(1, "no room")
+        stae(*arguments(photos, out, tiny, steps=10)).assert_fails(1, "disk full")
     assert not out.exists()
     assert stae(*arguments(photos, out, tiny, "--json", steps=10)).json["resumed_at"] == 10
     assert (out.parent / "new.training" / "samples.png").exists()
@@ -565,7 +565,7 @@ def test_a_finished_checkpoint_is_not_trained_over(stae, photos, tiny, out):
     ("more", "code", "words"),
     [
         (["--init", "pca"], 2, "contradict"),
-        (["--crop", "60"], 2, "no multiple"),
+        (["--crop", "60"], 2, "not a multiple"),
         (["--crop", "512"], 1, "smaller than the crop of 512"),
         (["--minutes", "1"], 2, "how long"),
         (["--validate", "absent"], 2, "no such file"),
@@ -704,7 +704,7 @@ def test_without_a_compiler_that_is_said(stae, photos, out, tmp_path, monkeypatc
     monkeypatch.setattr("torch.compile", partial(torch.compile, backend=backend))
     small = shallow_checkpoint(tmp_path / "shallow.safetensors")
     ran = stae(*arguments(photos, out, small, "--compile", steps=1))
-    ran.assert_fails(1, "torch cannot compile the network", "leave out `--compile`")
+    ran.assert_fails(1, "torch cannot compile the network", "omit `--compile`")
     assert not out.exists()
 
 

@@ -5,17 +5,13 @@ import torch
 from PIL import Image
 
 from stae_cli.errors import StaeError, UsageError
-from stae_cli.training.averaging import Average
-from stae_cli.training.clock import Clock
-from stae_cli.training.crops import Crops
-from stae_cli.training.curve import draw_curve
-from stae_cli.training.log import Log
-from stae_cli.training.photos import load_photos
+from stae_cli.training.description import latent_statistics
+from stae_cli.training.loop import Average, Clock, learning_rate
+from stae_cli.training.optimizers import Snoo
+from stae_cli.training.photos import Crops, load_photos
+from stae_cli.training.pictures import draw_curve
 from stae_cli.training.recipe import Recipe, differences
-from stae_cli.training.schedule import learning_rate
-from stae_cli.training.snoo import Snoo
-from stae_cli.training.state import FORMAT, State, load_state, save_state
-from stae_cli.training.statistics import latent_statistics
+from stae_cli.training.state import FORMAT, Log, State, load_state, save_state
 from tests.seeded import TINY, seeded_model
 
 
@@ -124,7 +120,7 @@ def test_recipe_tells_what_differs():
     [
         ({"steps": None}, "how long"),
         ({"minutes": 1.0}, "how long"),
-        ({"crop": 60}, "no multiple of the patch"),
+        ({"crop": 60}, "not a multiple of the patch"),
         ({"batch": 9}, "shared by 2 processes"),
     ],
 )
@@ -182,7 +178,7 @@ def test_a_cut_state_is_an_error_with_a_remedy(tmp_path):
     assert load_state(tmp_path / "absent.pt") is None
 
 
-def test_damaged_lines_of_a_log_are_passed_over(tmp_path):
+def test_damaged_lines_of_a_log_are_skipped(tmp_path):
     log = Log(tmp_path / "log.jsonl")
     assert log.read() == []
     good = [{"step": 0, "psnr": -3.5}, {"step": 10, "loss": 0.25}, {"step": 20, "psnr": None}]

@@ -6,8 +6,7 @@ import torch
 from PIL import Image
 
 from stae_cli.errors import StaeError, UsageError
-from stae_cli.training.crops import Crops
-from stae_cli.training.photos import list_photos, load_photos
+from stae_cli.training.photos import Crops, list_photos, load_photos
 from tests.pictures import noise
 
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from stae_cli import __version__
-from stae_cli.benchmark.machine import describe_machine, host_peak_bytes
+from stae_cli.benchmark.report import describe_machine, host_peak_bytes
 
 
 def test_the_machine_is_described() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stae_cli.benchmark import inputs as given
-from stae_cli.benchmark.inputs import Inputs
+from stae_cli.benchmark import contenders as given
+from stae_cli.benchmark.contenders import Inputs
 from stae_cli.benchmark.report import Case
 
 CPU = torch.device("cpu")

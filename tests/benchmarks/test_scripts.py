@@ -1,0 +1,87 @@
+"""Every script answers `--help`, and those for files and training run to their end in little."""
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from benchmarks import family, files, overhead
+from benchmarks.record import ROOT
+from benchmarks.report import HEAD
+from tests.pictures import noise
+
+SCRIPTS = re.findall(r"benchmarks\.(\w+)[^|]*\|", HEAD)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_on_the_page_answers_help(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(f"benchmarks.{name}").main(["--help"])
+    assert ended.value.code == 0
+    assert f"usage: python -m benchmarks.{name} " in capsys.readouterr().out
+
+
+def test_a_script_runs_as_a_module():
+    command = [sys.executable, "-m", "benchmarks.report", "--help"]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
+
+
+def recorded(folder, name):
+    found = json.loads((folder / f"{name}.json").read_text())
+    assert found["commit"]
+    assert found["machine"]["cpu"]
+    return found
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not say its peak memory")
+def test_files(tiny, tmp_path):
+    pytest.importorskip("simplejpeg")
+    pytest.importorskip("isal")
+    little = ("--quick", "--seconds", "0", "--weights", str(tiny))
+    files.main([*little, "--results", str(tmp_path)])
+    found = recorded(tmp_path, "files-cpu")
+    assert found["reading"]["codec alone over stae"]["median"] > 0
+    assert found["png writing"]["writer alone over stae"]["median"] > 0
+    for command in ("encode", "decode"):
+        assert found["mixed sizes"][command]["mixed over equal"]["median"] > 0
+    assert len(found["memory"]) == 3
+    assert min(found["memory"].values()) > 50
+
+
+def test_overhead(tmp_path):
+    overhead.main(["--quick", "--seconds", "0", "--results", str(tmp_path)])
+    pictures = recorded(tmp_path, "overhead-cpu")["pictures"]
+    assert [(one["side"], one["shard_size"]) for one in pictures] == [
+        *((256, 0), (256, 256)),
+        *((1024, 0), (1024, 256)),
+    ]
+    assert all(one["milliseconds"]["p10"] > 0 for one in pictures)
+
+
+def test_family(tmp_path, capsys):
+    """A second call prints the same without training or measuring again."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(2):
+        Image.fromarray(noise(64, 72, seed=number)).save(photos / f"{number}.png")
+    command = [str(photos), "--score", str(photos), "--out", str(tmp_path / "runs")]
+    command += ["--only", "f8c16-shuffle", "--steps", "1", "--batch", "1", "--crop", "32"]
+    command += ["--side", "32", "--seconds", "0", "--results", str(tmp_path)]
+    family.main(command)
+    printed = capsys.readouterr().out
+    assert "| f8c16-shuffle | 16x4x4 |" in printed
+    (row,) = recorded(tmp_path, "family")["rows"]
+    assert row["psnr"] > 10
+    with pytest.MonkeyPatch.context() as patch:
+        asked = []
+        real = family.stae_json
+        patch.setattr(family, "stae_json", lambda *words: asked.append(words[0]) or real(*words))
+        family.main(command)
+    assert asked == ["flops"]
+    assert capsys.readouterr().out == printed
+    with pytest.raises(SystemExit, match="give another --out"):
+        family.main([*command, "--lr", "1e-4"])

@@ -29,20 +29,8 @@ def _unfused(model: StupidAE, device: torch.device, dtype: torch.dtype) -> Codec
     return Codec(model, device=device, dtype=dtype, triton=False)
 
 
-def _products(model: StupidAE, device: torch.device, dtype: torch.dtype) -> Codec:
-    """With Triton's matrix products too.
-
-    Raises:
-        RuntimeError: they do not work on the device.
-    """
-    codec = Codec(model, device=device, dtype=dtype, triton="products")
-    if codec.unfused is not None:
-        raise RuntimeError(codec.unfused)
-    return codec
-
-
 # Other forms of the codec, which differ from it on CUDA devices only.
-VARIANTS: Mapping[str, CodecMaker] = {"unfused": _unfused, "products": _products}
+VARIANTS: Mapping[str, CodecMaker] = {"unfused": _unfused}
 
 
 @dataclass(frozen=True)

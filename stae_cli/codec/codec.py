@@ -6,16 +6,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from functools import partial
-from typing import Literal, Self, TypeVar, overload
-from weakref import WeakMethod
+from typing import Self, TypeVar, overload
 
 import torch
 from torch import Tensor
 
 from stae_cli.codec import compile_ops as operators
 from stae_cli.codec.arithmetic import plain_arithmetic
-from stae_cli.codec.cuda.replay import Replay
-from stae_cli.codec.cuda.selftest import PRODUCTS, wants_products, why_unfused, why_unmultiplied
+from stae_cli.codec.cuda.selftest import why_unfused
 from stae_cli.codec.device import numbered, pick_device
 from stae_cli.codec.inference import InferenceForm
 from stae_cli.codec.inputs import check_channels, check_tensors, count_of, rows_of
@@ -31,7 +29,6 @@ Result = TypeVar("Result")
 BATCH_PATCHES = {"cpu": 32768, "cuda": 131072, "mps": 32768}
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 LEAST_PATCHES = 256
-RECORDED_PATCHES = 4096  # at most, in a batch that is computed on CUDA as one recorded graph
 
 
 class Codec:
@@ -40,9 +37,7 @@ class Codec:
     Latents are the raw encoder output. A picture's latent does not depend on what it is encoded
     with: alone or among others it has the same bytes on the same device and versions.
 
-    Made for training loops: tensors on its device stay there and nothing waits for it (but once,
-    when small pictures of a size come for the second time and CUDA records how they are computed;
-    another thread that waits for the whole device in that moment is refused by CUDA);
+    Made for training loops: tensors on its device stay there and nothing waits for it;
     functions that call it compile without a graph break; the caller's autocast, gradient mode and
     precision settings are neither used nor changed. Results are computed without gradients.
 
@@ -51,9 +46,8 @@ class Codec:
         device: where to run; `auto` takes CUDA, then Metal, then the CPU.
         dtype: of weights, activations and results; by default float16 on CUDA, else float32.
         batch_patches: patches of 8x8 pixels that the decoder holds at once; bounds its memory.
-        triton: on CUDA, whether Triton kernels may run between the matrix products, or also make
-            these `products`; they are compiled on first use, tried, and left out where they do not
-            work (see `unfused`).
+        triton: on CUDA, whether Triton kernels may run between the matrix products; they are
+            compiled on first use, tried, and left out where they do not work (see `unfused`).
 
     Attributes:
         unfused: why a CUDA device goes without them and is slower; None where all is well.
@@ -70,7 +64,7 @@ class Codec:
         device: str | torch.device = "auto",
         dtype: torch.dtype | None = None,
         batch_patches: int | None = None,
-        triton: bool | Literal["products"] = True,
+        triton: bool = True,
     ) -> None:
         self.architecture = model.architecture
         self.device = numbered(pick_device(device))
@@ -84,21 +78,13 @@ class Codec:
         self._model, self._triton = deepcopy(model).cpu().requires_grad_(False), triton
         on_cpu = torch.device("cpu")  # where weights are folded, whatever the caller's default is
         with memory_told(self.device), plain_arithmetic(self.device), torch.no_grad(), on_cpu:
-            self.unfused, fused, multiplied = None, False, False
+            self.unfused, fused = None, False
             if self.device.type == "cuda" and triton:
                 self.unfused = why_unfused(self.device, self.dtype)
                 fused = self.unfused is None
-            if fused and (triton == PRODUCTS or wants_products()):
-                self.unfused = why_unmultiplied(self.device, self.dtype)
-                multiplied = self.unfused is None
             self._form = InferenceForm(
-                self._model,
-                device=self.device,
-                dtype=self.dtype,
-                fused=fused,
-                multiplied=multiplied,
+                self._model, device=self.device, dtype=self.dtype, fused=fused
             )
-        self._replay = Replay()
         self._number = operators.enrol(self)
 
     def normalize(self, latents: Tensor) -> Tensor:
@@ -140,8 +126,6 @@ class Codec:
         """
         if not isinstance(images, Tensor):
             return [latent.contiguous() for latent in self.encode_packed(images).unpack()]
-        if len(images) and self._is_small(images, *self._grid_of(self._rows_of(images, 4))):
-            return self._recorded(self._latents, images)
         packed = self.encode_packed(images)
         return _as_batch(packed.tokens, len(images), *packed.sizes[0])
 
@@ -183,8 +167,6 @@ class Codec:
         """
         if isinstance(latents, Tensor):
             check_channels(latents, self.architecture.channels, dimensions=4)
-            if self._is_small(latents, *latents.shape[2:]):
-                return self._recorded(self._images, latents)
             if torch.compiler.is_compiling():
                 painted = operators.decode(list(latents), self._number)
                 return torch.stack([image.permute(1, 2, 0) for image in painted]).permute(
@@ -219,7 +201,7 @@ class Codec:
         return [self._canvas(latent).permute(2, 0, 1) for latent in latents]
 
     def __reduce__(self) -> tuple[Callable[[StupidAE], Self], tuple[StupidAE]]:
-        """Copied and pickled as its weights: what a library lays out and records is made anew."""
+        """Copied and pickled as its weights: what a library lays out is made again."""
         made_alike = partial(
             type(self),
             device=self.device,
@@ -228,29 +210,6 @@ class Codec:
             triton=self._triton,
         )
         return made_alike, (self._model,)
-
-    def _is_small(self, batch: Tensor, height: int, width: int) -> bool:
-        """Whether all that is done to a batch of latents of this size is worth a recording."""
-        if torch.compiler.is_compiling() or not batch.is_cuda or batch.device != self.device:
-            return False
-        patches = len(batch) * height * width * self.architecture.units
-        return patches <= RECORDED_PATCHES and batch.is_contiguous()
-
-    def _recorded(self, work: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-        """`work(batch)`, done at once where batches of this size come again and again."""
-        method = WeakMethod(work)  # a recording that kept the codec would be kept by it
-
-        def call(given: Tensor) -> list[Tensor]:
-            bound = method()
-            assert bound is not None
-            return [bound(given)]
-
-        kind = getattr(work, "__name__", "")
-        return self._within_memory(lambda: self._replay(call, batch, kind)[0])
-
-    def _latents(self, images: Tensor) -> Tensor:
-        """A batch, as `encode` takes it, to (B, C, h, w)."""
-        return _as_batch(self._tokens([images]), len(images), *self._grid_of(self._rows_of(images)))
 
     def _images(self, latents: Tensor) -> Tensor:
         """(B, C, h, w) to (B, 3, 8h, 8w), clamped."""
@@ -272,8 +231,6 @@ class Codec:
                     raise
                 if self.batch_patches <= LEAST_PATCHES:
                     raise too_little_memory(self.device, error) from error
-                self._replay.clear()
-                self._form.forget()
                 self.ran_out_of_memory = True
                 self.batch_patches = max(LEAST_PATCHES, self.batch_patches // 2)
 

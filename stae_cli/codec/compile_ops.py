@@ -2,7 +2,7 @@
 
 A compiled function then computes the same numbers as a plain one, and needs no graph break. The
 operators take a codec's number, since torch lets no other objects through. Inductor leaves them out
-of its CUDA graphs: a codec records its own.
+of its CUDA graphs: a codec may copy from the host, and retries when memory ends.
 """
 
 from __future__ import annotations

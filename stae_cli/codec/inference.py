@@ -22,7 +22,6 @@ from stae_cli.codec.cpu.folding import fold_head, fold_pixel_layer
 from stae_cli.codec.cpu.layers import Size, centred, patches_of
 from stae_cli.codec.cpu.second_stage import SecondForm
 from stae_cli.codec.cpu.trunk import fold_trunk
-from stae_cli.codec.cuda.replay import Replay
 from stae_cli.network.architecture import UNIT
 from stae_cli.network.stupid_ae import Decoder, Encoder, ShuffleDecoder, StupidAE
 
@@ -30,8 +29,6 @@ from stae_cli.network.stupid_ae import Decoder, Encoder, ShuffleDecoder, StupidA
 # ones come in quarters of that: pictures have fewer of them, and chunks are filled up.
 ROWS = {"cpu": 512, "cuda": 16384, "mps": 4096}
 QUARTER = 4
-
-REPLAYED = 4096  # positions, at most, whose decoding on CUDA is recorded when it comes again
 
 
 class InferenceForm:
@@ -42,7 +39,6 @@ class InferenceForm:
         device: where to run.
         dtype: of weights and activations; norms and accumulations stay float32.
         fused: with Triton kernels between the matrix products; `model.trial` says where they run.
-        multiplied: with Triton's matrix products too, where they run.
     """
 
     def __init__(
@@ -52,9 +48,8 @@ class InferenceForm:
         device: torch.device,
         dtype: torch.dtype,
         fused: bool = False,
-        multiplied: bool = False,
     ) -> None:
-        architecture, place = model.architecture, Placement(device, dtype, fused, multiplied)
+        architecture, place = model.architecture, Placement(device, dtype, fused)
         first, *others = architecture.stages
         encoder = cast(Encoder, model.encoder[0])
         decoder = cast(Decoder | ShuffleDecoder, model.decoder[0])
@@ -68,7 +63,6 @@ class InferenceForm:
         self._encoder = fold_encoder(encoder, embed, place, rows=self._rows, before=before)
         self._trunk = fold_trunk(decoder, first, place, rows=rows)
         self._head = fold_head(decoder, place, self._trunk.lacking)
-        self._replay = Replay()
         self._second = SecondForm(model, place, rows=rows // QUARTER) if others else None
         # In latent positions of the whole network.
         cell = self._second.patch if self._second else 1
@@ -123,6 +117,7 @@ class InferenceForm:
         """
         grids = self._first_latents(latents)
         levels, finite = self._painted(grids, levels=True)
+        assert finite is not None
         return self._head.images(levels, _sizes(grids)), finite
 
     @property
@@ -130,32 +125,10 @@ class InferenceForm:
         """Positions of the first stage for one of the whole network."""
         return 1 if self._second is None else self._second.patch**2
 
-    def forget(self) -> None:
-        """Gives back the memory of what was recorded."""
-        self._replay.clear()
-        self._encoder.forget()
-        if self._second is not None:
-            self._second.forget()
-
-    def _painted(self, grids: Sequence[Tensor], *, levels: bool) -> Sequence[Tensor]:
-        """Pixels as the head gives them, and with `levels` (N,) whether each patch was finite.
-
-        Small pictures of sizes that come again are recorded on CUDA.
-        """
-        sizes = _sizes(grids)
-        counts = [height * width for height, width in sizes]
-        trunk, head, at_once = self._trunk, self._head, self._rows  # a recording keeps these alone
-
-        def work(rows: Tensor) -> Sequence[Tensor]:
-            parts = zip(rows.split(counts), sizes, strict=True)
-            features = trunk([part.unflatten(0, size) for part, size in parts])
-            found = head.paint(features, sizes, levels=levels, at_once=at_once)
-            return [each for each in found if each is not None]
-
-        rows = torch.cat([grid.flatten(0, 1) for grid in grids])
-        if not rows.is_cuda or len(rows) > REPLAYED:
-            return work(rows)
-        return self._replay(work, rows, (levels, *sizes))
+    def _painted(self, grids: Sequence[Tensor], *, levels: bool) -> tuple[Tensor, Tensor | None]:
+        """Pixels as the head gives them, and with `levels` (N,) whether each patch was finite."""
+        features = self._trunk(grids)
+        return self._head.paint(features, _sizes(grids), levels=levels, at_once=self._rows)
 
     def _first_latents(self, latents: Sequence[Tensor]) -> Sequence[Tensor]:
         """The first stage's latents, (h, w, C) each."""

@@ -358,9 +358,9 @@ def test_cuda_agrees_with_the_cpu(model, codec):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("triton", [False, True, "products"])
+@pytest.mark.parametrize("triton", [False, True])
 def test_on_cuda_a_latent_has_the_same_bytes_however_it_is_given(triton):
-    """Alone, from the second time on recorded; in a batch of several chunks; in a mixed list."""
+    """Alone; in a batch of several chunks; in a mixed list."""
     full = seeded_model()
     codec = Codec(full, device="cuda", triton=triton)
     assert codec.unfused is None

@@ -102,7 +102,7 @@ def test_a_function_compiled_to_cuda_graphs_gets_the_same_bytes():
     for seed in range(6):  # it warms up, records, and replays
         images = drawn(2, 3, 64, 64, seed=seed).cuda()
         assert torch.equal(compiled(images), there_and_back(images))
-        assert torch.equal(codec.encode(images[:1]), codec.encode(images)[:1])  # recorded apart
+        assert torch.equal(codec.encode(images[:1]), codec.encode(images)[:1])
 
 
 def test_one_compiled_function_keeps_codecs_apart(codec):

@@ -25,11 +25,10 @@ from stae_cli.codec.arithmetic import plain_arithmetic
 from stae_cli.codec.cpu import folding
 from stae_cli.codec.cpu.affine import Affine
 from stae_cli.codec.cpu.layers import FieldHead, centred, patches_of
-from stae_cli.codec.cuda import kernels, products
+from stae_cli.codec.cuda import kernels
 from stae_cli.codec.cuda import layers as fused_layers
 from stae_cli.codec.cuda import selftest as trial
 from stae_cli.codec.cuda.layers import FusedFieldHead, FusedTrunk, GegluStep, write_tanh_gelu
-from stae_cli.codec.cuda.multiplied import EncoderProducts, ProductTrunk
 from stae_cli.codec.inference import InferenceForm
 from stae_cli.network.architecture import PRESETS, Architecture
 from tests.seeded import TINY, seeded_model, tiny_like
@@ -57,13 +56,12 @@ def _with_tensor_cores(monkeypatch):
     monkeypatch.setattr(trial, "has_tensor_cores", has_tensor_cores)
     monkeypatch.setattr(folding, "has_tensor_cores", has_tensor_cores)
     trial.why_unfused.cache_clear()
-    trial.why_unmultiplied.cache_clear()
     with plain_arithmetic(DEVICE):
         yield
 
 
-def fused(model, dtype=torch.float32, multiplied=False):
-    return InferenceForm(model, device=DEVICE, dtype=dtype, fused=True, multiplied=multiplied)
+def fused(model, dtype=torch.float32):
+    return InferenceForm(model, device=DEVICE, dtype=dtype, fused=True)
 
 
 def drawn(*shape, seed=0):
@@ -82,36 +80,6 @@ def golden_vectors(case):
 
 def reference(architecture):
     return seeded_model(architecture).to(DEVICE)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_the_trial_passes_products_that_compute_what_they_say(dtype):
-    assert trial.why_unmultiplied(DEVICE, dtype) is None
-
-
-@pytest.mark.parametrize(
-    "name", ["product", "gelu_product", "add_product_squares", "geglu_product"]
-)
-def test_the_trial_finds_products_that_compute_something_else(name, monkeypatch):
-    real = getattr(products, name)
-
-    def slightly_wrong(*given, **named):
-        result = real(*given, **named)
-        (given[0] if name == "add_product_squares" else result)[2, 5] += 0.05
-        return result
-
-    monkeypatch.setattr(products, name, slightly_wrong)
-    assert name in trial.why_unmultiplied(DEVICE, torch.float16)
-
-
-def test_the_trial_finds_rows_that_depend_on_their_company(monkeypatch):
-    real = products.product
-
-    def careless(rows, *given):
-        return real(rows, *given) * (1 if len(rows) > 100 else 1 + 2**-11)
-
-    monkeypatch.setattr(products, "product", careless)
-    assert "product" in trial.why_unmultiplied(DEVICE, torch.float32)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])
@@ -222,13 +190,11 @@ def test_triton_can_be_left_out(monkeypatch):
     assert trial.why_unfused(DEVICE, torch.float16) == "STAE_TRITON=0"
 
 
-@pytest.mark.parametrize(
-    ("case", "multiplied"), [("0", False), ("1", False), ("2", False), ("1", True)]
-)
-def test_float32_reproduces_the_golden_vectors(case, multiplied):
+@pytest.mark.parametrize("case", ["0", "1", "2"])
+def test_float32_reproduces_the_golden_vectors(case):
     pixels, latents, image = golden_vectors(case)
-    form = fused(seeded_model(), multiplied=multiplied)
-    assert isinstance(form._trunk, ProductTrunk if multiplied else FusedTrunk)
+    form = fused(seeded_model())
+    assert isinstance(form._trunk, FusedTrunk)
     assert isinstance(form._head, FusedFieldHead)
     encoded = form.encode([pixels]).T.view(latents.shape)
     torch.testing.assert_close(encoded, latents, rtol=0, atol=1e-5)
@@ -245,7 +211,6 @@ def test_float16_is_no_worse_than_torchs_functions():
     errors = []
     for form in (
         fused(model, torch.float16),
-        fused(model, torch.float16, multiplied=True),
         InferenceForm(model, device=DEVICE, dtype=torch.float16),
     ):
         encoded = form.encode([pixels]).T.reshape(latents.shape).float()
@@ -256,19 +221,16 @@ def test_float16_is_no_worse_than_torchs_functions():
                 (decoded.permute(2, 0, 1).float() - image).square().mean().sqrt(),
             ]
         )
-    *ours, (plain_encoding, plain_decoding) = errors
-    for encoding, decoding in ours:
-        assert encoding <= 1.1 * plain_encoding
-        assert decoding <= 1.1 * plain_decoding
+    (encoding, decoding), (plain_encoding, plain_decoding) = errors
+    assert encoding <= 1.1 * plain_encoding
+    assert decoding <= 1.1 * plain_decoding
 
 
-@pytest.mark.parametrize("multiplied", [False, True])
 @pytest.mark.parametrize("architecture", VARIANTS, ids=lambda each: each.name)
-def test_every_network_is_its_reference(architecture, multiplied):
+def test_every_network_is_its_reference(architecture):
     model = reference(architecture)
-    form = fused(model, multiplied=multiplied)
-    kind = EncoderProducts if multiplied else GegluStep
-    assert any(isinstance(layer, kind) for layer in form._encoder.layers)
+    form = fused(model)
+    assert any(isinstance(layer, GegluStep) for layer in form._encoder.layers)
     side = architecture.downsample
     pixels = drawn_bytes(2 * side, 3 * side, 3)
     with torch.no_grad():
@@ -292,11 +254,10 @@ def test_sizes_mix(sizes):
         torch.testing.assert_close(image, expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("multiplied", [False, True])
-def test_rows_come_in_chunks(monkeypatch, multiplied):
+def test_rows_come_in_chunks(monkeypatch):
     monkeypatch.setitem(inference.ROWS, DEVICE.type, 64)
     model = reference(SMALL)
-    form = fused(model, multiplied=multiplied)
+    form = fused(model)
     latent = drawn(16, 9, 11)
     with torch.no_grad():
         expected = model.decode(latent[None])[0].permute(1, 2, 0)

@@ -66,8 +66,7 @@ class Placement:
 
     device: torch.device
     dtype: torch.dtype
-    fused: bool = False  # with the kernels of `model.kernels` between the products
-    multiplied: bool = False  # and by the products of `model.products`
+    fused: bool = False  # with the kernels of `codec.cuda.kernels` between the products
 
     def affine(self, weight: Tensor, bias: Tensor) -> Affine:
         """The layer of a float64 weight (outputs, inputs) and bias (outputs,)."""

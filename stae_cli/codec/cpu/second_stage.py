@@ -46,10 +46,6 @@ class SecondForm:
         cells = rows.view(-1, self._values)
         return torch.cat([self._encoder(part) for part in cells.split(self._encoder.rows)])
 
-    def forget(self) -> None:
-        """Gives back the memory of what was recorded."""
-        self._encoder.forget()
-
     def decode(self, latents: Sequence[Tensor]) -> list[Tensor]:
         """Latents (h, w, channels) of any sizes -> first latents (cell * h, cell * w, C)."""
         features = self._trunk(latents)

@@ -49,11 +49,6 @@ def fold_trunk(
     ]
     if sizes.decoder_kernel == 1:
         return PointTrunk(project, fold_point_pairs(pairs, place), rows)
-    if place.multiplied:
-        from stae_cli.codec.cuda.multiplied import fits, fold_trunk_products
-
-        if fits(sizes.width, sizes.channels):
-            return fold_trunk_products(decoder.conv_in, pairs, place, rows=rows)
     if place.fused:
         from stae_cli.codec.cuda.layers import FusedTrunk
 

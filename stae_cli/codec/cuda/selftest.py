@@ -18,14 +18,13 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
-from torch.nn.functional import gelu, linear
+from torch.nn.functional import gelu
 
 from stae_cli.codec.cpu.affine import Affine
 from stae_cli.codec.cpu.layers import FieldHead, centred, normed, patches_of
 from stae_cli.codec.memory import ran_out
 
-SWITCH = "STAE_TRITON"  # in the environment; 0 leaves the kernels out, `products` adds those
-PRODUCTS = "products"
+SWITCH = "STAE_TRITON"  # in the environment; 0 leaves the kernels out
 WITH_TENSOR_CORES = (8, 0)  # compute capability from which Triton's products use them
 ROUNDINGS = 4  # of the result's dtype, relative to the result and to all results' deviation
 Trials = Callable[[ModuleType, torch.device, torch.dtype], Iterator[tuple[str, Tensor, Tensor]]]
@@ -37,19 +36,6 @@ def why_unfused(device: torch.device, dtype: torch.dtype) -> str | None:
     if os.environ.get(SWITCH) == "0":
         return f"{SWITCH}=0"
     return _why_not("stae_cli.codec.cuda.kernels", _trials, device, dtype)
-
-
-@lru_cache
-def why_unmultiplied(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why a CUDA device goes without `model.products`; None where it has them."""
-    if not has_tensor_cores(device, dtype):
-        return f"`{PRODUCTS}` need tensor cores and half precision"
-    return _why_not("stae_cli.codec.cuda.products", _product_trials, device, dtype)
-
-
-def wants_products() -> bool:
-    """Whether the environment asks for them."""
-    return os.environ.get(SWITCH) == PRODUCTS
 
 
 def _why_not(name: str, trials: Trials, device: torch.device, dtype: torch.dtype) -> str | None:
@@ -134,43 +120,6 @@ def _trials(
     yield "geglu", kernels.geglu(raised), gate * gelu(act, approximate="tanh")
     if has_tensor_cores(device, dtype):
         yield from _painted(kernels, drawn(36, 32 * 32 + 3 * 32), drawn(64, 32), drawn(3, 64))
-
-
-def _product_trials(
-    products: ModuleType, device: torch.device, dtype: torch.dtype
-) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Likewise for each product, on rows that fill no tile, and once more with few rows."""
-    drawn = _drawing(device, dtype)
-
-    def layer(outputs: int, inputs: int) -> tuple[Tensor, Tensor]:
-        return drawn(outputs, inputs) / inputs**0.5, drawn(outputs)
-
-    def plain(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return linear(rows.float(), weight.float(), bias.float())
-
-    for inputs, outputs in ((192, 512), (16, 512), (512, 16)):
-        rows, (weight, bias) = drawn(140, inputs), layer(outputs, inputs)
-        found, meant = products.product(rows, weight, bias), plain(rows, weight, bias)
-        yield "product", found, meant
-        alone = products.product(rows[131:137], weight, bias)
-        yield "product", (alone == found[131:137]).float(), torch.ones_like(meant[:6])
-        for exact, form in ((True, "none"), (False, "tanh")):
-            found = products.gelu_product(rows, weight, bias, exact=exact)
-            yield "gelu_product", found, gelu(meant, approximate=form)
-    rows, hidden, lacking = drawn(140, 512), drawn(140, 1024), drawn(512).float()
-    down, (raised, bias) = layer(512, 1024)[0], layer(2048, 512)
-    total = (rows.float() + hidden.float() @ down.float().T).to(dtype).float()
-    squares = products.add_product_squares(rows, hidden, down, lacking)
-    yield "add_product_squares", rows, total
-    yield "add_product_squares", squares.sum(0), (rows.float() + lacking).square().sum(1)
-    gate, act = plain(normed(rows.float() + lacking), raised, bias).chunk(2, 1)
-    turned = products.interleaved(raised), products.interleaved(bias)
-    norm = products.Norm(squares, products.interleaved(raised.float() @ lacking))
-    found = products.geglu_product(rows, *turned, norm=norm)
-    yield "geglu_product", found, gate * gelu(act, approximate="tanh")
-    few = products.Norm(squares[:, 131:137].contiguous(), norm.shift)
-    alone = products.geglu_product(rows[131:137], *turned, norm=few)
-    yield "geglu_product", (alone == found[131:137]).float(), torch.ones_like(gate[:6])
 
 
 def _painted(

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from random import Random
 from time import monotonic
 
-from stae_cli.codec.memory import is_memory_error
+from stae_cli.codec.device import is_memory_error
 from stae_cli.errors import StaeError
 from stae_cli.network.seeding import SEED
 

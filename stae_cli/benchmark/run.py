@@ -35,7 +35,7 @@ from stae_cli.benchmark.report import (
 from stae_cli.benchmark.rounds import Key, Round, memory_errors, rounds_of
 from stae_cli.benchmark.stopwatch import Stopwatch, WarmUp
 from stae_cli.codec.codec import Codec
-from stae_cli.codec.memory import is_memory_error
+from stae_cli.codec.device import is_memory_error
 from stae_cli.network.flops import check_size
 from stae_cli.network.stupid_ae import StupidAE
 

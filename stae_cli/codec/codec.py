@@ -13,11 +13,10 @@ from torch import Tensor
 
 from stae_cli.codec import compile_ops as operators
 from stae_cli.codec.arithmetic import plain_arithmetic
-from stae_cli.codec.cuda.selftest import why_unfused
-from stae_cli.codec.device import numbered, pick_device
-from stae_cli.codec.inference import InferenceForm
+from stae_cli.codec.cpu.affine import Placement
+from stae_cli.codec.cuda.selftest import choose_form
+from stae_cli.codec.device import memory_told, numbered, pick_device, ran_out, too_little_memory
 from stae_cli.codec.inputs import check_channels, check_tensors, count_of, rows_of
-from stae_cli.codec.memory import memory_told, ran_out, too_little_memory
 from stae_cli.codec.packed import PackedLatents
 from stae_cli.codec.tiling import Piece, rounds
 from stae_cli.errors import InputError
@@ -78,13 +77,8 @@ class Codec:
         self._model, self._triton = deepcopy(model).cpu().requires_grad_(False), triton
         on_cpu = torch.device("cpu")  # where weights are folded, whatever the caller's default is
         with memory_told(self.device), plain_arithmetic(self.device), torch.no_grad(), on_cpu:
-            self.unfused, fused = None, False
-            if self.device.type == "cuda" and triton:
-                self.unfused = why_unfused(self.device, self.dtype)
-                fused = self.unfused is None
-            self._form = InferenceForm(
-                self._model, device=self.device, dtype=self.dtype, fused=fused
-            )
+            place = Placement(self.device, self.dtype)
+            self._form, self.unfused = choose_form(self._model, place, triton=triton)
         self._number = operators.enrol(self)
 
     def normalize(self, latents: Tensor) -> Tensor:

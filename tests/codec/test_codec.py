@@ -10,10 +10,9 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from stae_cli import Codec
-from stae_cli.codec import codec as room
 from stae_cli.codec.codec import LEAST_PATCHES
 from stae_cli.codec.cpu import affine
-from stae_cli.codec.cuda import selftest as trial
+from stae_cli.codec.cuda import selftest
 from stae_cli.codec.device import pick_device
 from stae_cli.codec.pixel_codec import PixelCodec
 from stae_cli.errors import DeviceError, InputError
@@ -198,7 +197,7 @@ def test_no_memory_at_all_is_a_clear_error(model, monkeypatch, error):
         codec.encode(floats(1, 3, 16, 16))
     assert codec.batch_patches == LEAST_PATCHES
     assert ("CUDNN" in str(caught.value)) == ("CUDNN" in str(error))
-    monkeypatch.setattr(room, "InferenceForm", never)
+    monkeypatch.setattr(selftest, "InferenceForm", never)
     with pytest.raises(DeviceError, match="too little free memory"):
         Codec(model, device="cpu")
 
@@ -321,11 +320,8 @@ def test_the_callers_default_device_is_none_of_its_business(model, codec):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_default_device_leaves_cuda_its_kernels(model):
-    trial.why_unfused.cache_clear()
-    trial.has_gelu_epilogue.cache_clear()
     with torch.device("cuda"):
         assert PixelCodec(model, device="cuda").unfused is None
-    trial.why_unfused.cache_clear()
 
 
 @pytest.mark.parametrize("name", ["cuda:99", "xpu", "meta"])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stae_cli.benchmark.report import Case
-from stae_cli.network.seeding import SEED
+from stae_cli.network.stupid_ae import SEED
 
 CACHE_BYTES = 128 << 20  # more than the last cache of most devices
 FEWEST, MOST = 2, 32

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stae_cli.benchmark.stopwatch import Stopwatch, WarmUp
-from stae_cli.network.seeding import SEED
+from stae_cli.network.stupid_ae import SEED
 
 Shape = tuple[int, int, int]  # (rows, inner, columns)
 

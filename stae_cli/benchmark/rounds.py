@@ -9,7 +9,7 @@ from time import monotonic
 
 from stae_cli.codec.device import is_memory_error
 from stae_cli.errors import StaeError
-from stae_cli.network.seeding import SEED
+from stae_cli.network.stupid_ae import SEED
 
 FEWEST_ROUNDS = 3
 

@@ -8,7 +8,7 @@ from torch.nn.functional import mse_loss
 
 from stae_cli.benchmark.transformer import SIZES, Transformer
 from stae_cli.codec.packed import PackedLatents
-from stae_cli.network.seeding import SEED, seeded
+from stae_cli.network.stupid_ae import SEED, seeded
 
 LEARNING_RATE = 1e-4
 

@@ -11,12 +11,12 @@ from stae_cli.errors import DeviceError
 
 KINDS = ("cpu", "cuda", "mps")
 
-# What is no `torch.OutOfMemoryError`, since torch's allocator was not asked.
+# Of errors that are not `torch.OutOfMemoryError`, since torch's allocator was not asked.
 MESSAGES = (
     "out of memory",  # CUDA's own words, alone or through Triton; Metal's
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
-    "unable to find an engine to execute this computation",  # cuDNN's, where none has room
+    "unable to find an engine to execute this computation",  # cuDNN's
 )
 
 
@@ -55,25 +55,25 @@ def numbered(device: torch.device) -> torch.device:
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether an error says that a device's memory has ended."""
+    """Whether an error says that a device has run out of memory."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(each in str(error) for each in MESSAGES)
 
 
 def is_memory_error(error: BaseException) -> bool:
-    """Whether memory has ended, a device's or the machine's; torch has no kind for the latter."""
+    """Whether a device or the machine has run out of memory; torch has no class for the latter."""
     if isinstance(error, MemoryError) or ran_out(error):
         return True
     return isinstance(error, RuntimeError) and "allocate memory" in str(error)
 
 
 @contextmanager
-def memory_told(device: torch.device) -> Iterator[None]:
-    """Tells of the end of the device's memory as users read it.
+def memory_errors(device: torch.device) -> Iterator[None]:
+    """Reports out-of-memory as an error of the device.
 
     Raises:
-        DeviceError: it has ended.
+        DeviceError: the device has run out of memory.
     """
     try:
         yield
@@ -84,7 +84,7 @@ def memory_told(device: torch.device) -> Iterator[None]:
 
 
 def too_little_memory(device: torch.device, error: RuntimeError) -> DeviceError:
-    """What to raise; with the library's words where these might mean something else."""
+    """The error to raise, with the library's own message where that may mean something else."""
     words = "" if isinstance(error, torch.OutOfMemoryError) else f" ({_first_line(error)})"
     return DeviceError(
         f"device `{device}` has too little free memory{words}",

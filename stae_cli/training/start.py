@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from stae_cli.checkpoints.checkpoint import Checkpoint
 from stae_cli.errors import CheckpointError
-from stae_cli.network.seeding import seeded
-from stae_cli.network.stupid_ae import StupidAE
+from stae_cli.network.stupid_ae import StupidAE, seeded
 from stae_cli.training.crops import Crops
 from stae_cli.training.linear import fit_pca, set_linear, set_second_linear
 from stae_cli.training.second_stage import hold_first, joined_to

@@ -1,5 +1,6 @@
 """The codec as Python users call it: every layout, any sizes, devices, refusals."""
 
+import doctest
 import pickle
 from copy import copy, deepcopy
 
@@ -10,11 +11,11 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from stae_cli import Codec
-from stae_cli.codec.codec import LEAST_PATCHES
 from stae_cli.codec.cpu import affine
 from stae_cli.codec.cuda import selftest
 from stae_cli.codec.device import pick_device
 from stae_cli.codec.pixel_codec import PixelCodec
+from stae_cli.codec.tiling import LEAST_PATCHES
 from stae_cli.errors import DeviceError, InputError
 from tests.seeded import TINY, seeded_model
 
@@ -35,6 +36,23 @@ def model():
 @pytest.fixture(scope="module")
 def codec(model):
     return Codec(model, device="cpu")
+
+
+@pytest.mark.parametrize("owner", ["", "normalize", "encode", "encode_packed", "decode"])
+def test_the_examples_of_the_docstrings_run(owner):
+    documented = getattr(Codec, owner) if owner else Codec
+    (example,) = doctest.DocTestFinder(recurse=False).find(documented, globs={})
+    assert example.examples
+    assert doctest.DocTestRunner().run(example).failed == 0
+
+
+def test_it_has_few_public_methods():
+    methods = {name for name in dir(PixelCodec) if not name.startswith("_")}
+    assert methods - {name for name in dir(Codec) if not name.startswith("_")} == {
+        "encode_pixels", "decode_pixels", "begin_encoding", "begin_decoding",
+        "runs_beside", "host_memory",
+    }  # fmt: skip
+    assert len([name for name in methods if callable(getattr(PixelCodec, name))]) <= 10
 
 
 def floats(*shape, seed=0):
@@ -105,7 +123,7 @@ def test_a_batch_has_the_bytes_of_its_images(model, kind, count, side, batch_pat
 )
 def test_a_batch_goes_to_the_device_in_few_copies(model, batch_patches, copies):
     codec = Codec(model, device="cpu", batch_patches=batch_patches)
-    assert [tuple(part.shape) for part in codec._bands(levels(5, 128, 128, 3))] == copies
+    assert [tuple(part.shape) for part in codec.tiler.bands(levels(5, 128, 128, 3))] == copies
 
 
 @pytest.mark.parametrize(
@@ -171,14 +189,14 @@ def test_half_precision_gives_its_own_dtype(model, codec, dtype):
 def test_memory_that_ends_halves_the_pieces(model, monkeypatch, error):
     codec = Codec(model, device="cpu", batch_patches=4096)
     whole = codec.decode(torch.ones(1, 16, 40, 40))
-    run = codec._form.decode
+    run = codec.tiler.form.decode
 
     def with_little_memory(latents):
         if sum(latent.shape[:2].numel() for latent in latents) > 1024:
             raise error
         return run(latents)
 
-    monkeypatch.setattr(codec._form, "decode", with_little_memory)
+    monkeypatch.setattr(codec.tiler.form, "decode", with_little_memory)
     image = codec.decode(torch.ones(1, 16, 40, 40))
     torch.testing.assert_close(image, whole, rtol=0, atol=2e-5)
     assert codec.batch_patches == 1024
@@ -192,7 +210,7 @@ def test_no_memory_at_all_is_a_clear_error(model, monkeypatch, error):
     def never(*_given, **_named):
         raise error
 
-    monkeypatch.setattr(codec._form, "encode", never)
+    monkeypatch.setattr(codec.tiler.form, "encode", never)
     with pytest.raises(DeviceError, match="too little free memory") as caught:
         codec.encode(floats(1, 3, 16, 16))
     assert codec.batch_patches == LEAST_PATCHES
@@ -208,7 +226,7 @@ def test_what_is_no_end_of_memory_stays_what_it_is(model, monkeypatch):
     def fail(_images):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(codec._form, "encode", fail)
+    monkeypatch.setattr(codec.tiler.form, "encode", fail)
     with pytest.raises(RuntimeError, match="illegal memory access"):
         codec.encode(floats(1, 3, 16, 16))
     assert not codec.ran_out_of_memory

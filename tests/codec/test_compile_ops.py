@@ -10,7 +10,7 @@ import torch
 from stae_cli import Codec
 from stae_cli.codec import codec as room
 from stae_cli.codec import compile_ops as operators
-from stae_cli.codec import inference
+from stae_cli.codec import inference, tiling
 from stae_cli.errors import InputError
 from stae_cli.network.architecture import PRESETS
 from tests.seeded import TINY, seeded_model, tiny_like
@@ -142,7 +142,8 @@ def test_gradient_mode_is_the_callers(codec):
 def test_nothing_waits_for_the_device(monkeypatch, sizes):
     """On `meta`, whose tensors hold no values, whatever reads one or leaves the device raises."""
     monkeypatch.setattr(room, "pick_device", torch.device)
-    monkeypatch.setattr(room, "plain_arithmetic", lambda _device: nullcontext())
+    for module in (room, tiling):
+        monkeypatch.setattr(module, "plain_arithmetic", lambda _device: nullcontext())
     monkeypatch.setitem(inference.ROWS, "meta", 64)
     monkeypatch.setitem(room.BATCH_PATCHES, "meta", 64 * sizes.units)
     codec = Codec(seeded_model(sizes), device="meta", dtype=torch.float16)

@@ -85,6 +85,8 @@ def fused_form(model: StupidAE, place: Placement) -> InferenceForm:
         plain = InferenceForm(model, PlainBackend(place))
         trial = Trial(fused, plain, model.architecture)
         wrong = next((what for what, agrees in trial if not agrees), None)
+    except UnfusedError:
+        raise
     except ImportError as error:
         raise UnfusedError(f"Triton is not installed ({error})") from error
     except Exception as error:  # a compiler, a driver and two libraries raise here
@@ -195,11 +197,14 @@ class Trial:
         return torch.cat([patches_of(image, self._size) for image in images])
 
     def _agree(self, found: Tensor, meant: Tensor) -> bool:
-        """Whether results (N, values) differ by rounding alone.
+        """Whether results (N, values) differ by rounding alone, where the dtype can hold them.
 
-        Where the weights overflow the dtype there is nothing to compare.
+        Raises:
+            UnfusedError: the weights overflow the dtype everywhere.
         """
         good = meant.isfinite().all(1)
+        if not good.any():
+            raise UnfusedError(f"these weights overflow {meant.dtype}")
         return _are_near(found[good].float(), meant[good].float(), self._bound(meant[good]))
 
     def _bound(self, results: Tensor) -> Tensor:

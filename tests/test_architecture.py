@@ -93,6 +93,13 @@ def test_no_arrow_of_the_plan_is_unused():
     assert {(a, b) for a, below in ARROWS.items() for b in below} <= drawn
 
 
+def test_no_modules_import_each_other_in_a_circle():
+    graph = {name: set() for name in MODULES}
+    for name, imported in INSIDE:
+        graph[name].add(imported)
+    assert circles(graph) == []
+
+
 def test_a_circle_is_found():
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == ["a -> b -> c -> a"]
 

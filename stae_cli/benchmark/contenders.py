@@ -17,8 +17,7 @@ from stae_cli.codec.codec import Codec
 from stae_cli.errors import UsageError
 from stae_cli.network.architecture import F8C16, Architecture
 from stae_cli.network.flops import Cost, count
-from stae_cli.network.seeding import SEED, seeded
-from stae_cli.network.stupid_ae import StupidAE
+from stae_cli.network.stupid_ae import SEED, StupidAE, seeded
 
 CodecMaker = Callable[[StupidAE, torch.device, torch.dtype], Codec]
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from stae_cli.errors import StaeError, UsageError
 from stae_cli.network.flops import Cost, check_size, count_stage
-from stae_cli.network.seeding import seeded
+from stae_cli.network.stupid_ae import seeded
 
 FACTOR = 8
 LATENT_CHANNELS = 4

@@ -42,7 +42,7 @@ from stae_cli.benchmark.stopwatch import (
     rounds_of,
 )
 from stae_cli.codec.codec import Codec
-from stae_cli.codec.memory import is_memory_error
+from stae_cli.codec.device import is_memory_error
 from stae_cli.network.flops import check_size
 from stae_cli.network.stupid_ae import StupidAE
 

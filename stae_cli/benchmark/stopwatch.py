@@ -17,9 +17,9 @@ from time import monotonic, perf_counter
 import torch
 from torch import Tensor
 
-from stae_cli.codec.memory import is_memory_error
+from stae_cli.codec.device import is_memory_error
 from stae_cli.errors import StaeError
-from stae_cli.network.seeding import SEED
+from stae_cli.network.stupid_ae import SEED
 
 SHORTEST_SAMPLE = 0.05  # seconds; quicker calls are timed several at a time
 MOST_CALLS = 1000

@@ -15,7 +15,7 @@ from torch.nn.functional import gelu, mse_loss, scaled_dot_product_attention
 
 from stae_cli.codec.packed import PackedLatents
 from stae_cli.errors import UsageError
-from stae_cli.network.seeding import SEED, seeded
+from stae_cli.network.stupid_ae import SEED, seeded
 
 LEARNING_RATE = 1e-4
 

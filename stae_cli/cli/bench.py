@@ -48,7 +48,7 @@ Against = Annotated[
     typer.Option(
         metavar="NAME,...",
         help="Time these too: `reference` (the plain module), `sdxl`, `taesd`; on CUDA `unfused` "
-        "(stae without its Triton kernels) and `products` (with Triton's matrix products too).",
+        "(stae without its Triton kernels).",
         show_default=False,
     ),
 ]

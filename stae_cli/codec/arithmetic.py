@@ -1,4 +1,4 @@
-"""Arithmetic settings: none of torch's shortcuts inside, and the caller's own again afterwards."""
+"""Arithmetic settings: none of torch's shortcuts while the codec works, the caller's afterwards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import backends
 
-INHERITED = "none"  # what torch calls a precision that is left to the setting above it
+INHERITED = "none"  # torch's name for a precision that is left to the setting above it
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,13 @@ def _precision(owner: Any, above: Any) -> _Setting:
 
 
 class _Settings:
-    """What a device type has of them: the process's, and plain as long as anyone is inside."""
+    """The process's settings for one type of device: plain as long as any thread is inside."""
 
     def __init__(self, settings: Sequence[_Setting] = ()) -> None:
         self._settings = settings
         self._before: list[object] = []
         self._inside = 0
-        # The garbage collector may end a generator that is inside while its thread holds this.
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
 
     def enter(self) -> None:
         with self._lock:
@@ -97,7 +96,8 @@ def plain_arithmetic(device: torch.device) -> Iterator[None]:
 
     Autocast is the thread's own. The other settings are the process's: the first thread inside
     turns them off, and the last one out restores what the first one found. What another thread
-    sets meanwhile is in force at once, and lost then.
+    sets meanwhile applies at once, and is lost then. Never hold it open across a `yield`: the
+    caller of a generator would compute with these settings, and might never finish it.
     """
     settings = _SETTINGS[device.type]
     settings.enter()
@@ -109,7 +109,7 @@ def plain_arithmetic(device: torch.device) -> Iterator[None]:
 
 
 def _without_autocast(kind: str) -> AbstractContextManager[object]:
-    """Asks first, since that takes a tenth of the time."""
+    """Asks first, which takes a tenth of the time."""
     if torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
     return nullcontext()

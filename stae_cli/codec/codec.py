@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
-from typing import Literal, Self, TypeVar, overload
-from weakref import WeakMethod
+from typing import Self, overload
 
 import torch
 from torch import Tensor
 
 from stae_cli.codec import compile_ops as operators
 from stae_cli.codec.arithmetic import plain_arithmetic
-from stae_cli.codec.cuda.replay import Replay
-from stae_cli.codec.cuda.selftest import PRODUCTS, wants_products, why_unfused, why_unmultiplied
-from stae_cli.codec.device import numbered, pick_device
-from stae_cli.codec.inference import InferenceForm
-from stae_cli.codec.inputs import check_channels, check_tensors, count_of, rows_of
-from stae_cli.codec.memory import memory_told, ran_out, too_little_memory
+from stae_cli.codec.cpu.affine import Placement
+from stae_cli.codec.cuda.selftest import choose_form
+from stae_cli.codec.device import memory_errors, numbered, pick_device
+from stae_cli.codec.inputs import check_channels, check_tensors, rows_of
 from stae_cli.codec.packed import PackedLatents
-from stae_cli.codec.tiling import Piece, rounds
+from stae_cli.codec.tiling import Tiler
 from stae_cli.errors import InputError
 from stae_cli.network.stupid_ae import StupidAE
-
-Result = TypeVar("Result")
 
 # Patches of 8x8 pixels that the decoder holds at once, about 5 kB of float32 each on the CPU.
 BATCH_PATCHES = {"cpu": 32768, "cuda": 131072, "mps": 32768}
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-LEAST_PATCHES = 256
-RECORDED_PATCHES = 4096  # at most, in a batch that is computed on CUDA as one recorded graph
 
 
 class Codec:
@@ -40,27 +32,35 @@ class Codec:
     Latents are the raw encoder output. A picture's latent does not depend on what it is encoded
     with: alone or among others it has the same bytes on the same device and versions.
 
-    Made for training loops: tensors on its device stay there and nothing waits for it (but once,
-    when small pictures of a size come for the second time and CUDA records how they are computed;
-    another thread that waits for the whole device in that moment is refused by CUDA);
-    functions that call it compile without a graph break; the caller's autocast, gradient mode and
-    precision settings are neither used nor changed. Results are computed without gradients.
+    Made for training loops: tensors on its device stay there and nothing waits for it; functions
+    that call it compile without a graph break; the caller's autocast, gradient mode and precision
+    settings are neither used nor changed. Results are computed without gradients.
 
     Args:
-        model: the reference model, its weights are copied.
+        model: the reference model; its weights are copied.
         device: where to run; `auto` takes CUDA, then Metal, then the CPU.
         dtype: of weights, activations and results; by default float16 on CUDA, else float32.
         batch_patches: patches of 8x8 pixels that the decoder holds at once; bounds its memory.
-        triton: on CUDA, whether Triton kernels may run between the matrix products, or also make
-            these `products`; they are compiled on first use, tried, and left out where they do not
+        triton: on CUDA, whether Triton kernels may run between the matrix products. They are
+            compiled on first use, compared with torch's functions, and left out where they do not
             work (see `unfused`).
 
     Attributes:
-        unfused: why a CUDA device goes without them and is slower; None where all is well.
+        architecture: the sizes of the network.
+        unfused: why a CUDA device goes without Triton and is slower; None where all is well.
+        tiler: what computes, for borders other than this one.
 
     Raises:
-        DeviceError: the device is absent, or has no room for the weights.
+        DeviceError: the device is absent, or has too little memory for the weights.
         InputError: another dtype, or no patches.
+
+    Example:
+        >>> import torch
+        >>> from stae_cli import Codec, StupidAE
+        >>> codec = Codec(StupidAE.from_checkpoint("builtin"), device="cpu")
+        >>> latents = codec.encode(torch.zeros(2, 3, 64, 96))
+        >>> codec.decode(latents).shape
+        torch.Size([2, 3, 64, 96])
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Codec:
         device: str | torch.device = "auto",
         dtype: torch.dtype | None = None,
         batch_patches: int | None = None,
-        triton: bool | Literal["products"] = True,
+        triton: bool = True,
     ) -> None:
         self.architecture = model.architecture
         self.device = numbered(pick_device(device))
@@ -78,34 +78,39 @@ class Codec:
         self.dtype = half if dtype is None else _checked(dtype)
         if batch_patches is not None and batch_patches < 1:
             raise InputError(f"batch_patches is {batch_patches}", "give at least 1")
-        self.batch_patches = batch_patches or BATCH_PATCHES[self.device.type]
-        self.ran_out_of_memory = False  # `batch_patches` is then what it went on with
         # The caller's may be trained on: what is made of it later must be the same codec.
         self._model, self._triton = deepcopy(model).cpu().requires_grad_(False), triton
         on_cpu = torch.device("cpu")  # where weights are folded, whatever the caller's default is
-        with memory_told(self.device), plain_arithmetic(self.device), torch.no_grad(), on_cpu:
-            self.unfused, fused, multiplied = None, False, False
-            if self.device.type == "cuda" and triton:
-                self.unfused = why_unfused(self.device, self.dtype)
-                fused = self.unfused is None
-            if fused and (triton == PRODUCTS or wants_products()):
-                self.unfused = why_unmultiplied(self.device, self.dtype)
-                multiplied = self.unfused is None
-            self._form = InferenceForm(
-                self._model,
-                device=self.device,
-                dtype=self.dtype,
-                fused=fused,
-                multiplied=multiplied,
-            )
-        self._replay = Replay()
-        self._number = operators.enrol(self)
+        with memory_errors(self.device), plain_arithmetic(self.device), torch.no_grad(), on_cpu:
+            place = Placement(self.device, self.dtype)
+            form, self.unfused = choose_form(self._model, place, triton=triton)
+        at_once = batch_patches or BATCH_PATCHES[self.device.type]
+        self.tiler = Tiler(form, self.architecture, at_once)
+        self._number = operators.register(self.tiler)
+
+    @property
+    def batch_patches(self) -> int:
+        """Patches of 8x8 pixels that are decoded at once, fewer after memory has run out."""
+        return self.tiler.batch_patches
+
+    @property
+    def ran_out_of_memory(self) -> bool:
+        """Whether the device has run out of memory, so that `batch_patches` was reduced."""
+        return self.tiler.ran_out_of_memory
 
     def normalize(self, latents: Tensor) -> Tensor:
         """Raw latents of any shape to (z - shift) * scale: mean 0, variance 1 over all channels.
 
         Raises:
             CheckpointError: the checkpoint does not record its latents' statistics.
+
+        Example:
+            >>> import torch
+            >>> from stae_cli import Codec, StupidAE
+            >>> codec = Codec(StupidAE.from_checkpoint("builtin"), device="cpu")
+            >>> latents = codec.encode(torch.zeros(1, 3, 64, 64))
+            >>> torch.allclose(codec.denormalize(codec.normalize(latents)), latents, atol=1e-5)
+            True
         """
         shift, scale = self._model.latent_scaling()
         return (latents - shift) * scale
@@ -136,14 +141,24 @@ class Codec:
             Factor and channels are the architecture's: `downsample` and `channels`.
 
         Raises:
-            InputError: none given, a side is no multiple of the patch, or another layout.
+            InputError: no images, a side that is not a multiple of the patch, or another layout.
+
+        Example:
+            >>> import torch
+            >>> from stae_cli import Codec, StupidAE
+            >>> codec = Codec(StupidAE.from_checkpoint("builtin"), device="cpu")
+            >>> codec.encode(torch.rand(2, 3, 64, 96) * 2 - 1).shape
+            torch.Size([2, 16, 8, 12])
+            >>> photo = torch.randint(256, (64, 40, 3), dtype=torch.uint8)
+            >>> [tuple(latent.shape) for latent in codec.encode([photo, photo[:32]])]
+            [(16, 8, 5), (16, 4, 5)]
         """
-        if not isinstance(images, Tensor):
-            return [latent.contiguous() for latent in self.encode_packed(images).unpack()]
-        if len(images) and self._is_small(images, *self._grid_of(self._rows_of(images, 4))):
-            return self._recorded(self._latents, images)
         packed = self.encode_packed(images)
-        return _as_batch(packed.tokens, len(images), *packed.sizes[0])
+        if not isinstance(images, Tensor):
+            return [latent.contiguous() for latent in packed.unpack()]
+        height, width = packed.sizes[0]
+        grids = packed.tokens.view(len(images), height, width, -1)
+        return grids.permute(0, 3, 1, 2).contiguous()
 
     @torch.no_grad()
     def encode_packed(self, images: Tensor | Sequence[Tensor]) -> PackedLatents:
@@ -151,15 +166,27 @@ class Codec:
 
         Raises:
             InputError: as `encode`.
+
+        Example:
+            >>> import torch
+            >>> from stae_cli import Codec, StupidAE
+            >>> codec = Codec(StupidAE.from_checkpoint("builtin"), device="cpu")
+            >>> packed = codec.encode_packed([torch.zeros(3, 64, 40), torch.zeros(3, 16, 16)])
+            >>> packed.tokens.shape, packed.sizes
+            (torch.Size([44, 16]), ((8, 5), (2, 2)))
         """
         check_tensors(images, "encode")
+        patch, grid_of = self.architecture.downsample, self.tiler.grid_of
         if isinstance(images, Tensor):
-            given, sizes = [images], [self._grid_of(self._rows_of(images, 4))] * len(images)
+            rows = rows_of(images, patch, dimensions=(4,))
+            given, sizes = [images], [grid_of(rows)] * len(images)
         else:
             given = list(images)
-            sizes = [self._grid_of(self._rows_of(image, 3)) for image in given]
-        compiling = torch.compiler.is_compiling()
-        tokens = operators.encode(given, self._number) if compiling else self.tokens_of(given)
+            sizes = [grid_of(rows_of(image, patch, dimensions=(3,))) for image in given]
+        if torch.compiler.is_compiling():
+            tokens = operators.encode(given, self._number)
+        else:
+            tokens = self.tiler.tokens_of(given)
         return PackedLatents(tokens, tuple(sizes))
 
     @overload
@@ -180,46 +207,45 @@ class Codec:
 
         Raises:
             InputError: the number of channels is not this network's.
+
+        Example:
+            >>> import torch
+            >>> from stae_cli import Codec, StupidAE
+            >>> codec = Codec(StupidAE.from_checkpoint("builtin"), device="cpu")
+            >>> codec.decode(torch.zeros(2, 16, 8, 12)).shape
+            torch.Size([2, 3, 64, 96])
+            >>> packed = codec.encode_packed([torch.zeros(3, 64, 40), torch.zeros(3, 16, 16)])
+            >>> [tuple(image.shape) for image in codec.decode(packed)]
+            [(3, 64, 40), (3, 16, 16)]
         """
+        compiling = torch.compiler.is_compiling()
         if isinstance(latents, Tensor):
             check_channels(latents, self.architecture.channels, dimensions=4)
-            if self._is_small(latents, *latents.shape[2:]):
-                return self._recorded(self._images, latents)
-            if torch.compiler.is_compiling():
-                painted = operators.decode(list(latents), self._number)
-                return torch.stack([image.permute(1, 2, 0) for image in painted]).permute(
-                    0, 3, 1, 2
-                )
-            return self._within_memory(lambda: self._images(latents))
+            if not compiling:
+                return self.tiler.batch_of(latents)
+            images = operators.decode(list(latents), self._number)
+            # With the strides of `batch_of`.
+            return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
         listed = latents.unpack() if isinstance(latents, PackedLatents) else latents
         check_tensors(listed, "decode")
         for latent in listed:
             check_channels(latent, self.architecture.channels, dimensions=3)
-        compiling = torch.compiler.is_compiling()
-        return operators.decode(list(listed), self._number) if compiling else self.images_of(listed)
+        if compiling:
+            return operators.decode(list(listed), self._number)
+        return self.tiler.images_of(listed)
 
-    def tokens_of(self, images: Sequence[Tensor]) -> Tensor:
-        """`encode_packed` of images or batches, the tokens alone, without what prepares them."""
-        return self._within_memory(lambda: self._tokens(images))
-
-    def images_of(self, latents: Sequence[Tensor]) -> list[Tensor]:
-        """`decode` of a list, without what prepares it for a caller."""
-        images = [self._canvas(latent) for latent in latents]
-        self._within_memory(lambda: self._paint(latents, images))
-        return [image.permute(2, 0, 1) for image in images]
-
-    def empty_tokens(self, images: Sequence[Tensor]) -> Tensor:
-        """Uninitialised, as large as what `tokens_of` returns."""
-        rows = sum(self._positions_of(self._rows_of(image)) for image in images)
-        channels = self.architecture.channels
-        return torch.empty(rows, channels, dtype=self.dtype, device=self.device)
-
-    def empty_images(self, latents: Sequence[Tensor]) -> list[Tensor]:
-        """Uninitialised, as large as what `images_of` returns."""
-        return [self._canvas(latent).permute(2, 0, 1) for latent in latents]
+    def in_float32(self) -> Self:
+        """The same weights on the same device in float32, by torch's own functions alone."""
+        return type(self)(
+            self._model,
+            device=self.device,
+            dtype=torch.float32,
+            batch_patches=self.batch_patches,
+            triton=False,
+        )
 
     def __reduce__(self) -> tuple[Callable[[StupidAE], Self], tuple[StupidAE]]:
-        """Copied and pickled as its weights: what a library lays out and records is made anew."""
+        """Copied and pickled as its weights: what a library lays out is made again."""
         made_alike = partial(
             type(self),
             device=self.device,
@@ -229,146 +255,8 @@ class Codec:
         )
         return made_alike, (self._model,)
 
-    def _is_small(self, batch: Tensor, height: int, width: int) -> bool:
-        """Whether all that is done to a batch of latents of this size is worth a recording."""
-        if torch.compiler.is_compiling() or not batch.is_cuda or batch.device != self.device:
-            return False
-        patches = len(batch) * height * width * self.architecture.units
-        return patches <= RECORDED_PATCHES and batch.is_contiguous()
-
-    def _recorded(self, work: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-        """`work(batch)`, done at once where batches of this size come again and again."""
-        method = WeakMethod(work)  # a recording that kept the codec would be kept by it
-
-        def call(given: Tensor) -> list[Tensor]:
-            bound = method()
-            assert bound is not None
-            return [bound(given)]
-
-        kind = getattr(work, "__name__", "")
-        return self._within_memory(lambda: self._replay(call, batch, kind)[0])
-
-    def _latents(self, images: Tensor) -> Tensor:
-        """A batch, as `encode` takes it, to (B, C, h, w)."""
-        return _as_batch(self._tokens([images]), len(images), *self._grid_of(self._rows_of(images)))
-
-    def _images(self, latents: Tensor) -> Tensor:
-        """(B, C, h, w) to (B, 3, 8h, 8w), clamped."""
-        images = self._canvas(latents)
-        self._paint(list(latents), list(images))
-        return images.permute(0, 3, 1, 2)
-
-    def _within_memory(self, run: Callable[[], Result]) -> Result:
-        """Tries again with half as much at once, and goes on so, where the device's memory ends.
-
-        Raises:
-            DeviceError: it does not even suffice for a little.
-        """
-        while True:
-            try:
-                return run()
-            except RuntimeError as error:
-                if not ran_out(error):
-                    raise
-                if self.batch_patches <= LEAST_PATCHES:
-                    raise too_little_memory(self.device, error) from error
-                self._replay.clear()
-                self._form.forget()
-                self.ran_out_of_memory = True
-                self.batch_patches = max(LEAST_PATCHES, self.batch_patches // 2)
-
-    def _tokens(self, images: Sequence[Tensor]) -> Tensor:
-        """Images or batches cut to patches, encoded as one pack -> (N, C).
-
-        Bytes and floats are encoded apart: neither shows what it is encoded with.
-        """
-        layouts = [self._rows_of(image) for image in images]
-        kinds = dict.fromkeys(rows.dtype for rows in layouts)
-        with plain_arithmetic(self.device):
-            packs = {kind: self._encoded([r for r in layouts if r.dtype == kind]) for kind in kinds}
-        if len(packs) == 1:
-            return packs[layouts[0].dtype]
-        parts = []
-        for rows in layouts:
-            count = self._positions_of(rows)
-            part, packs[rows.dtype] = packs[rows.dtype].tensor_split([count])
-            parts.append(part)
-        return torch.cat(parts)
-
-    def _encoded(self, layouts: Sequence[Tensor]) -> Tensor:
-        """Images (H, W, 3) or batches of one dtype -> (N, C)."""
-        return self._form.encode(band for rows in layouts for band in self._bands(rows))
-
-    def _rows_of(self, images: Tensor, *dimensions: int) -> Tensor:
-        """See `rows_of`."""
-        return rows_of(images, self.architecture.downsample, dimensions=dimensions or (3, 4))
-
-    def _grid_of(self, rows: Tensor) -> tuple[int, int]:
-        """The height and width of the latent of an image (H, W, 3), or of each of a batch."""
-        size = self.architecture.downsample
-        return rows.shape[-3] // size, rows.shape[-2] // size
-
-    def _positions_of(self, rows: Tensor) -> int:
-        """All latent positions of an image, or of a batch."""
-        return count_of(rows) * math.prod(self._grid_of(rows))
-
-    def _bands(self, rows: Tensor) -> Iterator[Tensor]:
-        """Images on the device: of a batch as many at once as there are to be, large ones in bands.
-
-        So nothing large is there twice.
-        """
-        height, width = self._grid_of(rows)
-        if self._positions_of(rows) <= self._positions:
-            yield rows.to(self.device)
-        elif rows.ndim == 4:
-            for part in rows.split(max(1, self._positions // (height * width))):
-                yield from self._bands(part if len(part) > 1 else part[0])
-        else:
-            for part in rows.split(self.architecture.downsample * max(1, self._positions // width)):
-                yield part.to(self.device)
-
-    @property
-    def _positions(self) -> int:
-        """Latent positions that stand for as many pixels as `batch_patches`."""
-        return max(1, self.batch_patches // self.architecture.units)
-
-    def _pieces(self, latents: Sequence[Tensor]) -> Iterator[tuple[list[Piece], list[Tensor]]]:
-        """Pieces of latents (C, h, w), and (h, w, C) of what the decoder is given for each."""
-        sizes = [(latent.shape[1], latent.shape[2]) for latent in latents]
-        form = self._form
-        with plain_arithmetic(self.device):
-            for pieces in rounds(
-                sizes, limit=self._positions, halo=form.halo, alignment=form.alignment
-            ):
-                seen = [latents[p.index][:, p.rows.seen, p.columns.seen] for p in pieces]
-                yield pieces, [part.to(self.device, self.dtype).permute(1, 2, 0) for part in seen]
-
-    def _paint(self, latents: Sequence[Tensor], images: Sequence[Tensor]) -> None:
-        """(C, h, w) on any device into (8h, 8w, 3), clamped."""
-        for pieces, seen in self._pieces(latents):
-            for piece, pixels in zip(pieces, self._form.decode(seen), strict=True):
-                inner, target = self._inner(images[piece.index], piece, pixels)
-                torch.clamp(inner, -1, 1, out=target)
-
-    def _canvas(self, latents: Tensor) -> Tensor:
-        """Room for the images (..., 8h, 8w, 3) of latents (..., C, h, w)."""
-        size, (height, width) = self.architecture.downsample, latents.shape[-2:]
-        shape = (*latents.shape[:-3], height * size, width * size, 3)
-        return torch.empty(shape, dtype=self.dtype, device=self.device)
-
-    def _inner(self, image: Tensor, piece: Piece, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Of a piece's pixels those that are the image's, and where it has them."""
-        size, rows, columns = self.architecture.downsample, piece.rows, piece.columns
-        inner = pixels[rows.inner(size), columns.inner(size)]
-        return inner, image[rows.target(size), columns.target(size)]
-
 
 def _checked(dtype: torch.dtype) -> torch.dtype:
     if dtype not in DTYPES:
         raise InputError(f"cannot compute in {dtype}", "give torch.float16, bfloat16 or float32")
     return dtype
-
-
-def _as_batch(tokens: Tensor, count: int, height: int, width: int) -> Tensor:
-    """Tokens (count * height * width, C) to latents (count, C, height, width)."""
-    return tokens.view(count, height, width, -1).permute(0, 3, 1, 2).contiguous()

@@ -2,7 +2,7 @@
 
 A compiled function then computes the same numbers as a plain one, and needs no graph break. The
 operators take a codec's number, since torch lets no other objects through. Inductor leaves them out
-of its CUDA graphs: a codec records its own.
+of its CUDA graphs: a codec may copy from the host, and retries when memory ends.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 class Coder(Protocol):
-    """What the operators need of a codec: the work, and the shape of its results without it."""
+    """What the operators need: the work, and tensors of the shapes of its results."""
 
     def tokens_of(self, images: Sequence[Tensor]) -> Tensor:
         """Images of any sizes to tokens (N, C)."""
@@ -26,10 +26,10 @@ class Coder(Protocol):
         """Latents (C, h, w) of any sizes to images (3, H, W)."""
 
     def empty_tokens(self, images: Sequence[Tensor]) -> Tensor:
-        """Room for what `tokens_of` returns."""
+        """Uninitialised, as large as what `tokens_of` returns."""
 
     def empty_images(self, latents: Sequence[Tensor]) -> list[Tensor]:
-        """Room for what `images_of` returns."""
+        """Uninitialised, as large as what `images_of` returns."""
 
 
 _numbers = count()
@@ -37,8 +37,8 @@ _coders: WeakValueDictionary[int, Coder] = WeakValueDictionary()
 _OUTSIDE_OF_GRAPHS = (torch.Tag.cudagraph_unsafe,)
 
 
-def enrol(coder: Coder) -> int:
-    """The number by which the operators find it, for as long as it lives."""
+def register(coder: Coder) -> int:
+    """The number by which the operators find a coder, for as long as it lives."""
     number = next(_numbers)
     _coders[number] = coder
     return number

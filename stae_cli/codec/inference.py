@@ -8,30 +8,118 @@ chunks that stay in the cache from one layer to the next.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
 from math import gcd
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
 from stae_cli.codec.cpu.affine import Placement
-from stae_cli.codec.cpu.encoder import fold_encoder
-from stae_cli.codec.cpu.folding import fold_head, fold_pixel_layer
-from stae_cli.codec.cpu.layers import Size, centred, patches_of
-from stae_cli.codec.cpu.second_stage import SecondForm
-from stae_cli.codec.cpu.trunk import fold_trunk
-from stae_cli.codec.cuda.replay import Replay
-from stae_cli.network.architecture import UNIT
+from stae_cli.codec.cpu.layers import Head, Layer, Size, Trunk, through
+from stae_cli.network.architecture import UNIT, Stage
 from stae_cli.network.stupid_ae import Decoder, Encoder, ShuffleDecoder, StupidAE
 
 # Rows that go through the layers at once, each a patch of 8x8 pixels. Rows that stand for larger
 # ones come in quarters of that: pictures have fewer of them, and chunks are filled up.
 ROWS = {"cpu": 512, "cuda": 16384, "mps": 4096}
 QUARTER = 4
+ALIGNMENT = 256  # bytes, of whatever torch allocates
 
-REPLAYED = 4096  # positions, at most, whose decoding on CUDA is recorded when it comes again
+
+class Backend(Protocol):
+    """How a network is computed on one device in one dtype: chosen once, where a form is built."""
+
+    @property
+    def place(self) -> Placement:
+        """The device and the dtype; norms and accumulations stay float32."""
+
+    def cut(self, images: Tensor, size: int) -> Tensor:
+        """Images (H, W, 3) or (B, H, W, 3) -> patches (n, size^2 * 3) by row, column and colour.
+
+        Images are uint8 or float in [-1, 1]; patches are what the pixel encoder takes.
+        """
+
+    def fold_encoder(self, encoder: Encoder) -> Sequence[Layer]:
+        """Layers from patches, as `cut` gives them, to latents (n, C)."""
+
+    def fold_cell_encoder(self, encoder: Encoder) -> Sequence[Layer]:
+        """Layers from cells (n, patch^2 * C) of the first stage's latents to latents (n, C)."""
+
+    def fold_decoder(
+        self, decoder: Decoder | ShuffleDecoder, stage: Stage, *, rows: int
+    ) -> tuple[Trunk, Head]:
+        """The trunk, which passes so many rows from layer to layer at once, and the head."""
+
+    def fold_cell_decoder(
+        self, decoder: ShuffleDecoder, stage: Stage, *, rows: int
+    ) -> tuple[Trunk, Layer]:
+        """The trunk, and the layer to cells (n, patch^2 * C) of the first stage's latents."""
+
+
+@dataclass(frozen=True)
+class LinearEncoder:
+    """One stage's encoder on rows. It never mixes patches, so pictures of any sizes share a batch.
+
+    Always exactly `rows` at once (fewer are filled up), so that a row meets the same kernels
+    whatever it is packed with: its latent then has the same bytes alone and in company.
+    """
+
+    layers: Sequence[Layer]  # from cells (n, values), ordered by (row, col, channel)
+    rows: int
+
+    def __call__(self, pieces: Iterable[Tensor]) -> Tensor:
+        """The cells (n, values) of all pieces in order -> latents (N, C)."""
+        return torch.cat([self._chunk(cells) for cells in _portions(pieces, self.rows)])
+
+    def _chunk(self, cells: Tensor) -> Tensor:
+        count = len(cells)
+        if count < self.rows:
+            filler = cells.new_zeros(self.rows - count, cells.shape[1])
+            cells = torch.cat((cells, filler))
+        if cells.is_cuda and cells.data_ptr() % ALIGNMENT:  # a choice of kernel may depend on it
+            cells = cells.clone()
+        return through(self.layers, cells)[:count]
+
+
+class SecondStage:
+    """The second stage of a model; its rows are cells of `patch` x `patch` latents."""
+
+    def __init__(self, model: StupidAE, backend: Backend, *, rows: int) -> None:
+        stage = model.architecture.stages[1]
+        self.patch, self._values = stage.patch, stage.inputs * stage.patch**2
+        layers = backend.fold_cell_encoder(cast(Encoder, model.encoder[1]))
+        self.encoder = LinearEncoder(layers, rows)
+        decoder = cast(ShuffleDecoder, model.decoder[1])
+        self._trunk, self._painter = backend.fold_cell_decoder(decoder, stage, rows=rows)
+        self._rows = rows
+
+    def cut(self, patches: Tensor, size: int) -> Tensor:
+        """Patches (n, (cell * size)^2 * 3) to those of the first stage, (n * cell^2, size^2 * 3).
+
+        The parts of a patch follow each other row by row; so do the pixels of a part.
+        """
+        grid = patches.unflatten(1, (self.patch, size, self.patch, size * 3))
+        return grid.transpose(2, 3).flatten(3).flatten(0, 2)
+
+    def encode(self, rows: Tensor) -> Tensor:
+        """First latents (n * cell^2, C) in the order of `cut` -> (n, channels)."""
+        return self.encoder([rows.view(-1, self._values)])
+
+    def decode(self, latents: Sequence[Tensor]) -> list[Tensor]:
+        """Latents (h, w, channels) of any sizes -> first latents (cell * h, cell * w, C)."""
+        features = self._trunk(latents)
+        rows = torch.cat([self._painter(part) for part in features.split(self._rows)])
+        sizes = _sizes(latents)
+        parts = rows.split([height * width for height, width in sizes])
+        return [
+            part.view(height, width, self.patch, self.patch, -1)
+            .transpose(1, 2)
+            .reshape(height * self.patch, width * self.patch, -1)
+            for part, (height, width) in zip(parts, sizes, strict=True)
+        ]
 
 
 class InferenceForm:
@@ -39,41 +127,34 @@ class InferenceForm:
 
     Args:
         model: the weights; they are copied, later changes to the model do not show.
-        device: where to run.
-        dtype: of weights and activations; norms and accumulations stay float32.
-        fused: with Triton kernels between the matrix products; `model.trial` says where they run.
-        multiplied: with Triton's matrix products too, where they run.
+        backend: how and where they are computed.
     """
 
-    def __init__(
-        self,
-        model: StupidAE,
-        *,
-        device: torch.device,
-        dtype: torch.dtype,
-        fused: bool = False,
-        multiplied: bool = False,
-    ) -> None:
-        architecture, place = model.architecture, Placement(device, dtype, fused, multiplied)
+    def __init__(self, model: StupidAE, backend: Backend) -> None:
+        architecture, self._backend = model.architecture, backend
+        self.place = backend.place
         first, *others = architecture.stages
-        encoder = cast(Encoder, model.encoder[0])
-        decoder = cast(Decoder | ShuffleDecoder, model.decoder[0])
-        self.dtype = dtype
+        rows = ROWS[backend.place.device.type]
         self.patch = first.patch
-        rows = ROWS[device.type]
         self._rows = rows if first.patch <= UNIT else rows // QUARTER
-        embed = fold_pixel_layer(encoder, place)
-        self._cuts_in_one = fused and not others
-        before = [] if self._cuts_in_one else [partial(_centring(fused), dtype)]
-        self._encoder = fold_encoder(encoder, embed, place, rows=self._rows, before=before)
-        self._trunk = fold_trunk(decoder, first, place, rows=rows)
-        self._head = fold_head(decoder, place, self._trunk.lacking)
-        self._replay = Replay()
-        self._second = SecondForm(model, place, rows=rows // QUARTER) if others else None
+        layers = backend.fold_encoder(cast(Encoder, model.encoder[0]))
+        self._encoder = LinearEncoder(layers, self._rows)
+        decoder = cast(Decoder | ShuffleDecoder, model.decoder[0])
+        self._trunk, self._head = backend.fold_decoder(decoder, first, rows=rows)
+        self._second = SecondStage(model, backend, rows=rows // QUARTER) if others else None
         # In latent positions of the whole network.
         cell = self._second.patch if self._second else 1
         self.alignment = self._trunk.alignment // gcd(self._trunk.alignment, cell)
         self.halo = -(-architecture.halo // self.alignment) * self.alignment
+
+    def encoding_at_once(self, rows: int) -> InferenceForm:
+        """The same form, sharing its weights, that encodes so many rows at once."""
+        other = copy(self)
+        other._encoder = replace(self._encoder, rows=rows)
+        if self._second is not None:
+            other._second = copy(self._second)
+            other._second.encoder = replace(self._second.encoder, rows=rows)
+        return other
 
     def encode(self, images: Iterable[Tensor]) -> Tensor:
         """Images (H, W, 3) or (B, H, W, 3), uint8 or float in [-1, 1], with sides that P divides.
@@ -83,10 +164,8 @@ class InferenceForm:
         Returns:
             Latents (N, C) of all positions in order.
         """
-        encoder = self._encoder
         some = (part for image in images for part in self._some_at_once(image))
-        rows = _portions(map(self._cut, some), encoder.rows)
-        latents = torch.cat([encoder(portion) for portion in rows])
+        latents = self._encoder(map(self._cut, some))
         return latents if self._second is None else self._second.encode(latents)
 
     def _some_at_once(self, images: Tensor) -> Sequence[Tensor]:
@@ -98,13 +177,10 @@ class InferenceForm:
 
     def _cut(self, image: Tensor) -> Tensor:
         """The first stage's patches (n, patch^2 * 3) of images, in the encoder's order."""
-        if self._cuts_in_one:
-            from stae_cli.codec.cuda import kernels
-
-            return kernels.cut(image, self.patch, self.dtype)
         if self._second is None:
-            return patches_of(image, self.patch)
-        return self._second.cut(patches_of(image, self.patch * self._second.patch), self.patch)
+            return self._backend.cut(image, self.patch)
+        whole = self._backend.cut(image, self.patch * self._second.patch)
+        return self._second.cut(whole, self.patch)
 
     def decode(self, latents: Sequence[Tensor]) -> list[Tensor]:
         """Latents (h, w, C) of any sizes -> (h * P, w * P, 3) each, unclamped.
@@ -112,7 +188,7 @@ class InferenceForm:
         They are about [-1, 1]. Neighbours of equal size in the list are computed fastest.
         """
         grids = self._first_latents(latents)
-        pixels = self._painted(grids, levels=False)[0]
+        pixels, _ = self._painted(grids, levels=False)
         return self._head.images(pixels, _sizes(grids))
 
     def decode_levels(self, latents: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
@@ -123,6 +199,7 @@ class InferenceForm:
         """
         grids = self._first_latents(latents)
         levels, finite = self._painted(grids, levels=True)
+        assert finite is not None
         return self._head.images(levels, _sizes(grids)), finite
 
     @property
@@ -130,32 +207,10 @@ class InferenceForm:
         """Positions of the first stage for one of the whole network."""
         return 1 if self._second is None else self._second.patch**2
 
-    def forget(self) -> None:
-        """Gives back the memory of what was recorded."""
-        self._replay.clear()
-        self._encoder.forget()
-        if self._second is not None:
-            self._second.forget()
-
-    def _painted(self, grids: Sequence[Tensor], *, levels: bool) -> Sequence[Tensor]:
-        """Pixels as the head gives them, and with `levels` (N,) whether each patch was finite.
-
-        Small pictures of sizes that come again are recorded on CUDA.
-        """
-        sizes = _sizes(grids)
-        counts = [height * width for height, width in sizes]
-        trunk, head, at_once = self._trunk, self._head, self._rows  # a recording keeps these alone
-
-        def work(rows: Tensor) -> Sequence[Tensor]:
-            parts = zip(rows.split(counts), sizes, strict=True)
-            features = trunk([part.unflatten(0, size) for part, size in parts])
-            found = head.paint(features, sizes, levels=levels, at_once=at_once)
-            return [each for each in found if each is not None]
-
-        rows = torch.cat([grid.flatten(0, 1) for grid in grids])
-        if not rows.is_cuda or len(rows) > REPLAYED:
-            return work(rows)
-        return self._replay(work, rows, (levels, *sizes))
+    def _painted(self, grids: Sequence[Tensor], *, levels: bool) -> tuple[Tensor, Tensor | None]:
+        """Pixels as the head gives them, and with `levels` (N,) whether each patch was finite."""
+        features = self._trunk(grids)
+        return self._head.paint(features, _sizes(grids), levels=levels, at_once=self._rows)
 
     def _first_latents(self, latents: Sequence[Tensor]) -> Sequence[Tensor]:
         """The first stage's latents, (h, w, C) each."""
@@ -164,14 +219,6 @@ class InferenceForm:
 
 def _sizes(grids: Sequence[Tensor]) -> list[Size]:
     return [(grid.shape[0], grid.shape[1]) for grid in grids]
-
-
-def _centring(fused: bool) -> Callable[[torch.dtype, Tensor], Tensor]:
-    if fused:
-        from stae_cli.codec.cuda import kernels
-
-        return kernels.centred
-    return centred
 
 
 def _portions(pieces: Iterable[Tensor], size: int) -> Iterator[Tensor]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor, uint8
+import torch
+from torch import Tensor
 
-from stae_cli.codec.cpu.layers import COLOURS
 from stae_cli.errors import InputError
+
+COLOURS = 3
 
 
 def check_tensors(given: object, verb: str) -> None:
@@ -37,7 +39,7 @@ def rows_of(images: Tensor, size: int, *, dimensions: tuple[int, ...] = (3, 4)) 
     """
     if not isinstance(images, Tensor):
         raise InputError(f"cannot encode a {type(images).__name__}", "give tensors")
-    known = images.dtype == uint8 or images.is_floating_point()
+    known = images.dtype == torch.uint8 or images.is_floating_point()
     if not known or images.ndim not in dimensions or (axis := _colours(images)) is None:
         raise InputError(
             f"cannot encode a {images.dtype} tensor of shape {tuple(images.shape)}",
@@ -55,7 +57,7 @@ def rows_of(images: Tensor, size: int, *, dimensions: tuple[int, ...] = (3, 4)) 
 
 def _colours(images: Tensor) -> int | None:
     """Where the colours are: sides of 3 are no multiple of a patch, so that there is no doubt."""
-    usual = (-1, -3) if images.dtype == uint8 else (-3, -1)
+    usual = (-1, -3) if images.dtype == torch.uint8 else (-3, -1)
     return next((axis for axis in usual if images.shape[axis] == COLOURS), None)
 
 
@@ -79,3 +81,19 @@ def check_channels(latents: Tensor, channels: int, *, dimensions: int) -> None:
             f"cannot decode a tensor of shape {tuple(latents.shape)}",
             f"latents of this network are (B, {channels}, h, w), or a list of them without B",
         )
+
+
+def patches_of(image: Tensor, size: int) -> Tensor:
+    """The patches (n, size * size * 3) of an image (H, W, 3), each by row, column and channel.
+
+    Also of images (B, H, W, 3), one after another.
+    """
+    grid = image.unflatten(-2, (-1, size)).unflatten(-4, (-1, size))
+    return grid.transpose(-4, -3).flatten(-3).flatten(0, -2)
+
+
+def centred(dtype: torch.dtype, patches: Tensor) -> Tensor:
+    """uint8 or float in [-1, 1] -> (pixel - 128) / 128, exact for uint8 in every dtype."""
+    if patches.dtype == torch.uint8:
+        return patches.to(dtype).sub_(128).div_(128)
+    return patches.float().mul(127.5 / 128).sub_(0.5 / 128).to(dtype)

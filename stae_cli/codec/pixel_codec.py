@@ -1,4 +1,4 @@
-"""The codec's numpy border: 8-bit pictures to latents and back, what overflows redone wider."""
+"""The codec for numpy arrays: 8-bit pictures to latents and back, in float32 what overflows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 Given = TypeVar("Given")
 
 PATCH_BYTES = 3 * UNIT**2
-LARGEST_LOCKED = 64 << 20  # of one picture, in bytes: what is locked is rounded up to a power of 2
+LARGEST_PINNED = 64 << 20  # bytes of one picture; torch rounds pinned buffers up to a power of 2
 
 
 class PixelCodec(Codec):
@@ -33,42 +33,43 @@ class PixelCodec(Codec):
 
     @property
     def runs_beside(self) -> bool:
-        """Whether the host can do other things between the beginning of work and its end."""
+        """Whether the device computes while the host does something else."""
         return self.device.type == "cuda"
 
     def encode_pixels(self, pictures: Sequence[Pixels]) -> list[Latent | None]:
-        """(H, W, 3) uint8 arrays of any sizes to (16, h, w) arrays.
+        """(H, W, 3) uint8 arrays of any sizes to (16, h, w) arrays in order.
 
-        They come in the codec's dtype, or in float32 where it is bfloat16, which numpy lacks, or
-        where it overflowed. None stands for a picture whose latent is not finite in float32 either.
+        They have the codec's dtype, or float32 where that is bfloat16, which numpy does not have,
+        or where it overflowed. None stands for a picture whose latent is not finite in float32.
         """
-        return self._begun_encoding(pictures)()
+        return self._start_encoding(pictures)()
 
     def decode_pixels(self, latents: Sequence[Latent]) -> list[Pixels | None]:
         """(16, h, w) arrays of any sizes to (8h, 8w, 3) uint8 arrays, rounded to nearest.
 
-        What is not finite is redone in float32; None stands for a picture that is not even then.
+        What is not finite is computed again in float32; None stands for a picture that is not
+        finite then either.
         """
-        return self._begun_decoding(latents)()
+        return self._start_decoding(latents)()
 
     def begin_encoding(self, pictures: Sequence[Pixels]) -> Callable[[], list[Latent | None]]:
-        """`encode_pixels`, begun on a device that runs beside the host; the result ends it.
+        """Starts `encode_pixels`; calling the result waits for the latents and returns them.
 
-        Nobody may change the pictures until then.
+        The pictures must not change before that.
         """
         if not self.runs_beside:
             return partial(self.encode_pixels, pictures)
-        return self._begun_encoding(pictures)
+        return self._start_encoding(pictures)
 
     def begin_decoding(self, latents: Sequence[Latent]) -> Callable[[], list[Pixels | None]]:
-        """`decode_pixels`, begun in the same way."""
+        """Starts `decode_pixels` in the same way."""
         if not self.runs_beside:
             return partial(self.decode_pixels, latents)
-        return self._begun_decoding(latents)
+        return self._start_decoding(latents)
 
     @torch.no_grad()
-    def _begun_encoding(self, pictures: Sequence[Pixels]) -> Callable[[], list[Latent | None]]:
-        turned, good, sizes = self._within_memory(lambda: self._encoded_pixels(pictures))
+    def _start_encoding(self, pictures: Sequence[Pixels]) -> Callable[[], list[Latent | None]]:
+        turned, good, sizes = self.tiler.within_memory(lambda: self._encoded_pixels(pictures))
         wait = self._mark()
 
         def finish() -> list[Latent | None]:
@@ -84,9 +85,9 @@ class PixelCodec(Codec):
         return finish
 
     @torch.no_grad()
-    def _begun_decoding(self, latents: Sequence[Latent]) -> Callable[[], list[Pixels | None]]:
-        levels, found = self._within_memory(lambda: self._decoded_levels(latents))
-        wait, units = self._mark(), self._form.positions_each
+    def _start_decoding(self, latents: Sequence[Latent]) -> Callable[[], list[Pixels | None]]:
+        levels, found = self.tiler.within_memory(lambda: self._decoded_levels(latents))
+        wait, units = self._mark(), self.tiler.form.positions_each
 
         def finish() -> list[Pixels | None]:
             wait()
@@ -107,7 +108,7 @@ class PixelCodec(Codec):
         given: Sequence[Given],
         run: Callable[[PixelCodec, list[Given]], list[Result | None]],
     ) -> list[Result | None]:
-        """The results, those that are not finite made once more in float32, where that can help."""
+        """The results; those that are not finite are computed again in float32 if that can help."""
         broken = [index for index, good in enumerate(finite) if not good]
         completed: list[Result | None] = [*results]
         again: list[Result | None] = [None] * len(broken)
@@ -119,21 +120,15 @@ class PixelCodec(Codec):
 
     @cached_property
     def _in_float32(self) -> PixelCodec:
-        """The same weights on the same device, for what overflows half precision."""
-        return PixelCodec(
-            self._model,
-            device=self.device,
-            dtype=torch.float32,
-            batch_patches=self.batch_patches,
-            triton=False,  # nothing but the most plain way to compute them
-        )
+        """For what overflows half precision."""
+        return self.in_float32()
 
     @property
     def host_memory(self) -> Callable[[int], Memory] | None:
-        """Gives so many bytes that are copied from fast; None where plain memory is no slower."""
+        """Allocates pinned memory, in bytes; None where it is not copied from any faster."""
         if self.device.type != "cuda":
             return None
-        return lambda size: cast(Memory, self._room((size,), torch.uint8).numpy())
+        return lambda size: cast(Memory, self._buffer((size,), torch.uint8).numpy())
 
     def _encoded_pixels(
         self, pictures: Sequence[Pixels]
@@ -160,68 +155,67 @@ class PixelCodec(Codec):
 
         The positions are the first stage's.
         """
-        given = [torch.from_numpy(latent) for latent in latents]
+        given, size = [torch.from_numpy(latent) for latent in latents], self.architecture.downsample
         images, found = [self._picture_of(latent) for latent in given], []
-        for pieces, seen in self._pieces(self._sent_together(given)):
-            levels, good = self._form.decode_levels(seen)
+        for pieces, levels, good in self.tiler.levels_of(self._sent_together(given)):
             found.append((pieces, self._fetched(good)))
             for piece, pixels in zip(pieces, levels, strict=True):
-                inner, target = self._inner(images[piece.index], piece, pixels)
+                inner, target = piece.inner(pixels, size), piece.target(images[piece.index], size)
                 target.copy_(inner, non_blocking=inner.is_contiguous() and target.is_contiguous())
         return images, found
 
-    # Copies to and from page-locked memory go on while the host does other things: whoever starts
-    # one waits for a `_mark` behind it before anybody looks at it, or changes its source.
+    # Copies to and from pinned memory run while the host does something else. After starting one,
+    # wait for a `_mark` before reading the copy or changing its source.
 
     def _sent(self, picture: Tensor) -> Tensor:
         """A picture on the device; a large one stays, and is sent in bands."""
         if not self.runs_beside or picture.nbytes > self.batch_patches * PATCH_BYTES:
             return picture
-        return self._locked(picture).to(self.device, non_blocking=True)
+        return self._pinned(picture).to(self.device, non_blocking=True)
 
     def _sent_together(self, latents: Sequence[Tensor]) -> Sequence[Tensor]:
         """Latents on the device, small ones by one copy of all."""
         kinds = {latent.dtype for latent in latents}
         size = sum(latent.nbytes for latent in latents)
-        if not self.runs_beside or len(kinds) > 1 or size > LARGEST_LOCKED:
+        if not self.runs_beside or len(kinds) > 1 or size > LARGEST_PINNED:
             return latents
         counts = [latent.numel() for latent in latents]
-        room = self._room((sum(counts),), *kinds)
-        torch.cat([latent.reshape(-1) for latent in latents], out=room)
-        parts = room.to(self.device, non_blocking=True).split(counts)
+        buffer = self._buffer((sum(counts),), *kinds)
+        torch.cat([latent.reshape(-1) for latent in latents], out=buffer)
+        parts = buffer.to(self.device, non_blocking=True).split(counts)
         return [part.view(each.shape) for part, each in zip(parts, latents, strict=True)]
 
-    def _locked(self, picture: Tensor) -> Tensor:
-        """In page-locked memory: from any other a copy would wait for all that the device does."""
+    def _pinned(self, picture: Tensor) -> Tensor:
+        """In pinned memory: a copy from any other waits for everything that the device does."""
         if picture.is_pinned():
             return picture
-        return self._room(picture.shape, picture.dtype).copy_(picture)
+        return self._buffer(picture.shape, picture.dtype).copy_(picture)
 
     def _fetched(self, result: Tensor) -> Tensor:
-        """A copy on the host, to be looked at behind a `_mark`."""
+        """A copy on the host, to be read after a `_mark`."""
         if self.device.type != "cuda":
             return result.cpu()
-        return self._room(result.shape, result.dtype).copy_(result, non_blocking=True)
+        return self._buffer(result.shape, result.dtype).copy_(result, non_blocking=True)
 
     def _picture_of(self, latent: Tensor) -> Tensor:
-        """Room on the host for the picture of a latent (C, h, w)."""
+        """A buffer on the host for the picture of a latent (C, h, w)."""
         size, (height, width) = self.architecture.downsample, latent.shape[1:]
-        return self._room((height * size, width * size, 3), torch.uint8)
+        return self._buffer((height * size, width * size, 3), torch.uint8)
 
-    def _room(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Uninitialised memory of the host, page-locked where that pays and can be had."""
+    def _buffer(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Uninitialised memory of the host, pinned on CUDA if possible."""
         size = math.prod(shape) * dtype.itemsize
-        if self.device.type == "cuda" and size <= LARGEST_LOCKED:
-            with suppress(RuntimeError):  # a limit on locked memory
+        if self.device.type == "cuda" and size <= LARGEST_PINNED:
+            with suppress(RuntimeError):  # a limit on pinned memory
                 return torch.empty(tuple(shape), dtype=dtype, device="cpu", pin_memory=True)
         return torch.empty(tuple(shape), dtype=dtype, device="cpu")
 
     def _mark(self) -> Callable[[], None]:
-        """Waits, when called, for all that is under way now."""
+        """Returns what waits, when called, for all work that has been started by now."""
         if self.device.type != "cuda":
             return lambda: None
         with torch.cuda.device(self.device):
-            event = torch.cuda.Event(blocking=True)  # leaves its core to those who read files
+            event = torch.cuda.Event(blocking=True)  # leaves its core to threads that read files
             event.record()
         return event.synchronize
 

@@ -9,6 +9,8 @@ activation overflows past 256 and a zero vector would give 0/0.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,7 @@ from stae_cli.network.architecture import F8C16, Architecture, Stage
 CHANNEL_NORM_EPS = 1e-8
 HEAD_NORM_EPS = 2.0**-23  # what nn.RMSNorm's default means in float32
 COLUMN_NORM_FLOOR = 1e-12
+SEED = 20250801
 
 
 class RMSNorm(nn.Module):
@@ -248,3 +251,11 @@ class StupidAE(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """The reconstruction of `image`, unclamped."""
         return self.decode(self.encode(image))
+
+
+@contextmanager
+def seeded(seed: int = SEED) -> Iterator[None]:
+    """Draws weights on the CPU from `seed`; the caller's generator goes on as before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

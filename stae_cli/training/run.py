@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from stae_cli.checkpoints.checkpoint import write_checkpoint
-from stae_cli.codec.memory import is_memory_error
+from stae_cli.codec.device import is_memory_error
 from stae_cli.errors import StaeError
 from stae_cli.interrupts import Interrupts, held_interrupts
 from stae_cli.metrics import finite

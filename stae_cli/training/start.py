@@ -14,8 +14,7 @@ import torch
 from stae_cli.checkpoints.checkpoint import Checkpoint
 from stae_cli.errors import CheckpointError, UsageError
 from stae_cli.network.architecture import PRESETS, Architecture
-from stae_cli.network.seeding import seeded
-from stae_cli.network.stupid_ae import StupidAE
+from stae_cli.network.stupid_ae import StupidAE, seeded
 from stae_cli.training.linear import fit_pca, set_linear, set_second_linear
 from stae_cli.training.photos import Crops
 from stae_cli.training.recipe import TrainSettings

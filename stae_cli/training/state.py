@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from stae_cli.checkpoints.tensor_files import DAMAGED_PICKLE
-from stae_cli.codec.memory import is_memory_error
+from stae_cli.codec.device import is_memory_error
 from stae_cli.errors import StaeError
 
 FORMAT = 2

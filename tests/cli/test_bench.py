@@ -119,6 +119,7 @@ def test_the_chart_is_written(bench, tmp_path):
         (["--plot", "chart.svg"], ["does not end in .png"]),
         (["--against", "unfused"], ["`unfused` differs from stae on CUDA only", "`cpu`"]),
         (["--against", "reference,unfused"], ["`unfused` differs from stae on CUDA only"]),
+        (["--against", "products"], ["unknown network `products`"]),
         (["--transformer", "base"], ["`--transformer` is for `--loop`"]),
         (["--workers", "2"], ["`--workers` is for `--path`"]),
     ],

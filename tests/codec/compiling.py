@@ -23,7 +23,6 @@ PAINT = {
     "lanes": kernels.LANES, "colours": 3, "floor": 1e-12,
 }  # fmt: skip
 CASES = [
-    ("_centre", {"values": kernels.VALUES, "scale": 1 / 128, "offset": -1.0}),
     ("_cut", CUT | {"column_step": 3, "colour_step": 1}),
     ("_cut", CUT | {"column_step": 1}),
     ("_norm", NORM | {"adds": False}),
@@ -32,8 +31,8 @@ CASES = [
     ("_paint", PAINT | {"levels": True}),
     ("_paint", PAINT | {"levels": False}),
 ]
-BYTES = {"pixels_at", "images_at", "finite_at"}
-FLOATS = {"lacking_at"}
+BYTES = {"images_at", "finite_at"}
+FLOATS = {"deferred_at"}
 
 
 def type_of(name, constants):

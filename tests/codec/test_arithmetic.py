@@ -8,6 +8,7 @@ from torch import backends
 
 from stae_cli import Codec
 from stae_cli.codec.arithmetic import plain_arithmetic
+from stae_cli.errors import InputError
 from tests.seeded import TINY, seeded_model
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -179,3 +180,26 @@ def test_autocast_is_each_threads_own():
         visit.leave()
         assert torch.is_autocast_enabled("cpu")
     assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("what", ["pieces", "levels_of"])
+def test_a_generator_that_is_not_finished_holds_nothing_open(what):
+    """Its caller computes with the caller's own settings between two pieces."""
+    codec = Codec(seeded_model(TINY), device="cpu", batch_patches=100)
+    set_by_the_new_names()
+    before = precisions()
+    pieces = getattr(codec.tiler, what)([torch.zeros(16, 20, 20)])
+    with torch.autocast("cpu", torch.bfloat16):
+        for _ in range(2):
+            next(pieces)
+            assert precisions() == before
+            assert torch.is_autocast_enabled("cpu")
+
+
+def test_an_input_error_leaves_nothing_open():
+    codec = Codec(seeded_model(TINY), device="cpu")
+    set_by_the_new_names()
+    before = precisions()
+    with pytest.raises(InputError):
+        codec.encode([torch.zeros(3, 16, 16), torch.zeros(3, 15, 16)])
+    assert precisions() == before

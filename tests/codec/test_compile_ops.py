@@ -10,7 +10,7 @@ import torch
 from stae_cli import Codec
 from stae_cli.codec import codec as room
 from stae_cli.codec import compile_ops as operators
-from stae_cli.codec import inference
+from stae_cli.codec import inference, tiling
 from stae_cli.errors import InputError
 from stae_cli.network.architecture import PRESETS
 from tests.seeded import TINY, seeded_model, tiny_like
@@ -102,7 +102,7 @@ def test_a_function_compiled_to_cuda_graphs_gets_the_same_bytes():
     for seed in range(6):  # it warms up, records, and replays
         images = drawn(2, 3, 64, 64, seed=seed).cuda()
         assert torch.equal(compiled(images), there_and_back(images))
-        assert torch.equal(codec.encode(images[:1]), codec.encode(images)[:1])  # recorded apart
+        assert torch.equal(codec.encode(images[:1]), codec.encode(images)[:1])
 
 
 def test_one_compiled_function_keeps_codecs_apart(codec):
@@ -142,7 +142,8 @@ def test_gradient_mode_is_the_callers(codec):
 def test_nothing_waits_for_the_device(monkeypatch, sizes):
     """On `meta`, whose tensors hold no values, whatever reads one or leaves the device raises."""
     monkeypatch.setattr(room, "pick_device", torch.device)
-    monkeypatch.setattr(room, "plain_arithmetic", lambda _device: nullcontext())
+    for module in (room, tiling):
+        monkeypatch.setattr(module, "plain_arithmetic", lambda _device: nullcontext())
     monkeypatch.setitem(inference.ROWS, "meta", 64)
     monkeypatch.setitem(room.BATCH_PATCHES, "meta", 64 * sizes.units)
     codec = Codec(seeded_model(sizes), device="meta", dtype=torch.float16)

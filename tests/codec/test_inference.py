@@ -9,11 +9,17 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from stae_cli.codec.cpu import affine
+from stae_cli.codec.cpu.affine import Placement
+from stae_cli.codec.cpu.folding import PlainBackend
 from stae_cli.codec.inference import InferenceForm
 from tests.seeded import TINY, seeded_model
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden.safetensors"
 CPU = torch.device("cpu")
+
+
+def plain_form(model, dtype=torch.float32):
+    return InferenceForm(model, PlainBackend(Placement(CPU, dtype)))
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +29,12 @@ def golden():
 
 @pytest.fixture(scope="module")
 def form():
-    return InferenceForm(seeded_model(), device=CPU, dtype=torch.float32)
+    return plain_form(seeded_model())
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    return seeded_model(TINY), InferenceForm(seeded_model(TINY), device=CPU, dtype=torch.float32)
+    return seeded_model(TINY), plain_form(seeded_model(TINY))
 
 
 def as_image(rows):
@@ -52,13 +58,13 @@ def test_float32_reproduces_the_golden_vectors(golden, form, case):
 
 def test_without_packing_too(golden, monkeypatch):
     monkeypatch.setattr(affine, "can_pack", lambda _: False)
-    plain = InferenceForm(seeded_model(), device=CPU, dtype=torch.float32)
+    plain = plain_form(seeded_model())
     decoded = plain.decode(as_grids(golden["1.latents"]))[0].permute(2, 0, 1)
     torch.testing.assert_close(decoded, golden["1.image"], rtol=0, atol=1e-4)
 
 
 def test_bfloat16_stays_within_rounding(golden):
-    half = InferenceForm(seeded_model(), device=CPU, dtype=torch.bfloat16)
+    half = plain_form(seeded_model(), torch.bfloat16)
     latents, image = golden["1.latents"], golden["1.image"]
     decoded = half.decode(as_grids(latents.bfloat16()))[0].permute(2, 0, 1).float()
     error = (decoded - image).square().mean().sqrt() / image.std()
@@ -121,7 +127,7 @@ def test_what_is_not_finite_is_told_per_picture(tiny):
 
 def test_the_models_weights_are_copied(tiny):
     model = seeded_model(TINY)
-    form = InferenceForm(model, device=CPU, dtype=torch.float32)
+    form = plain_form(model)
     image = torch.zeros(16, 16, 3, dtype=torch.uint8)
     before = form.encode([image])
     with torch.no_grad():
@@ -139,7 +145,7 @@ def test_the_head_in_half_precision_survives_zero_and_large_columns(dtype, size)
         generator.weight.zero_()
         generator.bias.fill_(size)
         model.decoder[0].last.weight.mul_(1e-3)
-    form = InferenceForm(model, device=CPU, dtype=dtype)
+    form = plain_form(model, dtype)
     (image,) = form.decode([torch.zeros(2, 2, 16, dtype=dtype)])
     assert image.isfinite().all()
 
@@ -151,7 +157,7 @@ def test_large_activations_survive_half_precision():
     image = torch.randint(
         0, 256, (40, 64, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
     )
-    exact = InferenceForm(model, device=CPU, dtype=torch.float32).encode([image])
-    half = InferenceForm(model, device=CPU, dtype=torch.float16).encode([image]).float()
+    exact = plain_form(model).encode([image])
+    half = plain_form(model, torch.float16).encode([image]).float()
     assert half.isfinite().all()
     assert (half - exact).square().mean().sqrt() < 0.25 * max(1.0, exact.std())

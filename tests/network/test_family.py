@@ -186,7 +186,7 @@ def test_packed_latents_are_those_of_each_picture_and_decode_alike(tiny, name):
     packed = codec.encode_packed(images)
     assert packed.sizes == ((2, 3), (1, 2), (4, 1))
     assert packed.tokens.shape == (12, channels)
-    assert codec.empty_tokens(images).shape == packed.tokens.shape
+    assert codec.tiler.empty_tokens(images).shape == packed.tokens.shape
     latents = packed.unpack()
     decoded = codec.decode(packed)
     for image, latent, picture in zip(images, latents, decoded, strict=True):
@@ -198,8 +198,8 @@ def test_packed_latents_are_those_of_each_picture_and_decode_alike(tiny, name):
             )
             expected = model.decode(latent[None])[0].clamp(-1, 1)
         torch.testing.assert_close(picture, expected, rtol=0, atol=1e-4)
-    for room, picture in zip(codec.empty_images(latents), decoded, strict=True):
-        assert room.shape == picture.shape
+    for empty, picture in zip(codec.tiler.empty_images(latents), decoded, strict=True):
+        assert empty.shape == picture.shape
 
 
 @pytest.mark.parametrize("name", ["f32c64", "f32c256-naive"])
@@ -252,7 +252,7 @@ def reach(model, rows=9):
 def test_the_halo_is_the_networks_field_of_view(tiny, name):
     model, codec = tiny[name]
     assert reach(model) == model.architecture.halo
-    assert codec._form.halo >= model.architecture.halo
+    assert codec.tiler.form.halo >= model.architecture.halo
     assert model.architecture.halo == {"f8c16-1x1": 0, "f32c64": 1, "f32c256": 1}.get(name, 2)
 
 

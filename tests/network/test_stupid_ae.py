@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from stae_cli.network.architecture import F8C16
-from stae_cli.network.stupid_ae import CHANNEL_NORM_EPS, NeuralField, RMSNorm, StupidAE
+from stae_cli.network.stupid_ae import CHANNEL_NORM_EPS, NeuralField, RMSNorm, StupidAE, seeded
 from tests.seeded import seeded_model
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden.safetensors"
@@ -110,3 +110,21 @@ def test_gradients_reach_every_parameter():
     model = StupidAE()
     model(torch.rand(1, 3, 16, 16)).square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_the_same_seed_gives_the_same_numbers() -> None:
+    with seeded(3):
+        first = torch.rand(4)
+    with seeded(3):
+        second = torch.rand(4)
+    with seeded(4):
+        other = torch.rand(4)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+def test_the_generator_goes_on_as_before() -> None:
+    before = torch.random.get_rng_state()
+    with seeded(3):
+        torch.rand(4)
+    assert torch.equal(torch.random.get_rng_state(), before)

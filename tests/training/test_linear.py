@@ -8,8 +8,7 @@ import torch
 
 from stae_cli.errors import UsageError
 from stae_cli.network.architecture import F8C16, PRESETS, Architecture, SecondStage
-from stae_cli.network.seeding import seeded
-from stae_cli.network.stupid_ae import StupidAE
+from stae_cli.network.stupid_ae import StupidAE, seeded
 from stae_cli.training.linear import fit_pca, set_linear, set_second_linear, to_patches
 from stae_cli.training.photos import Crops, load_photos
 from tests.pictures import EXAMPLES

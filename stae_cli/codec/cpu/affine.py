@@ -66,23 +66,25 @@ class Placement:
 
     device: torch.device
     dtype: torch.dtype
-    fused: bool = False  # with the kernels of `model.kernels` between the products
-    multiplied: bool = False  # and by the products of `model.products`
 
     def affine(self, weight: Tensor, bias: Tensor) -> Affine:
-        """The layer of a float64 weight (outputs, inputs) and bias (outputs,)."""
-        placed = self.put(weight)
-        packed = self.device.type == "cpu" and not self.fused and can_pack(self.dtype)
-        if packed:
-            placed = torch.ops.mkldnn._reorder_linear_weight(placed, PACKED_FOR_ROWS)
-        return Affine(placed, self.put(bias), packed)
+        """A float64 weight (outputs, inputs) and bias (outputs,) as a layer, packed if possible."""
+        layer = self.unpacked(weight, bias)
+        if self.device.type != "cpu" or not can_pack(self.dtype):
+            return layer
+        packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight, PACKED_FOR_ROWS)
+        return Affine(packed, layer.bias, True)
+
+    def unpacked(self, weight: Tensor, bias: Tensor) -> Affine:
+        """The same layer with its weight (outputs, inputs) as it is."""
+        return Affine(self.put(weight), self.put(bias))
 
     def put(self, tensor: Tensor) -> Tensor:
-        """A copy in the right place and dtype."""
+        """A copy on the device, in the dtype."""
         return tensor.to(self.device, self.dtype, copy=True).contiguous()
 
     def put_wide(self, tensor: Tensor) -> Tensor:
-        """A copy in the right place, in float32."""
+        """A copy on the device, in float32."""
         return tensor.to(self.device, torch.float32, copy=True).contiguous()
 
 

@@ -1,28 +1,38 @@
-"""Folding: a reference model's layers to the inference form's, computed in float64 on the CPU."""
+"""Folding: a reference model's layers to those of the plain form, computed in float64 on the CPU.
+
+`PlainBackend` is for every device; what other backends fold alike is here too.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
+from torch.nn import Conv2d
 
 from stae_cli.codec.cpu.affine import Affine, Placement
 from stae_cli.codec.cpu.layers import (
-    Chain,
     Conv,
     FieldHead,
     Geglu,
     Head,
+    Layer,
     Mixer,
     Pair,
     PointPair,
+    PointTrunk,
     Project,
     ShuffleHead,
+    SpatialTrunk,
+    Trunk,
 )
 from stae_cli.codec.cpu.winograd import winograd
-from stae_cli.codec.cuda.selftest import has_tensor_cores
+from stae_cli.codec.inputs import centred, patches_of
+from stae_cli.network.architecture import Stage
 from stae_cli.network.stupid_ae import (
     Decoder,
     Encoder,
@@ -34,8 +44,24 @@ from stae_cli.network.stupid_ae import (
     SpatialBlock,
 )
 
-if TYPE_CHECKING:
-    from stae_cli.codec.cuda.layers import FusedPair, GegluStep
+
+class Weights(NamedTuple):
+    """A layer's parameters, float64 on the CPU."""
+
+    weight: Tensor  # (outputs, inputs)
+    bias: Tensor  # (outputs,)
+
+    def after(self, deferred: Tensor) -> Weights:
+        """The layer for rows to which the bias `deferred` (inputs,) was not added."""
+        return Weights(self.weight, self.bias + self.weight @ deferred)
+
+
+class FieldWeights(NamedTuple):
+    """A neural field with its constants computed and the last layer in its generator, float64."""
+
+    generator: Weights  # width -> head_width^2 + 3 * head_width, both matrices transposed
+    encoded: Tensor  # (P, head_width)
+    constant: Tensor  # (3, P)
 
 
 def wide(parameter: Tensor) -> Tensor:
@@ -43,206 +69,152 @@ def wide(parameter: Tensor) -> Tensor:
     return parameter.detach().cpu().double()
 
 
-def fold_pixel_layer(encoder: Encoder, place: Placement) -> Affine:
-    """The patch conv on rows of (pixel - 128) / 128, which half precision holds exactly.
-
-    pixel / 127.5 - 1 = u * 128 / 127.5 + 0.5 / 127.5 for u = (pixel - 128) / 128.
-    """
-    weight, bias = _cell_weights(encoder)
-    return place.affine(weight * (128 / 127.5), bias + weight.sum(1) * (0.5 / 127.5))
-
-
-def fold_cell_layer(encoder: Encoder, place: Placement) -> Affine:
-    """The conv that cuts a grid of latents to cells, on rows ordered by (row, col, channel)."""
-    return place.affine(*_cell_weights(encoder))
-
-
-def _cell_weights(encoder: Encoder) -> tuple[Tensor, Tensor]:
-    """Columns are (row, col, channel)."""
-    conv = cast(torch.nn.Conv2d, encoder.initial[0])
-    assert conv.bias is not None
-    return wide(conv.weight).permute(0, 2, 3, 1).flatten(1), wide(conv.bias)
-
-
-def _conv1x1(
-    conv: torch.nn.Module,
-    place: Placement,
-    norm: RMSNorm | None = None,
-    lacking: Tensor | None = None,
-) -> Affine:
-    """A 1x1 conv, behind a norm whose weight it takes over, or on rows that lack something."""
-    conv = cast(torch.nn.Conv2d, conv)
-    weight, bias = wide(conv.weight).flatten(1), bias_of(conv)
-    if norm is not None:
-        weight = weight * wide(norm.weight)
-    return place.affine(weight, _completed(weight, bias, lacking))
-
-
 def bias_of(conv: torch.nn.Module) -> Tensor:
-    """The bias of a convolution that has one."""
-    bias = cast(torch.nn.Conv2d, conv).bias
+    """The bias of a convolution that has one, in float64."""
+    bias = cast(Conv2d, conv).bias
     assert bias is not None
     return wide(bias)
 
 
-def _completed(weight: Tensor, bias: Tensor, lacking: Tensor | None) -> Tensor:
-    """The bias of a layer whose inputs lack a constant."""
-    return bias if lacking is None else bias + weight @ lacking
+def conv_weights(conv: torch.nn.Module, norm: RMSNorm | None = None) -> Weights:
+    """A 1x1 convolution, with the weight of the norm before it."""
+    weight = wide(cast(Conv2d, conv).weight).flatten(1)
+    if norm is not None:
+        weight = weight * wide(norm.weight)
+    return Weights(weight, bias_of(conv))
 
 
-def fold_geglus(blocks: Sequence[GegluBlock], place: Placement) -> Chain:
-    """GEGLU blocks one after another."""
-    if not place.fused:
-        return Chain([_geglu(block, place) for block in blocks])
-    steps: list[GegluStep] = []
-    lacking = _nothing(blocks)
-    for block in blocks:
-        steps.append(_geglu_step(block, place, lacking))
-        lacking = lacking + bias_of(block.mlp.conv_down)
-    return Chain(steps, lacking)
+def cell_weights(encoder: Encoder) -> Weights:
+    """The convolution that cuts a grid to cells, on rows ordered by (row, col, channel)."""
+    conv = encoder.initial[0]
+    weight = wide(cast(Conv2d, conv).weight)
+    return Weights(weight.permute(0, 2, 3, 1).flatten(1), bias_of(conv))
 
 
-def _nothing(blocks: Sequence[GegluBlock]) -> Tensor:
-    """What rows lack at first."""
-    return torch.zeros(len(blocks[0].norm.weight), dtype=torch.float64)
+def pixel_weights(encoder: Encoder) -> Weights:
+    """The same on rows of u = (pixel - 128) / 128, which half precision holds exactly.
+
+    pixel / 127.5 - 1 = u * 128 / 127.5 + 0.5 / 127.5.
+    """
+    weight, bias = cell_weights(encoder)
+    return Weights(weight * (128 / 127.5), bias + weight.sum(1) * (0.5 / 127.5))
 
 
-def _geglu(block: GegluBlock, place: Placement) -> Geglu:
-    """The norm's weight in gate and act."""
-    up = block.mlp.conv_up
-    assert up.bias is not None
-    gate, act = (wide(up.weight).flatten(1) * wide(block.norm.weight)).chunk(2)
-    gate_bias, act_bias = wide(up.bias).chunk(2)
-    return Geglu(
-        place.affine(gate, gate_bias),
-        place.affine(act, act_bias),
-        _conv1x1(block.mlp.conv_down, place),
-    )
-
-
-def _geglu_step(block: GegluBlock, place: Placement, lacking: Tensor) -> GegluStep:
-    from stae_cli.codec.cuda.layers import GegluStep
-
-    raised = _conv1x1(block.mlp.conv_up, place, block.norm)
-    down = place.put(wide(block.mlp.conv_down.weight).flatten(1))
-    return GegluStep(raised, down, place.put_wide(lacking))
-
-
-def fold_pair(spatial: SpatialBlock, geglu: GegluBlock, place: Placement) -> Pair:
-    """A spatial block and the GEGLU block behind it."""
-    inner = _conv1x1(spatial.mlp[0], place, spatial.norm)
-    return Pair(inner, _mixer(cast(torch.nn.Conv2d, spatial.mlp[2]), place), _geglu(geglu, place))
-
-
-def fold_fused_pairs(
-    pairs: Sequence[tuple[SpatialBlock, GegluBlock]], place: Placement
-) -> tuple[list[FusedPair], Tensor]:
-    """Such pairs with kernels between their products, and what their rows lack at the end."""
-    from stae_cli.codec.cuda.layers import FusedPair
-
-    folded: list[FusedPair] = []
-    lacking = _nothing([geglu for _, geglu in pairs])
-    for spatial, geglu in pairs:
-        inner = _conv1x1(spatial.mlp[0], place, spatial.norm)
-        before, lacking = place.put_wide(lacking), lacking + bias_of(spatial.mlp[2])
-        kernel = kernel_of(cast(torch.nn.Conv2d, spatial.mlp[2]), place)
-        folded.append(FusedPair(inner, before, kernel, _geglu_step(geglu, place, lacking)))
-        lacking = lacking + bias_of(geglu.mlp.conv_down)
-    return folded, lacking
-
-
-def fold_point_pairs(pairs: Sequence[tuple[SpatialBlock, GegluBlock]], place: Placement) -> Chain:
-    """Such blocks one after another where the kernel is 1."""
-    if not place.fused:
-        return Chain([_point_pair(*pair, place) for pair in pairs])
-    from stae_cli.codec.cuda.layers import PointStep
-
-    steps: list[PointStep | GegluStep] = []
-    lacking = _nothing([geglu for _, geglu in pairs])
-    for spatial, geglu in pairs:
-        inner = _conv1x1(spatial.mlp[0], place, spatial.norm)
-        outer = cast(torch.nn.Conv2d, spatial.mlp[2])
-        weight = place.put(wide(outer.weight).flatten(1))
-        steps.append(PointStep(inner, weight, place.put_wide(lacking)))
-        lacking = lacking + bias_of(outer)
-        steps.append(_geglu_step(geglu, place, lacking))
-        lacking = lacking + bias_of(geglu.mlp.conv_down)
-    return Chain(steps, lacking)
-
-
-def _point_pair(spatial: SpatialBlock, geglu: GegluBlock, place: Placement) -> PointPair:
-    inner = _conv1x1(spatial.mlp[0], place, spatial.norm)
-    return PointPair(inner, _conv1x1(spatial.mlp[2], place), _geglu(geglu, place))
-
-
-def _mixer(conv: torch.nn.Conv2d, place: Placement) -> Mixer:
-    """Winograd's transforms pay on the CPU, and cost more digits than half precision has."""
-    if place.device.type == "cpu" and place.dtype == torch.float32:
-        return winograd(wide(conv.weight), bias_of(conv), place)
-    return Conv(kernel_of(conv, place), place.put(bias_of(conv)))
-
-
-def kernel_of(conv: torch.nn.Conv2d, place: Placement) -> Tensor:
-    """The kernel (C, C, 3, 3) of a convolution, channels last."""
-    return place.put(wide(conv.weight)).contiguous(memory_format=torch.channels_last)
-
-
-def fold_projection(
-    projection: Projection, place: Placement, lacking: Tensor | None = None
-) -> Project:
-    """The 1x1 convs before and behind the activation, on rows that lack something."""
-    inner = _conv1x1(projection.model[0], place, lacking=lacking)
-    return Project(inner, _conv1x1(projection.model[2], place))
-
-
-def fold_cell_painter(
-    decoder: ShuffleDecoder, patch: int, place: Placement, lacking: Tensor | None
-) -> Affine:
+def cell_painter_weights(decoder: ShuffleDecoder, patch: int) -> Weights:
     """The layer before a shuffle, its outputs ordered by (row, col, channel) in the cell."""
-    conv = cast(torch.nn.Conv2d, decoder.shuffle[0])
+    conv = cast(Conv2d, decoder.shuffle[0])
     weight, bias = (
         each.flatten(1).unflatten(0, (-1, patch**2)).transpose(0, 1).flatten(0, 1)
         for each in (wide(conv.weight), bias_of(conv)[:, None])
     )
-    return place.affine(weight, _completed(weight, bias[:, 0], lacking))
+    return Weights(weight, bias[:, 0])
 
 
-def fold_head(decoder: Decoder | ShuffleDecoder, place: Placement, lacking: Tensor | None) -> Head:
-    """Whichever head the decoder has, on rows that lack something."""
-    if isinstance(decoder, ShuffleDecoder):
-        return ShuffleHead(_conv1x1(decoder.shuffle[0], place, lacking=lacking))
-    return _fold_field(decoder, place, lacking)
-
-
-def _fold_field(decoder: Decoder, place: Placement, lacking: Tensor | None) -> FieldHead:
-    """The neural field with its constants computed, the last layer in its generator."""
+def field_weights(decoder: Decoder) -> FieldWeights:
+    """The neural field of a decoder."""
     field = cast(NeuralField, decoder.nerf[0])
     size = field.head_width
     positions, last = wide(decoder.positions)[0], wide(decoder.last.weight)  # (P, s), (3, s)
     scale = torch.rsqrt(positions.square().mean(-1, keepdim=True) + field.norm.eps)
-    weight, bias = wide(field.param_gen.weight), wide(field.param_gen.bias)
-    first, second = weight.split(size * size)
-    first_bias, second_bias = bias.split(size * size)
+    first, second = wide(field.param_gen.weight).split(size * size)
+    first_bias, second_bias = wide(field.param_gen.bias).split(size * size)
     # Generated transposed: (column, row) of the first matrix, (colour, row) of the second.
     first = first.unflatten(0, (size, size)).transpose(0, 1).flatten(0, 1)
     first_bias = first_bias.view(size, size).T.flatten()
     short = torch.einsum("ijk,cj->cik", second.unflatten(0, (size, size)), last).flatten(0, 1)
     short_bias = (last @ second_bias.unflatten(0, (size, size)).T).flatten()
-    kind = _field_head(size, len(positions), place)
-    generator, generator_bias = torch.cat((first, short)), torch.cat((first_bias, short_bias))
-    return kind(
-        place.affine(generator, _completed(generator, generator_bias, lacking)),
-        place.put(positions * scale * wide(field.norm.weight)),
-        place.put((positions @ last.T + wide(decoder.last.bias)).T),
+    return FieldWeights(
+        Weights(torch.cat((first, short)), torch.cat((first_bias, short_bias))),
+        positions * scale * wide(field.norm.weight),
+        (positions @ last.T + wide(decoder.last.bias)).T,
     )
 
 
-def _field_head(width: int, pixels: int, place: Placement) -> type[FieldHead]:
-    """How a field of this width, with so many pixels to a patch, is painted best."""
-    if place.fused and has_tensor_cores(place.device, place.dtype):
-        from stae_cli.codec.cuda.kernels import can_paint
-        from stae_cli.codec.cuda.layers import FusedFieldHead
+def pairs_of(decoder: Decoder | ShuffleDecoder) -> list[tuple[SpatialBlock, GegluBlock]]:
+    """The blocks of a decoder, two by two."""
+    blocks = list(decoder.blocks)
+    return [
+        (cast(SpatialBlock, spatial), cast(GegluBlock, geglu))
+        for spatial, geglu in zip(blocks[::2], blocks[1::2], strict=True)
+    ]
 
-        if can_paint(width, pixels):
-            return FusedFieldHead
-    return FieldHead
+
+def kernel_of(conv: Conv2d, place: Placement) -> Tensor:
+    """The kernel (C, C, 3, 3) of a convolution, channels last."""
+    return place.put(wide(conv.weight)).contiguous(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True)
+class PlainBackend:
+    """torch's own functions on any device, and oneDNN's on x86 CPUs; see `inference.Backend`."""
+
+    place: Placement
+
+    def cut(self, images: Tensor, size: int) -> Tensor:
+        """Patches (n, size^2 * 3) of images (H, W, 3) or (B, H, W, 3), of the images' dtype."""
+        return patches_of(images, size)
+
+    def fold_encoder(self, encoder: Encoder) -> Sequence[Layer]:
+        """Layers from patches, as `cut` gives them, to latents (n, C)."""
+        embed = self.place.affine(*pixel_weights(encoder))
+        return [partial(centred, self.place.dtype), embed, *self._encoder_layers(encoder)]
+
+    def fold_cell_encoder(self, encoder: Encoder) -> Sequence[Layer]:
+        """Layers from cells of the first stage's latents to latents (n, C)."""
+        return [self.place.affine(*cell_weights(encoder)), *self._encoder_layers(encoder)]
+
+    def fold_decoder(
+        self, decoder: Decoder | ShuffleDecoder, stage: Stage, *, rows: int
+    ) -> tuple[Trunk, Head]:
+        """The trunk, which passes so many rows from layer to layer at once, and the head."""
+        trunk = self._trunk(decoder, stage, rows)
+        if isinstance(decoder, ShuffleDecoder):
+            return trunk, ShuffleHead(self._layer(decoder.shuffle[0]))
+        generator, encoded, constant = field_weights(decoder)
+        place = self.place
+        return trunk, FieldHead(place.affine(*generator), place.put(encoded), place.put(constant))
+
+    def fold_cell_decoder(
+        self, decoder: ShuffleDecoder, stage: Stage, *, rows: int
+    ) -> tuple[Trunk, Layer]:
+        """The trunk, and the layer to cells of the first stage's latents."""
+        painter = self.place.affine(*cell_painter_weights(decoder, stage.patch))
+        return self._trunk(decoder, stage, rows), painter
+
+    def _encoder_layers(self, encoder: Encoder) -> Sequence[Layer]:
+        blocks = [self._geglu(cast(GegluBlock, block)) for block in encoder.blocks]
+        return [*blocks, self._project(encoder.out)]
+
+    def _trunk(self, decoder: Decoder | ShuffleDecoder, stage: Stage, rows: int) -> Trunk:
+        project, pairs = self._project(decoder.conv_in), pairs_of(decoder)
+        if stage.decoder_kernel == 1:
+            return PointTrunk([project, *(self._point_pair(*pair) for pair in pairs)], rows)
+        return SpatialTrunk(project, [self._pair(*pair) for pair in pairs], rows)
+
+    def _pair(self, spatial: SpatialBlock, geglu: GegluBlock) -> Pair:
+        mixer = self._mixer(cast(Conv2d, spatial.mlp[2]))
+        return Pair(self._layer(spatial.mlp[0], spatial.norm), mixer, self._geglu(geglu))
+
+    def _point_pair(self, spatial: SpatialBlock, geglu: GegluBlock) -> PointPair:
+        inner = self._layer(spatial.mlp[0], spatial.norm)
+        return PointPair(inner, self._layer(spatial.mlp[2]), self._geglu(geglu))
+
+    def _mixer(self, conv: Conv2d) -> Mixer:
+        """Winograd's transforms pay on the CPU, and cost more digits than half precision has."""
+        if self.place.device.type == "cpu" and self.place.dtype == torch.float32:
+            return winograd(wide(conv.weight), bias_of(conv), self.place)
+        return Conv(kernel_of(conv, self.place), self.place.put(bias_of(conv)))
+
+    def _geglu(self, block: GegluBlock) -> Geglu:
+        """Gate and act are layers of their own, each with the weight of the norm."""
+        weight, bias = conv_weights(block.mlp.conv_up, block.norm)
+        gate, act = zip(weight.chunk(2), bias.chunk(2), strict=True)
+        return Geglu(
+            self.place.affine(*gate), self.place.affine(*act), self._layer(block.mlp.conv_down)
+        )
+
+    def _project(self, projection: Projection) -> Project:
+        return Project(self._layer(projection.model[0]), self._layer(projection.model[2]))
+
+    def _layer(self, conv: torch.nn.Module, norm: RMSNorm | None = None) -> Affine:
+        return self.place.affine(*conv_weights(conv, norm))

@@ -1,4 +1,7 @@
-"""The inference form's layers: each holds folded weights and works on token rows or grids."""
+"""The plain form's layers, trunks and heads: folded weights that work on token rows or grids.
+
+They are torch's own functions, or oneDNN's, and run on every device.
+"""
 
 from __future__ import annotations
 
@@ -6,31 +9,19 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import groupby
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, linear, silu
 
 from stae_cli.codec.cpu.affine import Affine
+from stae_cli.codec.inputs import COLOURS
 from stae_cli.network.stupid_ae import CHANNEL_NORM_EPS, COLUMN_NORM_FLOOR
 
 Layer = Callable[[Tensor], Tensor]  # rows (N, width) to as many
 Size = tuple[int, int]  # height and width
-
-COLOURS = 3
-
-
-@dataclass(frozen=True)
-class Chain:
-    """Layers one after another, and what their rows lack in the end.
-
-    `lacking` (width,), float64 on the CPU, belongs to every row and was added to none: the next
-    layer's bias makes up for it.
-    """
-
-    layers: Sequence[Layer]
-    lacking: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -42,8 +33,8 @@ class Geglu:
     down: Affine
 
     def __call__(self, rows: Tensor) -> Tensor:
-        level = normed(rows)
-        hidden = self.gate.times(level, self.act.gelu(level, "tanh"))
+        given = normed(rows)
+        hidden = self.gate.times(given, self.act.gelu(given, "tanh"))
         return self.down.plus(hidden, rows)
 
 
@@ -61,6 +52,10 @@ class Project:
 class Mixer(Protocol):
     """A 3x3 convolution with zero padding 1 between token grids (B, h, w, C) of any sizes."""
 
+    @property
+    def alignment(self) -> int:
+        """Tiles that are cut at multiples of this compute the same numbers as the whole."""
+
     def add_to(self, grids: Sequence[Tensor], hiddens: Sequence[Tensor]) -> None:
         """Adds the convolution of each of `hiddens` to its grid."""
 
@@ -71,6 +66,7 @@ class Conv:
 
     kernel: Tensor  # (C, C, 3, 3), channels last
     bias: Tensor  # (C,)
+    alignment: ClassVar[int] = 1
 
     def add_to(self, grids: Sequence[Tensor], hiddens: Sequence[Tensor]) -> None:
         """Adds the convolution of each of `hiddens` to its grid, all (B, h, w, C)."""
@@ -98,6 +94,56 @@ class PointPair:
 
     def __call__(self, rows: Tensor) -> Tensor:
         return self.geglu(self.outer.plus(self.inner.gelu(normed(rows), "tanh"), rows))
+
+
+class Trunk(Protocol):
+    """The layers between the latents and the head."""
+
+    @property
+    def alignment(self) -> int:
+        """Tiles that are cut at multiples of this compute the same numbers as the whole."""
+
+    def __call__(self, latents: Sequence[Tensor]) -> Tensor:
+        """Latents (h, w, C) of any sizes -> (N, width) for all their positions in order."""
+
+
+class PointTrunk:
+    """A trunk in which no position sees another: rows go through all layers while in cache."""
+
+    alignment = 1
+
+    def __init__(self, layers: Sequence[Layer], rows: int) -> None:
+        self._layers, self._rows = layers, rows
+
+    def __call__(self, latents: Sequence[Tensor]) -> Tensor:
+        """See `Trunk`."""
+        rows = torch.cat([latent.flatten(0, 1) for latent in latents])
+        return torch.cat([through(self._layers, part) for part in rows.split(self._rows)])
+
+
+class SpatialTrunk:
+    """A trunk with 3x3 convolutions, between which rows pass in chunks that stay in the cache."""
+
+    def __init__(self, project: Project, pairs: Sequence[Pair], rows: int) -> None:
+        self._project, self._pairs, self._rows = project, pairs, rows
+        self.alignment = pairs[0].mixer.alignment
+
+    def __call__(self, latents: Sequence[Tensor]) -> Tensor:
+        """See `Trunk`."""
+        rows = torch.cat([latent.flatten(0, 1) for latent in latents])
+        outer = self._project.outer
+        grid, hidden = empty_rows(rows, outer), empty_rows(rows, outer)
+        grids, hiddens = by_size(grid, latents), by_size(hidden, latents)
+        for part in chunks(rows, self._rows):
+            grid[part] = self._project(rows[part])
+            hidden[part] = self._pairs[0].inner.gelu(normed(grid[part]), "tanh")
+        for pair, following in zip(self._pairs, [*self._pairs[1:], None], strict=True):
+            pair.mixer.add_to(grids, hiddens)
+            for part in chunks(rows, self._rows):
+                grid[part] = pair.geglu(grid[part])
+                if following is not None:
+                    hidden[part] = following.inner.gelu(normed(grid[part]), "tanh")
+        return grid
 
 
 class Head(ABC):
@@ -199,22 +245,6 @@ class FieldHead(Head):
         return torch.baddbmm(self.constant, second.unflatten(-1, (3, size)), fields)
 
 
-def patches_of(image: Tensor, size: int) -> Tensor:
-    """The patches (n, size * size * 3) of an image (H, W, 3), each by row, column and channel.
-
-    Also of images (B, H, W, 3), one after another.
-    """
-    grid = image.unflatten(-2, (-1, size)).unflatten(-4, (-1, size))
-    return grid.transpose(-4, -3).flatten(-3).flatten(0, -2)
-
-
-def centred(dtype: torch.dtype, patches: Tensor) -> Tensor:
-    """uint8 or float in [-1, 1] -> (pixel - 128) / 128, exact for uint8 in every dtype."""
-    if patches.dtype == torch.uint8:
-        return patches.to(dtype).sub_(128).div_(128)
-    return patches.float().mul(127.5 / 128).sub_(0.5 / 128).to(dtype)
-
-
 def normed(rows: Tensor) -> Tensor:
     """Rows * rsqrt(mean(rows^2) + eps) over the last dimension; the weight is folded away."""
     norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True, dtype=torch.float32)
@@ -226,3 +256,27 @@ def chunks(rows: Tensor, size: int) -> Iterator[slice]:
     """All of the rows in order, `size` at a time, the last time fewer."""
     for first in range(0, len(rows), size):
         yield slice(first, first + size)
+
+
+def empty_rows(rows: Tensor, layer: Affine) -> Tensor:
+    """Uninitialised memory for the layer's output, one row for each of `rows`."""
+    return rows.new_empty(len(rows), len(layer.bias))
+
+
+def by_size(rows: Tensor, latents: Sequence[Tensor]) -> list[Tensor]:
+    """Views (B, h, w, width) of the rows, neighbours of equal size as one."""
+    views: list[Tensor] = []
+    first = 0
+    for (height, width), equal in groupby(latents, key=lambda latent: latent.shape[:2]):
+        count = len(list(equal))
+        last = first + count * height * width
+        views.append(rows[first:last].view(count, height, width, -1))
+        first = last
+    return views
+
+
+def through(layers: Sequence[Layer], rows: Tensor) -> Tensor:
+    """Rows through all layers in order."""
+    for layer in layers:
+        rows = layer(rows)
+    return rows

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +34,7 @@ class Winograd:
     """
 
     taps: Sequence[Sequence[Affine]]  # per group of input channels 36, row-major over the points
+    alignment: ClassVar[int] = TILE
 
     def add_to(self, grids: Sequence[Tensor], hiddens: Sequence[Tensor]) -> None:
         """Adds the convolution of each of `hiddens` to its grid, all (B, h, w, C).

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from stae_cli.codec.cpu.layers import COLOURS
+from stae_cli.codec.inputs import COLOURS
 from stae_cli.network.stupid_ae import CHANNEL_NORM_EPS, COLUMN_NORM_FLOOR
 
 LANES = 4  # columns of a patch in the last product: its colours, and one that stays empty
@@ -33,18 +33,21 @@ def can_paint(width: int, pixels: int) -> bool:
 
 
 def cut(image: Tensor, patch: int, dtype: torch.dtype) -> Tensor:
-    """The patches of an image (H, W, 3), uint8 or float in [-1, 1], with any strides, `centred`.
+    """The patches of an image (H, W, 3), or of images (B, H, W, 3) one after another, centred.
 
-    Also of images (B, H, W, 3), one after another.
+    Args:
+        image: uint8, or float in [-1, 1], with any strides.
+        patch: pixels on a side of a patch.
+        dtype: of the result.
 
     Returns:
-        (n, patch * patch * 3), each row ordered by (row, column, channel).
+        (pixel - 128) / 128 as (n, patch * patch * 3), each row ordered by (row, column, channel).
     """
     images = image if image.ndim == 4 else image[None]
     count, down, across = len(images), images.shape[1] // patch, images.shape[2] // patch
     line = patch * COLOURS
     result = torch.empty(count * down * across, patch * line, dtype=dtype, device=image.device)
-    scale, offset = _to_centre(image.dtype)
+    scale, offset = (1 / 128, -1.0) if image.dtype == torch.uint8 else (127.5 / 128, -0.5 / 128)
     rows = triton.next_power_of_2(patch)
     values = max(1, VALUES // rows)
     with torch.cuda.device_of(image):
@@ -55,46 +58,27 @@ def cut(image: Tensor, patch: int, dtype: torch.dtype) -> Tensor:
     return result
 
 
-def centred(dtype: torch.dtype, patches: Tensor) -> Tensor:
-    """uint8 or float in [-1, 1], of any shape -> (pixel - 128) / 128, exact for uint8."""
-    pixels = patches.contiguous()
-    result = torch.empty_like(pixels, dtype=dtype)
-    total = pixels.numel()
-    scale, offset = _to_centre(pixels.dtype)
-    with torch.cuda.device_of(pixels):
-        _centre[(triton.cdiv(total, VALUES),)](
-            pixels, result, total, values=VALUES, scale=scale, offset=offset
-        )
-    return result
+def normed(rows: Tensor, deferred: Tensor) -> Tensor:
+    """(rows + deferred) * rsqrt(mean((rows + deferred)^2) + eps), for rows (N, width).
 
-
-def normed(rows: Tensor, lacking: Tensor) -> Tensor:
-    """(rows + lacking) * rsqrt(mean((rows + lacking)^2) + eps), for rows (N, width).
-
-    `lacking` (width,), float32, is what belongs to every row and was not added to any.
+    `deferred` (width,), float32, are the biases that were not added to the rows.
     """
-    level = torch.empty_like(rows)
-    _launch_norm(rows, rows, lacking, level, adds=False)
-    return level
+    return _launch_norm(rows, rows, deferred, adds=False)
 
 
-def add_normed(rows: Tensor, product: Tensor, lacking: Tensor) -> Tensor:
+def add_normed(rows: Tensor, product: Tensor, deferred: Tensor) -> Tensor:
     """Adds a product (N, width) to the rows in place; then `normed`."""
-    level = torch.empty_like(rows)
-    _launch_norm(rows, product, lacking, level, adds=True)
-    return level
+    return _launch_norm(rows, product, deferred, adds=True)
 
 
-def geglu(raised: Tensor) -> Tensor:
+def geglu(up: Tensor) -> Tensor:
     """(N, 2 * hidden), the gate before what it gates -> gate * tanh-GELU(act), (N, hidden)."""
-    count, hidden = len(raised), raised.shape[1] // 2
-    result = raised.new_empty(count, hidden)
+    count, hidden = len(up), up.shape[1] // 2
+    result = up.new_empty(count, hidden)
     span = triton.next_power_of_2(hidden)
     rows = max(1, VALUES // span)
-    with torch.cuda.device_of(raised):
-        _geglu[(triton.cdiv(count, rows),)](
-            raised, result, count, hidden=hidden, span=span, rows=rows
-        )
+    with torch.cuda.device_of(up):
+        _geglu[(triton.cdiv(count, rows),)](up, result, count, hidden=hidden, span=span, rows=rows)
     return result
 
 
@@ -116,7 +100,7 @@ def paint(
         constant: (3, P), added to the result.
         canvas: images of one width, one below another; uint8, to which pixels are rounded then, or
             in the dtype of `made`.
-        finite: from `room_for_finite`; zero where a number was not finite before it was rounded.
+        finite: from `empty_finite`; zero where a number was not finite before it was rounded.
         across: how many patches an image is wide.
         first: which of the images' patches is the first of `made`.
     """
@@ -130,38 +114,23 @@ def paint(
         )  # fmt: skip
 
 
-def room_for_finite(rows: Tensor, encoded: Tensor) -> Tensor:
-    """Memory for what `paint` finds of each of the rows: (N, values)."""
+def empty_finite(rows: Tensor, encoded: Tensor) -> Tensor:
+    """Uninitialised memory for the `finite` of `paint`, one row for each of `rows`: (N, values)."""
     blocks = len(encoded) // PIXELS
     return rows.new_empty(len(rows), blocks * COLOURS, dtype=torch.uint8)
 
 
-def _launch_norm(
-    rows: Tensor, product: Tensor, lacking: Tensor, level: Tensor, *, adds: bool
-) -> None:
+def _launch_norm(rows: Tensor, product: Tensor, deferred: Tensor, *, adds: bool) -> Tensor:
+    result = torch.empty_like(rows)
     count, width = rows.shape
     span = triton.next_power_of_2(width)
     at_once = max(1, VALUES // span)
     with torch.cuda.device_of(rows):
         _norm[(triton.cdiv(count, at_once),)](
-            rows, product, lacking, level, count,
+            rows, product, deferred, result, count,
             width=width, span=span, rows=at_once, adds=adds, eps=CHANNEL_NORM_EPS,
         )  # fmt: skip
-
-
-def _to_centre(dtype: torch.dtype) -> tuple[float, float]:
-    """Factor and offset from pixels to (pixel - 128) / 128."""
-    return (1 / 128, -1.0) if dtype == torch.uint8 else (127.5 / 128, -0.5 / 128)
-
-
-@triton.jit
-def _centre(
-    pixels_at, result_at, total, values: tl.constexpr, scale: tl.constexpr, offset: tl.constexpr
-):
-    place = tl.program_id(0).to(tl.int64) * values + tl.arange(0, values)
-    inside = place < total
-    result = tl.load(pixels_at + place, mask=inside, other=0).to(tl.float32) * scale + offset
-    tl.store(result_at + place, result.to(result_at.dtype.element_ty), mask=inside)
+    return result
 
 
 @triton.jit(do_not_specialize=["down", "across", "image_step", "row_step"])
@@ -191,7 +160,7 @@ def _cut(
 
 @triton.jit(do_not_specialize=["count"])
 def _norm(
-    rows_at, product_at, lacking_at, level_at, count,
+    rows_at, product_at, deferred_at, result_at, count,
     width: tl.constexpr, span: tl.constexpr, rows: tl.constexpr,
     adds: tl.constexpr, eps: tl.constexpr,
 ):  # fmt: skip
@@ -205,22 +174,20 @@ def _norm(
         stored = values.to(rows_at.dtype.element_ty)
         tl.store(rows_at + place, stored, mask=inside)
         values = stored.to(tl.float32)
-    values += tl.load(lacking_at + column, mask=column < width, other=0.0)[None, :]
+    values += tl.load(deferred_at + column, mask=column < width, other=0.0)[None, :]
     scale = tl.rsqrt(tl.sum(values * values, axis=1) / width + eps)
-    level = (values * scale[:, None]).to(level_at.dtype.element_ty)
-    tl.store(level_at + place, level, mask=inside)
+    result = (values * scale[:, None]).to(result_at.dtype.element_ty)
+    tl.store(result_at + place, result, mask=inside)
 
 
 @triton.jit(do_not_specialize=["count"])
-def _geglu(
-    raised_at, result_at, count, hidden: tl.constexpr, span: tl.constexpr, rows: tl.constexpr
-):
+def _geglu(up_at, result_at, count, hidden: tl.constexpr, span: tl.constexpr, rows: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)
     column = tl.arange(0, span)
     inside = (row < count)[:, None] & (column < hidden)[None, :]
     place = row[:, None] * (2 * hidden) + column[None, :]
-    gate = tl.load(raised_at + place, mask=inside, other=0.0).to(tl.float32)
-    act = tl.load(raised_at + place + hidden, mask=inside, other=0.0).to(tl.float32)
+    gate = tl.load(up_at + place, mask=inside, other=0.0).to(tl.float32)
+    act = tl.load(up_at + place + hidden, mask=inside, other=0.0).to(tl.float32)
     # act * (1 + tanh(t)) / 2 is act * sigmoid(2 t), for t = sqrt(2 / pi) (act + 0.044715 act^3).
     twice = 1.5957691216057308 * act * (1.0 + 0.044715 * act * act)
     result = gate * act / (1.0 + tl.exp(-twice))

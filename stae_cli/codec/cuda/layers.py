@@ -1,7 +1,7 @@
-"""The inference form's layers for CUDA devices: matrix products with Triton kernels in between.
+"""The fused form's layers: matrix products with Triton kernels in between.
 
-Blocks add to their rows in place, inside the products. The biases of those products are never
-added: they are constants, which the next norm takes into account, and the last ones the next layer.
+Blocks add to their rows in place, inside the products. The biases of those products are deferred:
+the next norm adds their sum, and what follows the last block has it in its own bias.
 """
 
 from __future__ import annotations
@@ -16,27 +16,26 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from stae_cli.codec.cpu.affine import Affine
-from stae_cli.codec.cpu.layers import COLOURS, FieldHead, Project, Size, chunks
-from stae_cli.codec.cpu.trunk import by_size, empty_rows
+from stae_cli.codec.cpu.layers import FieldHead, Project, Size, by_size, chunks, empty_rows
 from stae_cli.codec.cuda import kernels
-from stae_cli.codec.cuda.selftest import has_gelu_epilogue
+from stae_cli.codec.inputs import COLOURS
 
 
 @dataclass(frozen=True)
 class GegluStep:
-    """A GEGLU block; `raised` makes the gate and what it gates at once."""
+    """A GEGLU block; the up projection makes the gate and what it gates at once."""
 
-    raised: Affine
+    up: Affine
     down: Tensor  # (width, hidden)
-    lacking: Tensor  # (width,) float32, what the block's rows lack
+    deferred: Tensor  # (width,) float32, the biases that were not added to the rows
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Rows (N, width), which are added to in place."""
-        return self.add_to(rows, kernels.normed(rows, self.lacking))
+        return self.add_to(rows, kernels.normed(rows, self.deferred))
 
-    def add_to(self, rows: Tensor, level: Tensor) -> Tensor:
-        """The same, given the normalised rows."""
-        return rows.addmm_(kernels.geglu(self.raised(level)), self.down.T)
+    def add_to(self, rows: Tensor, normed: Tensor) -> Tensor:
+        """The same, given the normed rows."""
+        return rows.addmm_(kernels.geglu(self.up(normed)), self.down.T)
 
 
 @dataclass(frozen=True)
@@ -45,12 +44,12 @@ class PointStep:
 
     inner: Affine
     outer: Tensor  # (width, width)
-    lacking: Tensor  # (width,) float32
+    deferred: Tensor  # (width,) float32
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Rows (N, width), which are added to in place."""
         hidden = torch.empty_like(rows)
-        write_tanh_gelu(self.inner, kernels.normed(rows, self.lacking), hidden)
+        write_tanh_gelu(self.inner, kernels.normed(rows, self.deferred), hidden)
         return rows.addmm_(hidden, self.outer.T)
 
 
@@ -59,17 +58,17 @@ class FusedPair:
     """A spatial block and the GEGLU block behind it."""
 
     inner: Affine
-    lacking: Tensor  # (width,) float32
+    deferred: Tensor  # (width,) float32
     kernel: Tensor  # (C, C, 3, 3), channels last
     geglu: GegluStep
 
     def enter(self, grid: Tensor, hidden: Tensor) -> None:
         """What the convolution is given, of some rows of the grid, into the same of `hidden`."""
-        write_tanh_gelu(self.inner, kernels.normed(grid, self.lacking), hidden)
+        write_tanh_gelu(self.inner, kernels.normed(grid, self.deferred), hidden)
 
     def leave(self, grid: Tensor, mixed: Tensor) -> None:
         """Adds some rows of what was mixed to the grid, and what the GEGLU block makes of them."""
-        self.geglu.add_to(grid, kernels.add_normed(grid, mixed, self.geglu.lacking))
+        self.geglu.add_to(grid, kernels.add_normed(grid, mixed, self.geglu.deferred))
 
 
 def convolved(hiddens: Sequence[Tensor], kernel: Tensor) -> Tensor:
@@ -88,11 +87,8 @@ class FusedTrunk:
 
     alignment = 1
 
-    def __init__(
-        self, project: Project, pairs: Sequence[FusedPair], lacking: Tensor, rows: int
-    ) -> None:
+    def __init__(self, project: Project, pairs: Sequence[FusedPair], rows: int) -> None:
         self._project, self._pairs, self._rows = project, pairs, rows
-        self.lacking = lacking
 
     def __call__(self, latents: Sequence[Tensor]) -> Tensor:
         """Latents (h, w, C) of any sizes -> (N, width) for all their positions in order."""
@@ -123,7 +119,7 @@ class FusedFieldHead(FieldHead):
         """See `Head`; the pixels lie one image after another."""
         pixels = len(self.encoded) * COLOURS
         canvas = rows.new_empty(len(rows) * pixels, dtype=torch.uint8 if levels else rows.dtype)
-        finite = kernels.room_for_finite(rows, self.encoded)
+        finite = kernels.empty_finite(rows, self.encoded)
         groups = _groups(sizes)
         for part in chunks(rows, at_once):
             made = self.generator(rows[part])
@@ -161,9 +157,6 @@ def write(layer: Affine, rows: Tensor, result: Tensor) -> None:
 
 
 def write_tanh_gelu(layer: Affine, rows: Tensor, result: Tensor) -> None:
-    """The same with tanh-GELU, in the product's own epilogue where torch has that."""
-    if has_gelu_epilogue(rows.device, rows.dtype):
-        torch._addmm_activation(layer.bias, rows, layer.weight.T, use_gelu=True, out=result)
-    else:
-        write(layer, rows, result)
-        torch.ops.aten.gelu_(result, approximate="tanh")
+    """The tanh-GELU of the layer's output into `result` (N, outputs)."""
+    write(layer, rows, result)
+    torch.ops.aten.gelu_(result, approximate="tanh")

@@ -1,215 +1,226 @@
-"""What a CUDA device and its software compute, tried before it is relied on.
+"""The self-test: on a CUDA device the fused form must agree with the plain one before it is used.
 
-Triton compiles on the user's machine, with that machine's compiler and driver; and torch's fused
-products are no public interface. What fails here, or computes something else than torch's plain
-functions, is not used: results stay right, and only come more slowly.
+Triton compiles on the user's machine, with that machine's compiler and driver. What fails here, or
+computes something else than torch's plain functions, is not used: results stay right, and only come
+more slowly.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import sysconfig
-from collections.abc import Callable, Iterator
-from functools import lru_cache
-from importlib import import_module
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from subprocess import CalledProcessError
-from types import ModuleType
 
 import torch
 from torch import Tensor
-from torch.nn.functional import gelu, linear
 
-from stae_cli.codec.cpu.affine import Affine
-from stae_cli.codec.cpu.layers import FieldHead, centred, normed, patches_of
-from stae_cli.codec.memory import ran_out
+from stae_cli.codec.cpu.affine import Placement
+from stae_cli.codec.cpu.folding import PlainBackend
+from stae_cli.codec.device import ran_out
+from stae_cli.codec.inference import InferenceForm
+from stae_cli.codec.inputs import patches_of
+from stae_cli.network.architecture import Architecture
+from stae_cli.network.stupid_ae import StupidAE
 
-SWITCH = "STAE_TRITON"  # in the environment; 0 leaves the kernels out, `products` adds those
-PRODUCTS = "products"
-WITH_TENSOR_CORES = (8, 0)  # compute capability from which Triton's products use them
-ROUNDINGS = 4  # of the result's dtype, relative to the result and to all results' deviation
-Trials = Callable[[ModuleType, torch.device, torch.dtype], Iterator[tuple[str, Tensor, Tensor]]]
+SWITCH = "STAE_TRITON"  # in the environment; 0 leaves the kernels out
+
+# What the forms are tried on: height and width in latent positions. They do not fill the kernels'
+# blocks, several lie in one, and chunks end within them.
+SIZES = ((5, 7), (1, 1), (9, 3), (3, 11), (9, 9))
+ROWS = 64  # encoded at once
+
+# Two forms of one network round differently, at about 12 places in a stage's encoder and at 24 in
+# its decoder. Each adds an independent error of 0.3 eps relative to the values' deviation, which
+# the next norm keeps relative: sqrt(2 * 24) * 0.3 = 2 eps of the results' deviation in all. Twice
+# that for weights that amplify it, and twice again for the scatter of small samples.
+ROUNDINGS = 8
+LEAST_EPS = 2.0**-19  # what float32 sums of 4608 products differ by, in another order
 
 
-@lru_cache
-def why_unfused(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why a CUDA device goes without the kernels of `model.kernels`; None where it has them."""
+def choose_form(
+    model: StupidAE, place: Placement, *, triton: bool = True
+) -> tuple[InferenceForm, str | None]:
+    """The fastest form that works on a device, and on CUDA why it is not the fused one.
+
+    Args:
+        model: the weights.
+        place: the device and dtype.
+        triton: False to do without; that needs no reason.
+
+    Raises:
+        RuntimeError: the device has run out of memory, which says nothing about Triton.
+    """
+    reason = None
+    if place.device.type == "cuda" and triton:
+        try:
+            return fused_form(model, place), None
+        except UnfusedError as error:
+            reason = str(error)
+    return InferenceForm(model, PlainBackend(place)), reason
+
+
+class UnfusedError(Exception):
+    """Why a device cannot use the fused form."""
+
+
+def fused_form(model: StupidAE, place: Placement) -> InferenceForm:
+    """The fused form, compared with the plain one on the same device in the same dtype.
+
+    The model's own weights are used: the form that is tested is the one that runs afterwards, so
+    nothing is compiled or folded for the test alone but the plain form.
+
+    Raises:
+        UnfusedError: they disagree, Triton does not work here, or `STAE_TRITON=0`.
+        RuntimeError: the device has run out of memory.
+    """
     if os.environ.get(SWITCH) == "0":
-        return f"{SWITCH}=0"
-    return _why_not("stae_cli.codec.cuda.kernels", _trials, device, dtype)
-
-
-@lru_cache
-def why_unmultiplied(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why a CUDA device goes without `model.products`; None where it has them."""
-    if not has_tensor_cores(device, dtype):
-        return f"`{PRODUCTS}` need tensor cores and half precision"
-    return _why_not("stae_cli.codec.cuda.products", _product_trials, device, dtype)
-
-
-def wants_products() -> bool:
-    """Whether the environment asks for them."""
-    return os.environ.get(SWITCH) == PRODUCTS
-
-
-def _why_not(name: str, trials: Trials, device: torch.device, dtype: torch.dtype) -> str | None:
+        raise UnfusedError(f"{SWITCH}=0")
     try:
-        module = import_module(name)
-        has_gelu_epilogue(device, dtype)  # now, since trying it waits for the device
-        wrong = next(
-            (each for each, found, meant in trials(module, device, dtype)
-             if not _agree(found, meant, dtype)), None,
-        )  # fmt: skip
+        from stae_cli.codec.cuda.folding import FusedBackend
+
+        fused = InferenceForm(model, FusedBackend(place))
+        plain = InferenceForm(model, PlainBackend(place))
+        trial = Trial(fused, plain, model.architecture)
+        wrong = next((what for what, agrees in trial if not agrees), None)
+    except UnfusedError:
+        raise
     except ImportError as error:
-        return f"Triton is not installed ({error})"
+        raise UnfusedError(f"Triton is not installed ({error})") from error
     except Exception as error:  # a compiler, a driver and two libraries raise here
-        if ran_out(error):  # which says nothing of Triton
+        if ran_out(error):
             raise
-        return f"Triton does not work here ({_told(error)})"
-    return f"Triton computes something else for `{wrong}`" if wrong else None
+        raise UnfusedError(f"Triton does not work here ({_explained(error)})") from error
+    if wrong is not None:
+        raise UnfusedError(f"Triton computes something else when {wrong}")
+    return fused
 
 
-def _told(error: Exception) -> str:
-    """Its first line; of a C compiler that failed what it lacked, which it told stderr alone."""
+def _explained(error: Exception) -> str:
+    """Its first line; or what a failed C compiler was missing, which it printed to stderr only."""
     header = Path(str(sysconfig.get_config_var("INCLUDEPY")), "Python.h")
     if isinstance(error, CalledProcessError) and not header.exists():
         return f"`{header}` is missing: install Python's headers, on Debian `python3-dev`"
     return str(error).strip().partition("\n")[0]
 
 
-@lru_cache
-def has_tensor_cores(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether Triton multiplies matrices of this dtype on the device's tensor cores."""
-    half = dtype in (torch.float16, torch.bfloat16)
-    if device.type != "cuda" or not half:
-        return False
-    return torch.version.hip is not None or (
-        torch.cuda.get_device_capability(device) >= WITH_TENSOR_CORES
-    )
+class Trial:
+    """Compares two forms of one network on a few small pictures: iterate over the comparisons.
+
+    Args:
+        fused: the form to be tested.
+        plain: the form that is right, with the same device and dtype.
+        architecture: of both.
+    """
+
+    def __init__(
+        self, fused: InferenceForm, plain: InferenceForm, architecture: Architecture
+    ) -> None:
+        self._fused, self._plain = (form.encoding_at_once(ROWS) for form in (fused, plain))
+        self._size = architecture.downsample
+        eps = max(torch.finfo(plain.place.dtype).eps, LEAST_EPS)
+        self._tolerance = ROUNDINGS * eps * len(architecture.stages) ** 0.5
+        self._counts = [height * width for height, width in SIZES]
+
+    def __iter__(self) -> Iterator[tuple[str, bool]]:
+        """What is compared, and whether the forms agree."""
+        fused, plain = self._fused, self._plain
+        pictures = self._pictures()
+        latents = plain.encode(pictures)
+        yield "encoding bytes", self._agree(fused.encode(pictures), latents)
+        floats = [_as_floats(picture) for picture in pictures]
+        sound = fused.encode(floats)
+        yield "encoding floats", self._agree(sound, plain.encode(floats))
+        yield "a pixel is not finite", self._keeps_patches_apart(floats, sound)
+        parts = zip(latents.split(self._counts), SIZES, strict=True)
+        grids = [part.unflatten(0, size) for part, size in parts]
+        pixels = self._patches(plain.decode(grids))
+        yield "decoding", self._agree(self._patches(fused.decode(grids)), pixels)
+        levels, finite = self._decoded(fused, grids)
+        exact = pixels.float().add(1).mul(127.5).clamp(0, 255)
+        good = pixels.isfinite().all(1)
+        bound = 127.5 * self._bound(pixels[good]) + 0.5  # also rounded to integers
+        near = _are_near(levels[good].float(), exact[good], bound)
+        yield "decoding to bytes", near and bool(finite[good].all())
+        yield "a latent is not finite", self._keeps_positions_apart(grids, levels)
+
+    def _pictures(self) -> list[Tensor]:
+        """(H, W, 3) uint8, drawn on the CPU: the same everywhere."""
+        generator, size = torch.Generator("cpu").manual_seed(0), self._size
+        shapes = [(height * size, width * size, 3) for height, width in SIZES]
+        drawn = [
+            torch.randint(256, shape, generator=generator, dtype=torch.uint8, device="cpu")
+            for shape in shapes
+        ]
+        return [picture.to(self._plain.place.device) for picture in drawn]
+
+    def _keeps_patches_apart(self, floats: Sequence[Tensor], sound: Tensor) -> bool:
+        """Whether a pixel that is not finite shows, and changes no patch but its own."""
+        spoilt = [floats[0].clone(), *floats[1:]]
+        spoilt[0][0, -1, 1] = torch.nan  # in the last patch of the first row
+        found = self._fused.encode(spoilt)
+        others = sound.isfinite().all(1)
+        others[SIZES[0][1] - 1] = False
+        shows = torch.equal(found.isfinite().all(1), others)
+        return shows and torch.equal(found[others], sound[others])
+
+    def _keeps_positions_apart(self, grids: Sequence[Tensor], sound: Tensor) -> bool:
+        """Whether a latent that is not finite shows, and changes no pixel that cannot see it.
+
+        A library's convolution may spread it further than the network does; then it does so in the
+        plain form too.
+        """
+        height, width = SIZES[-1]
+        row, column, reach = height // 2, width // 2, self._plain.halo
+        spoilt = [*grids[:-1], grids[-1].clone()]
+        spoilt[-1][row, column, 0] = torch.inf
+        levels, finite = self._decoded(self._fused, spoilt)
+        _, apart = self._decoded(self._plain, spoilt)
+        last = apart[-height * width :].view(height, width)  # of the last picture
+        last[row - reach : row + reach + 1, column - reach : column + reach + 1] = False
+        shows = not finite[-height * width :].view(height, width)[row, column]
+        changes = (levels[apart].int() - sound[apart].int()).abs() > 1
+        return shows and bool(finite[apart].all()) and not changes.any()
+
+    def _decoded(self, form: InferenceForm, grids: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Pixels (N, values) of all positions, and (N,) whether they are finite."""
+        levels, finite = form.decode_levels(grids)
+        cell = math.isqrt(form.positions_each)
+        parts = zip(finite.split([n * cell**2 for n in self._counts]), SIZES, strict=True)
+        whole = [part.view(h, cell, w, cell).all(3).all(1).flatten() for part, (h, w) in parts]
+        return self._patches(levels), torch.cat(whole)
+
+    def _patches(self, images: Sequence[Tensor]) -> Tensor:
+        """Pixels (N, values) of all positions."""
+        return torch.cat([patches_of(image, self._size) for image in images])
+
+    def _agree(self, found: Tensor, meant: Tensor) -> bool:
+        """Whether results (N, values) differ by rounding alone, where the dtype can hold them.
+
+        Raises:
+            UnfusedError: the weights overflow the dtype everywhere.
+        """
+        good = meant.isfinite().all(1)
+        if not good.any():
+            raise UnfusedError(f"these weights overflow {meant.dtype}")
+        return _are_near(found[good].float(), meant[good].float(), self._bound(meant[good]))
+
+    def _bound(self, results: Tensor) -> Tensor:
+        return self._tolerance * results.float().std()
 
 
-@lru_cache
-def has_gelu_epilogue(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether torch's product with a GELU at its end has the tanh approximation of it."""
-    inputs = torch.linspace(-4, 4, 512, device=device).to(dtype).view(32, 16)
-    weight = torch.eye(16, device=device, dtype=dtype)
-    try:
-        found = torch._addmm_activation(weight.new_zeros(16), inputs, weight, use_gelu=True)
-    except (AttributeError, RuntimeError, TypeError):  # another torch, another interface
-        return False
-    tanh, exact = (gelu(inputs.double(), approximate=form) for form in ("tanh", "none"))
-    # The two are 4.7e-4 apart at most, and half precision rounds single results by more than that.
-    from_tanh, from_exact = (
-        (found.double() - meant)[inputs < 0].square().mean() for meant in (tanh, exact)
-    )
-    return bool(from_tanh < from_exact) and _agree(found, tanh.float(), dtype)
+def _are_near(found: Tensor, meant: Tensor, bound: Tensor) -> bool:
+    """Whether the root mean square of no position's and no value's errors exceeds the bound.
+
+    Errors of rounding are spread evenly over (N, values); those of a wrong kernel stand out in some
+    rows or some columns.
+    """
+    squares = (found - meant).square()
+    return bool((squares.mean(0).sqrt() <= bound).all() & (squares.mean(1).sqrt() <= bound).all())
 
 
-def _drawing(device: torch.device, dtype: torch.dtype) -> Callable[..., Tensor]:
-    """Gives normally distributed numbers of any shape, the same ones each time."""
-    generator = torch.Generator().manual_seed(0)
-    return lambda *shape: torch.randn(shape, generator=generator).to(device, dtype)
-
-
-def _trials(
-    kernels: ModuleType, device: torch.device, dtype: torch.dtype
-) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Each kernel's name, what it computes, and what torch's plain functions do in float32."""
-    drawn = _drawing(device, dtype)
-    pixels = torch.arange(256, dtype=torch.uint8, device=device).repeat(3, 3)
-    yield "centred", kernels.centred(dtype, pixels), centred(torch.float32, pixels)
-    image = drawn(32, 24, 3).clamp_(-1, 1)
-    bytes_, batch = pixels.view(3, 768)[:, :192].reshape(24, 8, 3), image.view(2, 16, 24, 3)
-    for given in (image, bytes_, image.permute(1, 0, 2), batch.transpose(1, 2)):
-        meant = centred(torch.float32, patches_of(given, 8))
-        yield "cut", kernels.cut(given, 8, dtype), meant
-    rows, product = drawn(37, 512), drawn(37, 512)
-    lacking = drawn(512).float()
-    yield "normed", kernels.normed(rows, lacking), normed(rows.float() + lacking)
-    total = (rows.float() + product.float()).to(dtype).float()
-    yield "add_normed", kernels.add_normed(rows, product, lacking), normed(total + lacking)
-    yield "add_normed", rows, total
-    raised = drawn(37, 2048) * 3
-    gate, act = raised.float().chunk(2, 1)
-    yield "geglu", kernels.geglu(raised), gate * gelu(act, approximate="tanh")
-    if has_tensor_cores(device, dtype):
-        yield from _painted(kernels, drawn(36, 32 * 32 + 3 * 32), drawn(64, 32), drawn(3, 64))
-
-
-def _product_trials(
-    products: ModuleType, device: torch.device, dtype: torch.dtype
-) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Likewise for each product, on rows that fill no tile, and once more with few rows."""
-    drawn = _drawing(device, dtype)
-
-    def layer(outputs: int, inputs: int) -> tuple[Tensor, Tensor]:
-        return drawn(outputs, inputs) / inputs**0.5, drawn(outputs)
-
-    def plain(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return linear(rows.float(), weight.float(), bias.float())
-
-    for inputs, outputs in ((192, 512), (16, 512), (512, 16)):
-        rows, (weight, bias) = drawn(140, inputs), layer(outputs, inputs)
-        found, meant = products.product(rows, weight, bias), plain(rows, weight, bias)
-        yield "product", found, meant
-        alone = products.product(rows[131:137], weight, bias)
-        yield "product", (alone == found[131:137]).float(), torch.ones_like(meant[:6])
-        for exact, form in ((True, "none"), (False, "tanh")):
-            found = products.gelu_product(rows, weight, bias, exact=exact)
-            yield "gelu_product", found, gelu(meant, approximate=form)
-    rows, hidden, lacking = drawn(140, 512), drawn(140, 1024), drawn(512).float()
-    down, (raised, bias) = layer(512, 1024)[0], layer(2048, 512)
-    total = (rows.float() + hidden.float() @ down.float().T).to(dtype).float()
-    squares = products.add_product_squares(rows, hidden, down, lacking)
-    yield "add_product_squares", rows, total
-    yield "add_product_squares", squares.sum(0), (rows.float() + lacking).square().sum(1)
-    gate, act = plain(normed(rows.float() + lacking), raised, bias).chunk(2, 1)
-    turned = products.interleaved(raised), products.interleaved(bias)
-    norm = products.Norm(squares, products.interleaved(raised.float() @ lacking))
-    found = products.geglu_product(rows, *turned, norm=norm)
-    yield "geglu_product", found, gate * gelu(act, approximate="tanh")
-    few = products.Norm(squares[:, 131:137].contiguous(), norm.shift)
-    alone = products.geglu_product(rows[131:137], *turned, norm=few)
-    yield "geglu_product", (alone == found[131:137]).float(), torch.ones_like(gate[:6])
-
-
-def _painted(
-    kernels: ModuleType, made: Tensor, encoded: Tensor, constant: Tensor
-) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """One patch is not finite, which its neighbours must not feel."""
-    made[5, 7] = torch.inf
-    others = torch.arange(len(made), device=made.device) != 5
-    identity = torch.eye(made.shape[1], device=made.device)
-    generator = Affine(identity, identity.new_zeros(made.shape[1]))
-    plain = FieldHead(generator, encoded.float(), constant.float()).painted(made.float()).mT
-    pixels, finite = _images(kernels, made, encoded, constant, made.dtype)
-    yield "paint", pixels[others], plain[others]
-    yield "paint", finite.float(), others.float()
-    levels, _ = _images(kernels, made, encoded, constant, torch.uint8)
-    exact = pixels[others].float().add(1).mul(127.5).clamp(0, 255)
-    near = (levels[others].float() - exact).abs() <= 0.5 + ROUNDINGS * _rounding(made.dtype) * 256
-    yield "paint", near.float(), torch.ones_like(exact)
-
-
-def _images(
-    kernels: ModuleType, made: Tensor, encoded: Tensor, constant: Tensor, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Two images, painted in two parts -> their patches (N, P, 3), and whether each is finite."""
-    count, across = len(made), len(made) // 6
-    canvas = made.new_empty(6 * 8, across * 8, 3, dtype=dtype)
-    finite = kernels.room_for_finite(made, encoded)
-    for part in (slice(0, 7), slice(7, count)):
-        kernels.paint(
-            made[part], encoded, constant, canvas.view(-1), finite[part],
-            across=across, first=part.start,
-        )  # fmt: skip
-    return patches_of(canvas, 8).unflatten(1, (-1, 3)), finite.all(1)
-
-
-def _agree(found: Tensor, meant: Tensor, dtype: torch.dtype) -> bool:
-    bound = ROUNDINGS * _rounding(dtype) * (meant.square().mean().sqrt() + meant.abs())
-    return bool(((found.float() - meant).abs() <= bound).all())
-
-
-def _rounding(dtype: torch.dtype) -> float:
-    return max(torch.finfo(dtype).eps, 1e-6)
+def _as_floats(picture: Tensor) -> Tensor:
+    """In [-1, 1], with the strides of (3, H, W)."""
+    return (picture.permute(2, 0, 1) / 127.5 - 1).contiguous().permute(1, 2, 0)

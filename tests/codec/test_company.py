@@ -1,0 +1,105 @@
+"""A latent has the same bytes in any company; codecs serve threads, streams and others' graphs."""
+
+import gc
+import threading
+import weakref
+
+import pytest
+import torch
+
+from stae_cli import Codec
+from tests.seeded import TINY, seeded_model
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return seeded_model(TINY)
+
+
+def levels(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+
+
+def test_threads_do_not_mix_their_work(model):
+    codec = Codec(model, device="cpu")
+    batches = [levels(1, 16 + 8 * seed, 24, 3, seed=seed) for seed in range(4)]
+    expected = [codec.encode(batch) for batch in batches]
+    painted = [codec.decode(latents) for latents in expected]
+    wrong = []
+
+    def run(index):
+        for _ in range(20):
+            latents = codec.encode(batches[index])
+            if not torch.equal(latents, expected[index]):
+                wrong.append(index)
+            if not torch.equal(codec.decode(latents), painted[index]):
+                wrong.append(index)
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_codec_ends_when_nobody_refers_to_it(model):
+    """Without the garbage collector: its memory is a device's."""
+    codec = Codec(model, device="cpu")
+    codec.decode(codec.encode(levels(1, 16, 24, 3)))
+    ended = weakref.ref(codec)
+    gc.disable()
+    try:
+        del codec
+        assert ended() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.gpu
+@needs_cuda
+@pytest.mark.parametrize("side", [64, 256, 512, 1024])
+def test_small_pictures_keep_their_bytes_on_cuda(model, side):
+    codec = Codec(model, device="cuda")
+    pictures = levels(5, side, side, 3, seed=side)
+    together = codec.encode(pictures.cuda())
+    for picture, latent in zip(pictures, together, strict=True):
+        assert torch.equal(codec.encode(picture[None].cuda())[0], latent)
+    images = [codec.decode(latent[None]) for latent in together]
+    for latent, image in zip(together, images, strict=True):
+        assert torch.equal(codec.decode(latent[None]), image)
+    exact = Codec(model, device="cpu").decode(together.float().cpu())
+    assert (torch.cat(images).float().cpu() - exact).abs().max() < 0.1
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_streams_do_not_mix_their_work(model):
+    codec = Codec(model, device="cuda")
+    batches = [torch.full((1, 64, 64, 3), value, dtype=torch.uint8).cuda() for value in (9, 200)]
+    expected = [codec.encode(batch) for batch in batches]
+    streams = [torch.cuda.Stream() for _ in batches]
+    for _ in range(50):
+        found = []
+        for stream, batch in zip(streams, batches, strict=True):
+            with torch.cuda.stream(stream):
+                found.append(codec.encode(batch))
+        torch.cuda.synchronize()
+        for one, other in zip(found, expected, strict=True):
+            assert torch.equal(one, other)
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_a_callers_own_graph_takes_the_codec_in(model):
+    codec = Codec(model, device="cuda")
+    batch = levels(1, 64, 64, 3).cuda()
+    expected = codec.encode(batch)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        latents = codec.encode(batch)
+    graph.replay()
+    assert torch.equal(latents, expected)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from enum import StrEnum
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from stae_cli.cli.console import progress_bar
 from stae_cli.cli.engine import (
-    Engine,
+    Actors,
     EngineOption,
     MaxActors,
     MinActors,
@@ -19,38 +18,23 @@ from stae_cli.cli.engine import (
     parse_place,
 )
 from stae_cli.cli.options import (
-    WEIGHTS_HELP,
     AsJson,
     BatchPatches,
     ComputeDtype,
     Dest,
     Devices,
-    Dtype,
     Overwrite,
     Quiet,
     ReadersAndWriters,
+    RecordedWeights,
     Sources,
     parse_dtype,
 )
 from stae_cli.cli.report import finish
 
-
-class Format(StrEnum):
-    """File formats of pictures; png keeps every pixel."""
-
-    png = "png"
-    webp = "webp"
-    jpg = "jpg"
-
-
-RecordedWeights = Annotated[
-    str | None,
-    typer.Option(
-        "--weights",
-        metavar="NAME",
-        envvar="STAE_WEIGHTS",
-        help=f"{WEIGHTS_HELP} By default the one that the latents record.",
-    ),
+Format = Literal["png", "webp", "jpg"]
+FormatOption = Annotated[
+    Format, typer.Option("--format", help="File format of the images; png is lossless.")
 ]
 
 
@@ -59,11 +43,11 @@ def decode(
     dest: Dest,
     weights: RecordedWeights = None,
     device: Devices = "auto",
-    dtype: ComputeDtype = Dtype.auto,
-    format: Annotated[Format, typer.Option(help="File format of the pictures.")] = Format.png,  # noqa: A002
+    dtype: ComputeDtype = "auto",
+    format: FormatOption = "png",  # noqa: A002
     batch_patches: BatchPatches = None,
     workers: ReadersAndWriters = None,
-    engine: EngineOption = Engine.local,
+    engine: EngineOption = "local",
     ray_address: RayAddress = None,
     min_actors: MinActors = 1,
     max_actors: MaxActors = None,
@@ -71,18 +55,16 @@ def decode(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:
-    """Decode latents (files, folders) to pictures of the original size.
+    """Decode latents (files, folders) to images of the original size.
 
-    What is done already is skipped, so an interrupted run goes on where it stopped.
+    Finished outputs are skipped, so an interrupted run continues where it stopped.
     """
     from stae_cli.runs import decode as running
     from stae_cli.runs.decode_plan import DecodeSettings, plan_decode
 
-    place = parse_place(
-        device, engine, os.environ,
-        address=ray_address, min_actors=min_actors, max_actors=max_actors,
-    )  # fmt: skip
-    settings = DecodeSettings(format=format.value, overwrite=overwrite, workers=workers)
+    actors = Actors(ray_address, min_actors, max_actors)
+    place = parse_place(device, engine, os.environ, actors)
+    settings = DecodeSettings(format=format, overwrite=overwrite, workers=workers)
     plan = plan_decode(sources, dest, settings)
     codec = maker = None
     if plan.outputs:
@@ -92,8 +74,11 @@ def decode(
 
         load = partial(
             find_that_made,
-            plan.weights, plan.weights_sha256, architecture=plan.architecture, asked=weights,
-        )  # fmt: skip
+            plan.weights,
+            plan.weights_sha256,
+            architecture=plan.architecture,
+            asked=weights,
+        )
         chosen = None if place.workers else pick_device(place.device)
         checkpoint = load()
         maker = CodecMaker(load, checkpoint.fingerprint, parse_dtype(dtype), batch_patches)

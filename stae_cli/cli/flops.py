@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stae_cli.cli.console import print_fact, print_json, print_note, print_table
-from stae_cli.cli.options import ArchitectureName, AsJson
-from stae_cli.cli.size import parse_names, parse_size
+from stae_cli.cli.options import ArchitectureName, AsJson, parse_names, parse_size
 from stae_cli.errors import UsageError
 
 if TYPE_CHECKING:

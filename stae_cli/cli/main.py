@@ -13,14 +13,19 @@ import typer
 
 from stae_cli._version import __version__
 from stae_cli.cli.bench import bench
-from stae_cli.cli.console import print_error, print_help, print_line
+from stae_cli.cli.console import (
+    leave_stdout,
+    open_streams,
+    print_error,
+    print_help,
+    print_line,
+)
 from stae_cli.cli.decode import decode
 from stae_cli.cli.encode import encode
 from stae_cli.cli.flops import flops
 from stae_cli.cli.inspect import inspect
 from stae_cli.cli.roundtrip import roundtrip
 from stae_cli.cli.stats import stats
-from stae_cli.cli.streams import leave_stdout, open_streams
 from stae_cli.cli.train import train
 from stae_cli.cli.verify import verify
 from stae_cli.cli.weights import weights
@@ -46,7 +51,7 @@ app.command("encode", short_help="Images (files, folders) to latents.")(encode)
 app.command("decode", short_help="Latents (files, folders) to pictures.")(decode)
 app.command("roundtrip", short_help="Reconstructions, comparison pictures, metrics.")(roundtrip)
 app.command("train")(train)
-app.command("bench", short_help="Speed, memory and share of the machine's limit.")(bench)
+app.add_typer(bench, name="bench", short_help="Speed, memory and share of the machine's limit.")
 app.command("flops")(flops)
 app.command("inspect", short_help="What latents hold, from their headers alone.")(inspect)
 app.command("verify", short_help="Whether latents are whole, alike and up to date.")(verify)

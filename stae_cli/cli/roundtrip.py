@@ -1,4 +1,4 @@
-"""`stae roundtrip`: what the autoencoder does to pictures, to look at and in figures."""
+"""`stae roundtrip`: what the autoencoder does to images, as pictures and as figures."""
 
 from __future__ import annotations
 
@@ -9,25 +9,21 @@ from stae_cli.checkpoints.names import DEFAULT_WEIGHTS
 from stae_cli.cli.console import print_fact, print_table, progress_bar
 from stae_cli.cli.options import (
     AsJson,
+    Background,
     BatchPatches,
     ComputeDtype,
     Dest,
     Device,
-    Dtype,
+    EdgesOption,
+    MaxPixels,
     Quiet,
     ReadersAndWriters,
+    ShortSide,
     Sources,
+    Square,
     Weights,
     parse_device,
     parse_dtype,
-)
-from stae_cli.cli.prep import (
-    Background,
-    Edges,
-    EdgesOption,
-    MaxPixels,
-    ShortSide,
-    Square,
     parse_prep,
 )
 from stae_cli.cli.report import finish
@@ -44,8 +40,8 @@ def roundtrip(
     dest: Dest,
     weights: Weights = DEFAULT_WEIGHTS,
     device: Device = "auto",
-    dtype: ComputeDtype = Dtype.auto,
-    edges: EdgesOption = Edges.pad,
+    dtype: ComputeDtype = "auto",
+    edges: EdgesOption = "pad",
     short_side: ShortSide = None,
     max_pixels: MaxPixels = None,
     square: Square = None,
@@ -55,7 +51,7 @@ def roundtrip(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:
-    """Encode and decode images, and compare: pictures side by side, PSNR, SSIM and MSE.
+    """Encode and decode images, and compare: side by side, PSNR, SSIM and MSE.
 
     Writes KEY.reconstruction.png and KEY.comparison.png for every image, and metrics.json.
     """

@@ -15,13 +15,13 @@ from stae_cli.cli.console import (
     print_table,
     progress_bar,
 )
-from stae_cli.cli.decode import RecordedWeights
 from stae_cli.cli.options import (
     AsJson,
     ComputeDtype,
     Device,
     Dtype,
     Quiet,
+    RecordedWeights,
     Workers,
     parse_device,
     parse_dtype,
@@ -73,7 +73,7 @@ def verify(
     seed: Annotated[int, typer.Option("--seed", help="Draws other ones for --reencode.")] = 0,
     weights: RecordedWeights = None,
     device: Device = "auto",
-    dtype: ComputeDtype = Dtype.auto,
+    dtype: ComputeDtype = "auto",
     workers: Workers = None,
     as_json: AsJson = False,
     quiet: Quiet = False,

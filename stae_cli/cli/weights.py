@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -34,16 +33,9 @@ weights = typer.Typer(
 HUB_HINT = "name `builtin` instead, which needs no network, or a file"
 HISTORY = ("recipe", "data", "training", "validation", "latents")  # in the order of the story
 
+StoredDtype = Literal["keep", "float16", "bfloat16", "float32"]
+
 Name = Annotated[str, typer.Argument(metavar="NAME", help="What --weights takes.")]
-
-
-class StoredDtype(StrEnum):
-    """What a converted checkpoint's tensors are stored in."""
-
-    keep = "keep"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
-    float32 = "float32"
 
 
 @dataclass(frozen=True)
@@ -92,9 +84,7 @@ def fetch_weights(name: Name) -> None:
 def convert_weights(
     name: Name,
     target: Annotated[Path, typer.Argument(metavar="FILE", help="The .safetensors to write.")],
-    dtype: Annotated[StoredDtype, typer.Option(help="Store the tensors in this dtype.")] = (
-        StoredDtype.keep
-    ),
+    dtype: Annotated[StoredDtype, typer.Option(help="Store the tensors in this dtype.")] = "keep",
     linear: Annotated[
         bool,
         typer.Option("--linear", help="Store the encoder as matrices (out, in) of linear layers."),
@@ -119,8 +109,8 @@ def convert_weights(
         raise UsageError(f"no folder `{target.parent}`", "make it first, or give another path")
     checkpoint = _load(name)
     tensors = dict(checkpoint.tensors)
-    if dtype is not StoredDtype.keep:
-        tensors = checkpoint.cast(getattr(torch, dtype.value))
+    if dtype != "keep":
+        tensors = checkpoint.cast(getattr(torch, dtype))
     metadata = dict(checkpoint.metadata)
     if linear:
         tensors, metadata[KEY] = to_linear(tensors), LINEAR

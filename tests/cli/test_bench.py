@@ -119,7 +119,7 @@ def test_the_chart_is_written(bench, tmp_path):
         (["--plot", "chart.svg"], ["does not end in .png"]),
         (["--against", "unfused"], ["`unfused` differs from stae on CUDA only", "`cpu`"]),
         (["--against", "reference,products"], ["`products` differs from stae on CUDA only"]),
-        (["--transformer", "base"], ["`--transformer` is for `--loop`"]),
+        (["--transformer", "base"], ["`--transformer` is for `--loop`", "omit it"]),
         (["--workers", "2"], ["`--workers` is for `--path`"]),
     ],
     ids=lambda each: " ".join(each) if each[0].startswith("--") else "",
@@ -236,4 +236,4 @@ def test_loops_that_make_no_sense_are_refused(bench, arguments, words):
 )
 def test_options_that_would_be_ignored_are_refused(stae, mode, option):
     ran = stae("bench", *mode, *option)
-    ran.assert_fails(2, f"`{option[0]}` does not go with `{mode[0]}`", "leave one of them away")
+    ran.assert_fails(2, f"`{option[0]}` does not go with `{mode[0]}`", "omit one of them")

@@ -187,7 +187,7 @@ def test_what_workers_cannot_have_is_said(stae, source, tiny, tmp_path, monkeypa
     encode("--device", "cuda:0,cuda:1").assert_fails(1, "cuda:", "--device cpu")
     encode("--max-actors", 2).assert_fails(2, "--engine ray")
     encode("--engine", "ray", "--device", "cuda:1").assert_fails(2, "cuda:1", "Ray")
-    encode(*RAY, "--min-actors", 3).assert_fails(2, "3 actors", "2 at most")
+    encode(*RAY, "--min-actors", 3).assert_fails(2, "`--min-actors 3`", "`--max-actors 2`")
     monkeypatch.setitem(sys.modules, "ray", None)
     encode("--engine", "ray").assert_fails(1, "ray", "stae[ray]")
 

@@ -38,7 +38,7 @@ def test_an_unknown_command_is_named(stae):
         (["encode", "a", "b", "--sqare", "8"], ["--sqare", "`stae encode --help`"]),
         (["weights", "show"], ["NAME", "`stae weights show --help`"]),
         (["inspect"], ["SOURCE", "`stae inspect --help`"]),
-        (["encode", "a", "b", "--device", "cpu,"], ["an empty name of a device"]),
+        (["encode", "a", "b", "--device", "cpu,"], ["the name of a device is empty"]),
         (["flops", "--size", "99999992"], ["size `99999992` is too large"]),
         (["weights", "convert", "builtin", "absent/x.safetensors"], ["no folder `absent`"]),
     ],
@@ -62,8 +62,9 @@ def test_an_interruption_promises_only_what_is_true(stae, monkeypatch, tmp_path,
         raise KeyboardInterrupt
 
     monkeypatch.chdir(tmp_path)
-    for name in ("model.checkpoint.load_checkpoint", "cli.bench.load_weights", "cli.weights._load"):
+    for name in ("checkpoints.checkpoint.load_checkpoint", "cli.bench_commands.load_weights"):
         monkeypatch.setattr(f"stae_cli.{name}", interrupted)
+    monkeypatch.setattr("stae_cli.cli.weights._load", interrupted)
     ran = stae(*arguments)
     assert ran.code == 130
     assert ran.err == "error: interrupted\n" + f"hint: {hint}\n" * bool(hint)
@@ -114,7 +115,7 @@ def test_outputs_do_not_take_the_place_of_closed_streams():
     """What libraries write to stderr would be written into them."""
     program = (
         "import os, sys\n"
-        "from stae_cli.cli.streams import open_streams\n"
+        "from stae_cli.cli.console import open_streams\n"
         "open_streams()\n"
         "assert os.open(os.devnull, os.O_RDONLY) > 2\n"
         "sys.stderr.write('nowhere')\n"

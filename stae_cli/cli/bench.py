@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,8 @@ from stae_cli.cli.options import (
     Device,
     Quiet,
     ReadersAndWriters,
+    SectionedCommand,
+    SectionedGroup,
     Weights,
 )
 from stae_cli.errors import UsageError
@@ -42,16 +45,22 @@ USED_BY: Mapping[str, Sequence[str]] = {
     "--workers": (PATH,),
 }
 
+mode_option = partial(typer.Option, rich_help_panel="Instead of a command")
+
 PathOption = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", help="The same as `stae bench path FOLDER`.")
+    Path | None,
+    mode_option(metavar="FOLDER", help="The same as `stae bench path FOLDER`."),
 ]
-LoopOption = Annotated[bool, typer.Option("--loop", help="The same as `stae bench loop`.")]
-bench = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
+LoopOption = Annotated[bool, mode_option("--loop", help="The same as `stae bench loop`.")]
+bench = typer.Typer(cls=SectionedGroup, invoke_without_command=True, rich_markup_mode=None)
 
 
-bench.command("network", short_help="Time the network, alone or against others.")(bench_network)
-bench.command("path", short_help="Time images from file to file, stage by stage.")(bench_path)
-bench.command("loop", short_help="Time training with cached latents and with encoding.")(bench_loop)
+for name, command, summary in (
+    ("network", bench_network, "The network, alone or against others."),
+    ("path", bench_path, "Images from file to file, whole and stage by stage."),
+    ("loop", bench_loop, "Training steps with cached latents and with encoding."),
+):
+    bench.command(name, cls=SectionedCommand, short_help=summary)(command)
 
 
 @bench.callback()
@@ -60,16 +69,16 @@ def bench_default(
     size: Sizes = ["1024"],  # noqa: B006  # Typer copies it
     batch: Batches = [1],  # noqa: B006
     against: Against = "",
-    device: Device = "auto",
-    dtype: ComputeDtype = "auto",
-    weights: Weights = SEEDED,
-    architecture: ArchitectureName = None,
+    transformer: Transformers = ["base"],  # noqa: B006
     seconds: Seconds = 20.0,
     plot: Plot = None,
+    weights: Weights = SEEDED,
+    architecture: ArchitectureName = None,
+    device: Device = "auto",
+    dtype: ComputeDtype = "auto",
+    workers: ReadersAndWriters = None,
     path: PathOption = None,
     loop: LoopOption = False,
-    transformer: Transformers = ["base"],  # noqa: B006
-    workers: ReadersAndWriters = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -82,31 +91,49 @@ def bench_default(
         if given:
             raise UsageError(
                 f"`{given[0]}` stands before `{command}`",
-                f"write it behind: `stae bench {command} {given[0]}`",
+                f"write `stae bench {command} {given[0]}`",
             )
         return
     if loop and path is not None:
         raise UsageError("`--loop` and `--path` measure different things", "give one of them")
     _check_options(given, LOOP if loop else NETWORK if path is None else PATH)
     if path is not None:
-        bench_path([path], device, dtype, weights, architecture, workers, as_json, quiet)
+        bench_path(
+            [path],
+            device=device,
+            dtype=dtype,
+            weights=weights,
+            architecture=architecture,
+            workers=workers,
+            as_json=as_json,
+            quiet=quiet,
+        )
     elif loop:
         bench_loop(
-            size, batch, transformer, device, dtype, weights, architecture, seconds, as_json, quiet
+            size=size,
+            batch=batch,
+            transformer=transformer,
+            device=device,
+            dtype=dtype,
+            weights=weights,
+            architecture=architecture,
+            seconds=seconds,
+            as_json=as_json,
+            quiet=quiet,
         )
     else:
         bench_network(
-            size,
-            batch,
-            against,
-            device,
-            dtype,
-            weights,
-            architecture,
-            seconds,
-            plot,
-            as_json,
-            quiet,
+            size=size,
+            batch=batch,
+            against=against,
+            device=device,
+            dtype=dtype,
+            weights=weights,
+            architecture=architecture,
+            seconds=seconds,
+            plot=plot,
+            as_json=as_json,
+            quiet=quiet,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
@@ -38,17 +39,21 @@ if TYPE_CHECKING:
 
 SEEDED = "seeded"
 
+measurement_option = partial(typer.Option, rich_help_panel="Measurement")
+
 Sizes = Annotated[
     list[str],
-    typer.Option("--size", metavar="N|WxH", help="Pixels, multiples of 8 (or 32). Repeatable."),
+    measurement_option(
+        "--size", metavar="N|WxH", help="Pixels, multiples of 8 (or 32). Repeatable."
+    ),
 ]
 Batches = Annotated[
     list[int],
-    typer.Option("--batch", metavar="N", min=1, help="Images in a call. Repeatable."),
+    measurement_option("--batch", metavar="N", min=1, help="Images in a call. Repeatable."),
 ]
 Against = Annotated[
     str,
-    typer.Option(
+    measurement_option(
         metavar="NAME,...",
         help="Time these too: `reference` (the plain module), `sdxl`, `taesd`; on CUDA `unfused` "
         "(stae without its Triton kernels) and `products` (with Triton's matrix products too).",
@@ -57,10 +62,11 @@ Against = Annotated[
 ]
 Seconds = Annotated[
     float,
-    typer.Option(metavar="S", min=0, help="Time for each size and batch; at least 3 rounds."),
+    measurement_option(metavar="S", min=0, help="Time for each size and batch; at least 3 rounds."),
 ]
 Plot = Annotated[
-    Path | None, typer.Option(metavar="FILE.png", help="Draw images per second as a chart.")
+    Path | None,
+    measurement_option(metavar="FILE.png", help="Draw images per second as a chart."),
 ]
 Folders = Annotated[
     list[Path],
@@ -68,11 +74,11 @@ Folders = Annotated[
 ]
 Transformers = Annotated[
     list[str],
-    typer.Option(
+    measurement_option(
         "--transformer",
         metavar="SIZE",
-        help="What is trained: small (21 M parameters), base (85 M), large (302 M) or huge "
-        "(629 M). Repeatable.",
+        help="Transformer that `loop` trains: small (21 M parameters), base (85 M), large (302 M) "
+        "or huge (629 M). Repeatable.",
     ),
 ]
 
@@ -81,12 +87,12 @@ def bench_network(
     size: Sizes = ["1024"],  # noqa: B006
     batch: Batches = [1],  # noqa: B006
     against: Against = "",
-    device: Device = "auto",
-    dtype: ComputeDtype = "auto",
-    weights: Weights = SEEDED,
-    architecture: ArchitectureName = None,
     seconds: Seconds = 20.0,
     plot: Plot = None,
+    weights: Weights = SEEDED,
+    architecture: ArchitectureName = None,
+    device: Device = "auto",
+    dtype: ComputeDtype = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -132,10 +138,10 @@ def bench_network(
 
 def bench_path(
     folders: Folders,
-    device: Device = "auto",
-    dtype: ComputeDtype = "auto",
     weights: Weights = SEEDED,
     architecture: ArchitectureName = None,
+    device: Device = "auto",
+    dtype: ComputeDtype = "auto",
     workers: ReadersAndWriters = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -165,11 +171,11 @@ def bench_loop(
     size: Sizes = ["1024"],  # noqa: B006
     batch: Batches = [1],  # noqa: B006
     transformer: Transformers = ["base"],  # noqa: B006
-    device: Device = "auto",
-    dtype: ComputeDtype = "auto",
+    seconds: Seconds = 20.0,
     weights: Weights = SEEDED,
     architecture: ArchitectureName = None,
-    seconds: Seconds = 20.0,
+    device: Device = "auto",
+    dtype: ComputeDtype = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:

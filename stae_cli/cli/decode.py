@@ -6,8 +6,6 @@ import os
 from functools import partial
 from typing import Annotated, Literal
 
-import typer
-
 from stae_cli.cli.console import progress_bar
 from stae_cli.cli.engine import (
     Actors,
@@ -28,13 +26,15 @@ from stae_cli.cli.options import (
     ReadersAndWriters,
     RecordedWeights,
     Sources,
+    file_option,
     parse_dtype,
 )
 from stae_cli.cli.report import finish
 
 Format = Literal["png", "webp", "jpg"]
 FormatOption = Annotated[
-    Format, typer.Option("--format", help="File format of the images; png is lossless.")
+    Format,
+    file_option("--format", help="File format of the images; png is lossless."),
 ]
 
 
@@ -42,16 +42,16 @@ def decode(
     sources: Sources,
     dest: Dest,
     weights: RecordedWeights = None,
+    format: FormatOption = "png",  # noqa: A002
+    overwrite: Overwrite = False,
     device: Devices = "auto",
     dtype: ComputeDtype = "auto",
-    format: FormatOption = "png",  # noqa: A002
     batch_patches: BatchPatches = None,
     workers: ReadersAndWriters = None,
     engine: EngineOption = "local",
     ray_address: RayAddress = None,
     min_actors: MinActors = 1,
     max_actors: MaxActors = None,
-    overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:

@@ -37,6 +37,7 @@ from stae_cli.cli.options import (
     ShortSide,
     Square,
     Weights,
+    file_option,
     parse_dtype,
     parse_prep,
 )
@@ -65,7 +66,7 @@ LatentDest = Annotated[
 ]
 FromList = Annotated[
     str | None,
-    typer.Option(
+    file_option(
         "--from-list",
         metavar="FILE",
         help="Read paths from FILE, one per line, relative to its folder; `-` is stdin.",
@@ -73,11 +74,12 @@ FromList = Annotated[
     ),
 ]
 SaveDtypeOption = Annotated[
-    SaveDtype, typer.Option("--save-dtype", help="Store latents in this dtype.")
+    SaveDtype,
+    file_option("--save-dtype", metavar="DTYPE", help="Store latents in float16 or float32."),
 ]
 ShardSize = Annotated[
     int | None,
-    typer.Option(
+    file_option(
         "--shard-size",
         metavar="N",
         min=0,
@@ -89,26 +91,28 @@ ShardSize = Annotated[
 ]
 KeepExtension = Annotated[
     bool,
-    typer.Option("--keep-extension", help="Name outputs cat.jpg.safetensors, not cat.safetensors."),
+    file_option("--keep-extension", help="Name outputs cat.jpg.safetensors, not cat.safetensors."),
 ]
-Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first failure.")]
+Strict = Annotated[bool, file_option("--strict", help="Stop at the first failure.")]
 
 
 def encode(
     sources: ImageSources,
     dest: LatentDest,
     weights: Weights = DEFAULT_WEIGHTS,
-    device: Devices = "auto",
-    dtype: ComputeDtype = "auto",
-    save_dtype: SaveDtypeOption = "float16",
     edges: EdgesOption = "pad",
     short_side: ShortSide = None,
     max_pixels: MaxPixels = None,
     square: Square = None,
     background: Background = "white",
     from_list: FromList = None,
+    save_dtype: SaveDtypeOption = "float16",
     shard_size: ShardSize = None,
     keep_extension: KeepExtension = False,
+    overwrite: Overwrite = False,
+    strict: Strict = False,
+    device: Devices = "auto",
+    dtype: ComputeDtype = "auto",
     batch_patches: BatchPatches = None,
     workers: ReadersAndWriters = None,
     unit_rank: UnitRank = None,
@@ -117,8 +121,6 @@ def encode(
     ray_address: RayAddress = None,
     min_actors: MinActors = 1,
     max_actors: MaxActors = None,
-    strict: Strict = False,
-    overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:

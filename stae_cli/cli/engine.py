@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
-
-from stae_cli.cli.options import Dtype, parse_device
+from stae_cli.cli.options import Dtype, parse_device, sharing_option
 from stae_cli.errors import DeviceError, UsageError
 
 if TYPE_CHECKING:
@@ -28,11 +26,12 @@ RAY_ENVIRONMENT = {
 Engine = Literal["local", "ray"]
 
 EngineOption = Annotated[
-    Engine, typer.Option("--engine", help="ray: on the machines of a Ray cluster (`stae[ray]`).")
+    Engine,
+    sharing_option("--engine", help="ray: on the machines of a Ray cluster (`stae[ray]`)."),
 ]
 RayAddress = Annotated[
     str | None,
-    typer.Option(
+    sharing_option(
         "--ray-address",
         metavar="ADDRESS",
         help="Address of the Ray cluster. By default RAY_ADDRESS, else a new one on this machine.",
@@ -41,11 +40,11 @@ RayAddress = Annotated[
 ]
 MinActors = Annotated[
     int,
-    typer.Option("--min-actors", metavar="N", min=1, help="Ray actors to start with."),
+    sharing_option("--min-actors", metavar="N", min=1, help="Ray actors to start with."),
 ]
 MaxActors = Annotated[
     int | None,
-    typer.Option(
+    sharing_option(
         "--max-actors",
         metavar="N",
         min=1,
@@ -55,13 +54,13 @@ MaxActors = Annotated[
 ]
 UnitRank = Annotated[
     int | None,
-    typer.Option(
+    sharing_option(
         "--unit-rank", metavar="N", min=0, help="Do only this part of the run, counted from 0."
     ),
 ]
 UnitCount = Annotated[
     int | None,
-    typer.Option(
+    sharing_option(
         "--unit-count",
         metavar="N",
         min=1,

@@ -24,6 +24,7 @@ from stae_cli.cli.decode import decode
 from stae_cli.cli.encode import encode
 from stae_cli.cli.flops import flops
 from stae_cli.cli.inspect import inspect
+from stae_cli.cli.options import SectionedCommand
 from stae_cli.cli.roundtrip import roundtrip
 from stae_cli.cli.stats import stats
 from stae_cli.cli.train import train
@@ -45,12 +46,18 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help is there a third sooner
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-app.command("encode", short_help="Images (files, folders) to latents.")(encode)
-app.command("decode", short_help="Latents (files, folders) to pictures.")(decode)
-app.command("roundtrip", short_help="Reconstructions, comparison pictures, metrics.")(roundtrip)
-app.command("train")(train)
+app.command("encode", cls=SectionedCommand, short_help="Images (files, folders) to latents.")(
+    encode
+)
+app.command("decode", cls=SectionedCommand, short_help="Latents (files, folders) to pictures.")(
+    decode
+)
+app.command(
+    "roundtrip", cls=SectionedCommand, short_help="Reconstructions, comparison pictures, metrics."
+)(roundtrip)
+app.command("train", cls=SectionedCommand)(train)
 app.add_typer(bench, name="bench", short_help="Speed, memory and share of the machine's limit.")
 app.command("flops")(flops)
 app.command("inspect", short_help="What latents hold, from their headers alone.")(inspect)
@@ -111,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _print_misuse(error: typer.TyperException) -> None:
     """What is wrong with the command line; the help alone where it names no command."""
     context: typer.Context | None = getattr(error, "ctx", None)
-    message = error.format_message()
+    message = error.format_message().replace("Value error, ", "")
     if context is None:
         print_error(message, "see `stae --help`")
     elif message == context.get_help():

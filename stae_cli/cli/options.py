@@ -1,12 +1,14 @@
-"""Options that several commands share, and what their texts mean."""
+"""Options that several commands share, their sections in the help, and what their texts mean."""
 
 from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Annotated, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from stae_cli.errors import UsageError
 
@@ -22,6 +24,16 @@ WEIGHTS_HELP = (
 DEVICES = "use auto, cuda, cuda:N, mps or cpu"
 SIDE_DIGITS = 6  # longest side that a size may name
 
+GENERAL = "General options"  # those without a section of their own in the help
+NAME_COLUMN = 24  # longer names of options have their help on the next line
+
+# Options of each section of the help.
+network_option = partial(typer.Option, rich_help_panel="Network")
+image_option = partial(typer.Option, rich_help_panel="Images")
+file_option = partial(typer.Option, rich_help_panel="Files")
+machine_option = partial(typer.Option, rich_help_panel="Machine")
+sharing_option = partial(typer.Option, rich_help_panel="Sharing work")
+
 Dtype = Literal["auto", "float16", "bfloat16", "float32"]
 Edges = Literal["pad", "crop", "error"]
 
@@ -33,11 +45,12 @@ Dest = Annotated[
     str, typer.Argument(metavar="DEST", help="Folder for the results, created if absent.")
 ]
 Weights = Annotated[
-    str, typer.Option("--weights", metavar="NAME", envvar="STAE_WEIGHTS", help=WEIGHTS_HELP)
+    str,
+    network_option("--weights", metavar="NAME", envvar="STAE_WEIGHTS", help=WEIGHTS_HELP),
 ]
 RecordedWeights = Annotated[
     str | None,
-    typer.Option(
+    network_option(
         "--weights",
         metavar="NAME",
         envvar="STAE_WEIGHTS",
@@ -46,7 +59,7 @@ RecordedWeights = Annotated[
 ]
 ArchitectureName = Annotated[
     str | None,
-    typer.Option(
+    network_option(
         "--architecture",
         metavar="NAME",
         help="Network of the family: f8c16 (published), f8c32, ...; `stae flops --all` lists them.",
@@ -54,11 +67,12 @@ ArchitectureName = Annotated[
     ),
 ]
 Device = Annotated[
-    str, typer.Option("--device", metavar="DEVICE", help="auto, cuda, cuda:N, mps or cpu.")
+    str,
+    machine_option("--device", metavar="DEVICE", help="auto, cuda, cuda:N, mps or cpu."),
 ]
 Devices = Annotated[
     str,
-    typer.Option(
+    machine_option(
         "--device",
         metavar="DEVICE",
         help="auto, cuda, cuda:N, mps or cpu; cuda:all or a comma-separated list runs one process "
@@ -66,11 +80,16 @@ Devices = Annotated[
     ),
 ]
 ComputeDtype = Annotated[
-    Dtype, typer.Option("--dtype", help="auto: float16 on CUDA, float32 elsewhere.")
+    Dtype,
+    machine_option(
+        "--dtype",
+        metavar="DTYPE",
+        help="float16, bfloat16, float32, or auto: float16 on CUDA, else float32.",
+    ),
 ]
 BatchPatches = Annotated[
     int | None,
-    typer.Option(
+    machine_option(
         "--batch-patches",
         metavar="N",
         min=1,
@@ -79,17 +98,18 @@ BatchPatches = Annotated[
     ),
 ]
 Workers = Annotated[
-    int | None, typer.Option("--workers", metavar="N", min=1, help="Reading threads.")
+    int | None,
+    machine_option("--workers", metavar="N", min=1, help="Reading threads."),
 ]
 ReadersAndWriters = Annotated[
     int | None,
-    typer.Option(
+    machine_option(
         "--workers", metavar="N", min=1, help="Reading threads, and as many writing ones."
     ),
 ]
 EdgesOption = Annotated[
     Edges,
-    typer.Option(
+    image_option(
         "--edges",
         help="Sides that are not a multiple of 8 (or 32): pad (repeat the edge; decode crops "
         "back), crop (centre), or error.",
@@ -97,25 +117,68 @@ EdgesOption = Annotated[
 ]
 ShortSide = Annotated[
     int | None,
-    typer.Option("--short-side", metavar="N", min=1, help="Shrink the shorter side to N pixels."),
+    image_option("--short-side", metavar="N", min=1, help="Shrink the shorter side to N pixels."),
 ]
 MaxPixels = Annotated[
     int | None,
-    typer.Option("--max-pixels", metavar="N", min=64, help="Shrink to at most N pixels."),
+    image_option("--max-pixels", metavar="N", min=64, help="Shrink to at most N pixels."),
 ]
 Square = Annotated[
     int | None,
-    typer.Option("--square", metavar="N", min=1, help="Resize and centre-crop to N x N."),
+    image_option("--square", metavar="N", min=1, help="Resize and centre-crop to N x N."),
 ]
 Background = Annotated[
     str,
-    typer.Option("--background", metavar="COLOUR", help="Colour behind transparent pixels."),
+    image_option("--background", metavar="COLOUR", help="Colour behind transparent pixels."),
 ]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Write every output again instead of resuming.")
+    bool,
+    file_option("--overwrite", help="Write every output again instead of resuming."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no report.")]
+
+
+class SectionedCommand(TyperCommand):
+    """A command whose plain help has a section for each `rich_help_panel`."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        _write_sections(self, ctx, formatter)
+
+
+class SectionedGroup(TyperGroup):
+    """A group whose plain help has its commands first, then a section per `rich_help_panel`."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        self.format_commands(ctx, formatter)
+        _write_sections(self, ctx, formatter)
+
+
+def _write_sections(command: TyperCommand | TyperGroup, context: Any, formatter: Any) -> None:
+    sections: dict[str, list[tuple[str, str]]] = {}
+    general: list[tuple[str, str]] = []
+    for parameter in command.get_params(context):
+        name, text = parameter.get_help_record(context) or ("", "")
+        if parameter.param_type_name == "argument":
+            row = name.partition(" <")[0], text
+            sections.setdefault("Arguments", []).append(row)
+        elif panel := getattr(parameter, "rich_help_panel", None):
+            sections.setdefault(panel, []).append((name, _without_range(text)))
+        else:
+            general.append((name, text))
+    for title, rows in [*sections.items(), (GENERAL, general)]:
+        with formatter.section(title):
+            aligned = [(name.ljust(NAME_COLUMN), text) for name, text in rows]
+            formatter.write_dl(aligned, col_max=NAME_COLUMN)
+
+
+def _without_range(text: str) -> str:
+    """Drops `[x>=1]` from a help text: a wrong number is refused with its range."""
+    text, _, extras = text.rpartition("  [") if text.endswith("]") else (text, "", "")
+    kept = [
+        e for e in extras.rstrip("]").split("; ") if not re.fullmatch(r"[-\d.<=]*x[-\d.<>=]*", e)
+    ]
+    return f"{text}  [{'; '.join(kept)}]" if any(kept) else text
 
 
 def parse_device(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,6 +18,9 @@ from stae_cli.cli.options import (
     Device,
     Quiet,
     Workers,
+    file_option,
+    machine_option,
+    network_option,
     parse_device,
 )
 from stae_cli.cli.report import announce_training, finish_training, progress_shown
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
     from stae_cli.network.architecture import Architecture
 
 
+recipe_option = partial(typer.Option, rich_help_panel="Recipe")
+
 RecipeName = Literal["default", "published"]
 OptimizerName = Literal["adamw", "muon"]
 Init = Literal["pca", "random"]
@@ -34,7 +40,7 @@ TrainDtype = Literal["auto", "bfloat16", "float32"]
 
 RecipeOption = Annotated[
     RecipeName,
-    typer.Option(
+    recipe_option(
         "--recipe",
         help="Defaults for what is not given; published: random start, Muon in Snoo, rate 1e-3, "
         "256 crops of 256 pixels, 30,000 steps.",
@@ -42,21 +48,26 @@ RecipeOption = Annotated[
 ]
 OptimizerOption = Annotated[
     OptimizerName | None,
-    typer.Option("--optimizer", help="adamw (default), or muon for the hidden layers."),
+    recipe_option("--optimizer", help="adamw (default), or muon for the hidden layers."),
 ]
 SnooOption = Annotated[
     bool | None,
-    typer.Option(
+    recipe_option(
         "--snoo/--no-snoo", help="An outer Nesterov step every 20 steps.", show_default=False
     ),
 ]
 DtypeOption = Annotated[
-    TrainDtype, typer.Option("--dtype", help="auto: bfloat16 on CUDA, float32 elsewhere.")
+    TrainDtype,
+    machine_option(
+        "--dtype",
+        metavar="DTYPE",
+        help="bfloat16, float32, or auto: bfloat16 on CUDA, else float32.",
+    ),
 ]
-Compile = Annotated[bool, typer.Option("--compile", help="Compile the network first.")]
+Compile = Annotated[bool, machine_option("--compile", help="Compile the network first.")]
 Replace = Annotated[
     bool,
-    typer.Option(
+    file_option(
         "--overwrite", help="Replace CHECKPOINT, and an unfinished run with other settings."
     ),
 ]
@@ -69,21 +80,22 @@ Photos = Annotated[
     ),
 ]
 Out = Annotated[
-    Path, typer.Option("--out", metavar="CHECKPOINT", help="The .safetensors to write.")
+    Path,
+    file_option("--out", metavar="CHECKPOINT", help="The .safetensors to write."),
 ]
 From = Annotated[
     str | None,
-    typer.Option("--from", metavar="NAME", help=f"Start from this checkpoint. {WEIGHTS_HELP}"),
+    network_option("--from", metavar="NAME", help=f"Start from this checkpoint. {WEIGHTS_HELP}"),
 ]
 InitOption = Annotated[
     Init | None,
-    typer.Option(
+    network_option(
         "--init", help="Start of a new checkpoint: PCA of the photos (default), or random."
     ),
 ]
 StageOption = Annotated[
     int,
-    typer.Option(
+    network_option(
         "--stage",
         metavar="2",
         min=1,
@@ -94,42 +106,51 @@ StageOption = Annotated[
 ]
 Validate = Annotated[
     Path | None,
-    typer.Option(metavar="FOLDER", help="Photos to measure PSNR on; never trained on."),
+    file_option(metavar="FOLDER", help="Photos to measure PSNR on; never trained on."),
 ]
-Steps = Annotated[int | None, typer.Option(metavar="N", min=1, help="Train for N steps.")]
+Steps = Annotated[int | None, recipe_option(metavar="N", min=1, help="Train for N steps.")]
 Minutes = Annotated[
     float | None,
-    typer.Option(metavar="M", min=0, help="Train for M minutes; interruptions do not count."),
+    recipe_option(metavar="M", min=0, help="Train for M minutes; interruptions do not count."),
 ]
 Rate = Annotated[
     float | None,
-    typer.Option(
+    recipe_option(
         "--lr", metavar="RATE", min=0, help="Highest learning rate; it then falls along a cosine."
     ),
 ]
-Batch = Annotated[int | None, typer.Option(metavar="N", min=1, max=1 << 20, help="Crops per step.")]
-Seed = Annotated[
-    int, typer.Option(min=0, max=(1 << 64) - 1, help="Seed of the crops and of a random start.")
+Batch = Annotated[
+    int | None,
+    recipe_option(metavar="N", min=1, max=1 << 20, help="Crops per step."),
 ]
-Crop = Annotated[int | None, typer.Option(metavar="PIXELS", min=8, help="Side of the crops.")]
+Seed = Annotated[
+    int, recipe_option(metavar="N", min=0, max=(1 << 64) - 1, help="Of crops and random starts.")
+]
+Crop = Annotated[
+    int | None,
+    recipe_option(metavar="PIXELS", min=8, help="Side of the crops."),
+]
 Memory = Annotated[
     float,
-    typer.Option(metavar="GB", min=0, help="Memory for decoded photos; the rest are left out."),
+    machine_option(metavar="GB", min=0, help="Memory for decoded photos; the rest are left out."),
 ]
 SaveEvery = Annotated[
-    float, typer.Option(metavar="MINUTES", min=0, help="Time between saves of the state.")
+    float,
+    file_option(metavar="MINUTES", min=0, help="Time between saves of the state."),
 ]
 
 
 def train(
     photos: Photos,
     out: Out,
+    validate: Validate = None,
+    save_every: SaveEvery = 5.0,
+    overwrite: Replace = False,
     from_: From = None,
     architecture: ArchitectureName = None,
     stage: StageOption = 1,
     init: InitOption = None,
     recipe: RecipeOption = "default",
-    validate: Validate = None,
     steps: Steps = None,
     minutes: Minutes = None,
     batch: Batch = None,
@@ -137,14 +158,12 @@ def train(
     lr: Rate = None,
     optimizer: OptimizerOption = None,
     snoo: SnooOption = None,
-    dtype: DtypeOption = "auto",
     seed: Seed = 0,
-    memory: Memory = 4.0,
     device: Device = "auto",
+    dtype: DtypeOption = "auto",
     compile: Compile = False,  # noqa: A002
+    memory: Memory = 4.0,
     workers: Workers = None,
-    save_every: SaveEvery = 5.0,
-    overwrite: Replace = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> int:

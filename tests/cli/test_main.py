@@ -70,6 +70,57 @@ def test_an_interruption_promises_only_what_is_true(stae, monkeypatch, tmp_path,
     assert ran.err == "error: interrupted\n" + f"hint: {hint}\n" * bool(hint)
 
 
+def test_help_has_a_section_for_each_kind_of_option(stae):
+    sections = dict(
+        section.split(":\n", 1) for section in stae("encode", "--help").out.split("\n\n")[3:]
+    )
+    assert list(sections) == [
+        "Arguments",
+        "Network",
+        "Images",
+        "Files",
+        "Machine",
+        "Sharing work",
+        "General options",
+    ]
+    options = {
+        line.split()[0] for text in sections.values() for line in text.splitlines() if "--" in line
+    }
+    assert {"--weights", "--square", "--strict", "--workers", "--engine", "--json"} <= options
+    assert "--square" in sections["Images"]
+    assert "--help" in sections["General options"]
+    assert "[env var: STAE_WEIGHTS; default: stupidae]" in " ".join(sections["Network"].split())
+    assert "x>=" not in "".join(sections.values())
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+@pytest.mark.parametrize("command", ["encode", "train", "bench"])
+def test_help_fits_the_terminal(stae, monkeypatch, command, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = stae(command, "--help").out.splitlines()
+    assert 50 < max(map(len, lines)) <= columns
+
+
+@pytest.mark.parametrize(
+    ("arguments", "choices"),
+    [
+        (["encode", "a", "b", "--dtype", "int8"], "'auto', 'float16', 'bfloat16', 'float32'"),
+        (["encode", "a", "b", "--edges", "wrap"], "'pad', 'crop', 'error'"),
+        (["encode", "a", "b", "--engine", "spark"], "'local', 'ray'"),
+        (["encode", "a", "b", "--save-dtype", "int8"], "'float16', 'float32'"),
+        (["decode", "a", "b", "--format", "gif"], "'png', 'webp', 'jpg'"),
+        (["train", "a", "--out", "b", "--init", "zero"], "'pca', 'random'"),
+        (["train", "a", "--out", "b", "--optimizer", "sgd"], "'adamw', 'muon'"),
+        (["train", "a", "--out", "b", "--recipe", "mine"], "'default', 'published'"),
+        (["weights", "convert", "a", "b", "--dtype", "int8"], "'keep', 'float16'"),
+    ],
+    ids=lambda each: " ".join(each[-2:]) if isinstance(each, list) else "",
+)
+def test_a_wrong_choice_is_answered_with_the_choices(stae, arguments, choices):
+    ran = stae(*arguments)
+    ran.assert_fails(2, f"'{arguments[-2]}': '{arguments[-1]}' is not one of {choices}")
+
+
 def ran_as_a_program(*arguments, **options):
     return subprocess.run(
         [sys.executable, "-m", "stae_cli", *map(str, arguments)],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from stae_cli.checkpoints.tensor_files import read_pickle, read_safetensors, wri
 from stae_cli.errors import CheckpointError
 from stae_cli.network.architecture import F8C16, PRESETS, Architecture, parse_architecture
 from stae_cli.network.stupid_ae import StupidAE
+
+log = logging.getLogger(__name__)
 
 DTYPE_NAMES = {  # as safetensors spells them
     torch.float64: "F64",
@@ -187,7 +190,9 @@ def read_checkpoint(path: Path, *, name: str) -> Checkpoint:
     _check_tensors(tensors, expected, architecture, path)
     # Not sooner: a tensor that repeats one number can have any size in a small file.
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    return Checkpoint(name, fingerprint(tensors), architecture, tensors, metadata)
+    checkpoint = Checkpoint(name, fingerprint(tensors), architecture, tensors, metadata)
+    log.info("checkpoint %s, fingerprint %s, from %s", name, checkpoint.fingerprint[:12], path)
+    return checkpoint
 
 
 def write_checkpoint(

@@ -1,7 +1,6 @@
 """`stae bench`: the group of its commands, and what it does without one."""
 
-from __future__ import annotations
-
+# Not `from __future__ import annotations`: Typer would evaluate each string eight times.
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -30,6 +29,7 @@ from stae_cli.cli.options import (
     ReadersAndWriters,
     SectionedCommand,
     SectionedGroup,
+    Verbose,
     Weights,
 )
 from stae_cli.errors import UsageError
@@ -81,6 +81,7 @@ def bench_default(
     loop: LoopOption = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Measure speed: of the network, from file to file, or in a training loop.
 

@@ -1,11 +1,9 @@
 """The commands of `stae bench`: the network, the path from file to file, and training steps."""
 
-from __future__ import annotations
-
+# Not `from __future__ import annotations`: Typer would evaluate each string eight times.
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,12 +23,14 @@ from stae_cli.cli.options import (
     Device,
     Quiet,
     ReadersAndWriters,
+    Verbose,
     Weights,
     parse_device,
     parse_dtype,
     parse_names,
     parse_size,
 )
+from stae_cli.cli.report import log_codec
 from stae_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def bench_network(
     dtype: ComputeDtype = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Measure speed, memory and share of the machine's limit, alone or against others.
 
@@ -112,7 +113,7 @@ def bench_network(
         check_target(plot)
     checkpoint = load_weights(weights, architecture)
 
-    def announce(case: Case) -> None:
+    def announce(case: "Case") -> None:
         if not quiet:
             print_note(f"timing {case}")
 
@@ -145,11 +146,14 @@ def bench_path(
     workers: ReadersAndWriters = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Measure how fast the images of folders are encoded and decoded, from file to file.
 
     Also times reading, network and writing each alone, and says which of them is the slowest.
     """
+    from tempfile import TemporaryDirectory  # slow to load, and the help does not need it
+
     from stae_cli.benchmark.machine import describe_machine
     from stae_cli.benchmark.path import time_path
     from stae_cli.codec.device import pick_device
@@ -158,6 +162,7 @@ def bench_path(
     place = pick_device(parse_device(device))
     checkpoint = load_weights(weights, architecture)
     codec = PixelCodec(checkpoint.model(), device=place, dtype=parse_dtype(dtype))
+    log_codec(codec)
     with TemporaryDirectory(prefix="stae-bench-") as folder:
         times = time_path(folders, checkpoint, codec, workers=workers, folder=Path(folder))
     machine = describe_machine(place)
@@ -178,6 +183,7 @@ def bench_loop(
     dtype: ComputeDtype = "auto",
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Measure what encoding on the fly adds to a transformer's training step.
 
@@ -190,7 +196,7 @@ def bench_loop(
     check_transformers(transformer)
     checkpoint = load_weights(weights, architecture)
 
-    def announce(case: Case, name: str) -> None:
+    def announce(case: "Case", name: str) -> None:
         if not quiet:
             print_note(f"timing {case}, transformer {name}")
 
@@ -210,7 +216,7 @@ def bench_loop(
         print_loop(report)
 
 
-def load_weights(name: str, architecture: str | None) -> Checkpoint:
+def load_weights(name: str, architecture: str | None) -> "Checkpoint":
     """The checkpoint that `--weights` names, or seeded weights of the architecture.
 
     Raises:
@@ -229,7 +235,7 @@ def load_weights(name: str, architecture: str | None) -> Checkpoint:
     return checkpoint
 
 
-def _cases(sizes: Sequence[str], batches: Sequence[int]) -> list[Case]:
+def _cases(sizes: Sequence[str], batches: Sequence[int]) -> "list[Case]":
     from stae_cli.benchmark.report import Case
 
     return [Case(*parse_size(size), batch) for size in sizes for batch in batches]

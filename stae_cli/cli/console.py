@@ -14,6 +14,7 @@ from stae_cli.errors import StaeError
 
 UNBOUNDED = 100_000  # columns: longer lines are wrapped by the terminal, not by us
 LAST_STREAM = 2  # stderr
+CLEAR_LINE = "\r\x1b[K"  # of a terminal, where another process may have drawn its bar
 
 
 def print_error(message: str, hint: str = "") -> None:
@@ -137,6 +138,52 @@ def _console(stream: TextIO | None) -> Any:
     from rich.console import Console
 
     return Console(file=stream, width=UNBOUNDED)
+
+
+class _AboveBar:
+    """Stderr for lines of the log: a progress bar is drawn again below each of them."""
+
+    def write(self, text: str) -> None:
+        from tqdm import tqdm
+
+        terminal = sys.stderr.isatty() and os.name != "nt"
+        tqdm.write(CLEAR_LINE * terminal + text, file=sys.stderr, end="")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def show_log() -> None:
+    """Writes what stae logs to stderr, as `info: ...`; to be called in each process of a run."""
+    import logging  # here, like other libraries: `stae --help` is there sooner
+
+    def prepare(record: logging.LogRecord) -> bool:
+        record.label = record.levelname.lower()
+        record.msg, record.args = printable(record.getMessage()), ()
+        return True
+
+    handler = logging.StreamHandler(_AboveBar())
+    handler.addFilter(prepare)
+    handler.setFormatter(logging.Formatter("%(label)s: %(message)s"))
+    log = logging.getLogger("stae_cli")
+    log.handlers[:] = [handler]
+    log.setLevel(logging.DEBUG)
+
+
+def hide_log() -> None:
+    """Undoes `show_log`."""
+    import logging
+
+    log = logging.getLogger("stae_cli")
+    log.handlers.clear()
+    log.setLevel(logging.NOTSET)
+
+
+def log_info(message: str) -> None:
+    """Logs what the command line itself found or chose."""
+    import logging
+
+    logging.getLogger("stae_cli.cli").info("%s", message)
 
 
 def open_streams() -> None:

@@ -1,7 +1,6 @@
 """`stae decode`: latents to pictures."""
 
-from __future__ import annotations
-
+# Not `from __future__ import annotations`: Typer would evaluate each string eight times.
 import os
 from functools import partial
 from typing import Annotated, Literal
@@ -26,10 +25,11 @@ from stae_cli.cli.options import (
     ReadersAndWriters,
     RecordedWeights,
     Sources,
+    Verbose,
     file_option,
     parse_dtype,
 )
-from stae_cli.cli.report import finish
+from stae_cli.cli.report import finish, log_codec
 
 Format = Literal["png", "webp", "jpg"]
 FormatOption = Annotated[
@@ -54,6 +54,7 @@ def decode(
     max_actors: MaxActors = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> int:
     """Decode latents (files, folders) to images of the original size.
 
@@ -63,7 +64,7 @@ def decode(
     from stae_cli.runs.decode_plan import DecodeSettings, plan_decode
 
     actors = Actors(ray_address, min_actors, max_actors)
-    place = parse_place(device, engine, os.environ, actors)
+    place = parse_place(device, engine, os.environ, actors, verbose=verbose)
     settings = DecodeSettings(format=format, overwrite=overwrite, workers=workers)
     plan = plan_decode(sources, dest, settings)
     codec = maker = None
@@ -84,6 +85,7 @@ def decode(
         maker = CodecMaker(load, checkpoint.fingerprint, parse_dtype(dtype), batch_patches)
         if chosen is not None:
             codec = maker.codec_of(checkpoint, chosen)
+            log_codec(codec)
     with progress_bar(plan.total, what="decode", quiet=quiet) as advance:
         if place.workers and maker:
             report = running.decode_with(place.workers, plan, maker, advance=advance)

@@ -1,7 +1,6 @@
 """`stae encode`: images to latents."""
 
-from __future__ import annotations
-
+# Not `from __future__ import annotations`: Typer would evaluate each string eight times.
 import os
 import sys
 from functools import partial
@@ -36,12 +35,13 @@ from stae_cli.cli.options import (
     ReadersAndWriters,
     ShortSide,
     Square,
+    Verbose,
     Weights,
     file_option,
     parse_dtype,
     parse_prep,
 )
-from stae_cli.cli.report import finish
+from stae_cli.cli.report import finish, log_codec
 from stae_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -123,6 +123,7 @@ def encode(
     max_actors: MaxActors = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> int:
     """Encode images (files, folders, tars, URLs) to latents, a .safetensors each or in shards.
 
@@ -132,7 +133,7 @@ def encode(
     from stae_cli.storage.fsspec_store import is_url
 
     actors = Actors(ray_address, min_actors, max_actors)
-    place = parse_place(device, engine, os.environ, actors)
+    place = parse_place(device, engine, os.environ, actors, verbose=verbose)
     settings = EncodeSettings(
         prep=parse_prep(edges, short_side, max_pixels, square, background),
         save_dtype=save_dtype,
@@ -159,6 +160,8 @@ def encode(
         batch_patches,
     )
     codec = maker.codec_of(checkpoint, chosen) if chosen else None
+    if codec is not None:
+        log_codec(codec)
     with progress_bar(plan.total, what="encode", quiet=quiet) as advance:
         if place.workers:
             report = running.encode_with(place.workers, plan, checkpoint, maker, advance=advance)
@@ -169,7 +172,7 @@ def encode(
     return finish(report, plan, codec, verb="encoded", quiet=quiet, as_json=as_json, extra=facts)
 
 
-def _listed(sources: list[str], from_list: str | None) -> SourceList | None:
+def _listed(sources: list[str], from_list: str | None) -> "SourceList | None":
     """The inputs that `--from-list` names.
 
     Raises:

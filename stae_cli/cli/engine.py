@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from stae_cli.cli.console import log_info, show_log
 from stae_cli.cli.options import Dtype, parse_device, sharing_option
 from stae_cli.errors import DeviceError, UsageError
 
@@ -91,7 +92,12 @@ class Actors:
 
 
 def parse_place(
-    device: str, engine: Engine, environment: Mapping[str, str], actors: Actors
+    device: str,
+    engine: Engine,
+    environment: Mapping[str, str],
+    actors: Actors,
+    *,
+    verbose: bool = False,
 ) -> Place:
     """What the options name.
 
@@ -111,7 +117,8 @@ def parse_place(
         return Place(local_device(names[0], environment))
     from stae_cli.runs.local_workers import Processes
 
-    return Place(",".join(names), Processes(names))
+    log_info(f"one process on each of {', '.join(names)}")
+    return Place(",".join(names), Processes(names, prepare=show_log if verbose else None))
 
 
 def _on_ray(device: str, actors: Actors) -> Place:
@@ -150,7 +157,9 @@ def local_device(device: str, environment: Mapping[str, str]) -> str:
         return device
     for name in LOCAL_RANKS:
         if name in environment:
-            return _own_accelerator(device, _number(name, environment[name]))
+            own = _own_accelerator(device, _number(name, environment[name]))
+            log_info(f"device {own}, by {name}")
+            return own
     return device
 
 
@@ -177,10 +186,12 @@ def parse_share(rank: int | None, count: int | None, environment: Mapping[str, s
         return Share(rank, count)
     for rank_name, count_name in LAUNCHERS:
         if rank_name in environment and count_name in environment:
-            return Share(
+            share = Share(
                 _number(rank_name, environment[rank_name]),
                 _number(count_name, environment[count_name]),
             )
+            log_info(f"part {share.rank} of {share.count}, by {rank_name} and {count_name}")
+            return share
     return Share()
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stae_cli.cli.console import print_fact, print_json, print_note, print_table
-from stae_cli.cli.options import ArchitectureName, AsJson, parse_names, parse_size
+from stae_cli.cli.options import ArchitectureName, AsJson, Verbose, parse_names, parse_size
 from stae_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def flops(
     against: Against = "",
     layers: Layers = False,
     as_json: AsJson = False,
+    verbose: Verbose = False,
 ) -> None:
     """Count operations and parameters; needs no weights.
 

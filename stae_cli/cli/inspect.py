@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stae_cli.cli.console import print_error, print_fact, print_json, print_table
-from stae_cli.cli.options import AsJson
+from stae_cli.cli.options import AsJson, Verbose
 from stae_cli.cli.report import ALL_GOOD, SOME_FAILED
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def inspect(
     ],
     files: Annotated[bool, typer.Option("--files", help="Print a row for every file.")] = False,
     as_json: AsJson = False,
+    verbose: Verbose = False,
 ) -> int:
     """Show what latent files or folders hold, from headers alone; exits 3 if any is invalid."""
     from stae_cli.latents.inventory import take_inventory

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from types import FrameType
@@ -14,6 +15,7 @@ import typer
 from stae_cli._version import __version__
 from stae_cli.cli.bench import bench
 from stae_cli.cli.console import (
+    hide_log,
     leave_stdout,
     open_streams,
     print_error,
@@ -93,11 +95,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 all good; 1 fatal; 2 usage; 3 some inputs failed; 130 SIGINT; 143 SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    found: dict[str, object] = {}  # by callbacks of options
     try:
         with warnings.catch_warnings():
             # What Pillow thinks of a file's metadata; what matters is an error, and listed.
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            code = app(args=arguments, prog_name="stae", standalone_mode=False)
+            code = app(args=arguments, prog_name="stae", standalone_mode=False, obj=found)
     except typer.TyperException as error:
         _print_misuse(error)
         return error.exit_code
@@ -110,9 +113,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TerminationError:
         print_error("terminated", _how_to_go_on(arguments))
         return TERMINATED
+    except Exception as error:  # noqa: BLE001  # the one place that may: a bug, here or elsewhere
+        return _print_unexpected(error, verbose="verbose" in found)
+    finally:
+        if "verbose" in found:
+            hide_log()
     if code == INTERRUPTED:  # Typer turns KeyboardInterrupt into this
         print_error("interrupted", _how_to_go_on(arguments))
     return int(code or 0)
+
+
+def _print_unexpected(error: Exception, *, verbose: bool) -> int:
+    """One line, or with `--verbose` the traceback before it."""
+    if error.__cause__ is not None and not isinstance(error.__cause__, Exception):
+        raise error  # a KeyboardInterrupt, wrapped by Python before 3.12 (see `__main__`)
+    hint = "run the same command with `--verbose`, and report what it prints"
+    if verbose:
+        traceback.print_exception(error)
+        hint = "please report it, with the traceback above"
+    text = str(error).strip().partition("\n")[0]
+    print_error(f"unexpected {type(error).__name__}" + f": {text}" * bool(text), hint)
+    return FATAL
 
 
 def _print_misuse(error: typer.TyperException) -> None:

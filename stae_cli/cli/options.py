@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from stae_cli.cli.console import show_log
 from stae_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -136,7 +137,35 @@ Overwrite = Annotated[
     file_option("--overwrite", help="Write every output again instead of resuming."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no report.")]
+
+
+def _set_verbose(context: typer.Context, wanted: bool) -> bool:
+    if wanted and context.params.get("quiet"):
+        raise UsageError("`--verbose` and `--quiet` contradict each other", "give one of them")
+    if wanted:
+        context.obj["verbose"] = True
+        show_log()
+    return wanted
+
+
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet",
+        "-q",
+        help="No progress bar, no report.",
+        is_eager=True,  # so that the callback of `--verbose` sees it
+    ),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        "-v",
+        help="Log on stderr what is done and why, with tracebacks of unexpected errors.",
+        callback=_set_verbose,
+    ),
+]
 
 
 class SectionedCommand(TyperCommand):

@@ -21,12 +21,13 @@ from stae_cli.cli.options import (
     ShortSide,
     Sources,
     Square,
+    Verbose,
     Weights,
     parse_device,
     parse_dtype,
     parse_prep,
 )
-from stae_cli.cli.report import finish
+from stae_cli.cli.report import finish, log_codec
 
 if TYPE_CHECKING:
     from stae_cli.metrics import Overall
@@ -50,6 +51,7 @@ def roundtrip(
     workers: ReadersAndWriters = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> int:
     """Encode and decode images, and compare: side by side, PSNR, SSIM and MSE.
 
@@ -71,6 +73,7 @@ def roundtrip(
     codec = PixelCodec(
         checkpoint.model(), device=place, dtype=parse_dtype(dtype), batch_patches=batch_patches
     )
+    log_codec(codec)
     with progress_bar(plan.total, what="roundtrip", quiet=quiet) as advance:
         report = run(plan, checkpoint, codec, advance=advance)
     if not (quiet or as_json):

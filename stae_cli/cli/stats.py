@@ -15,7 +15,7 @@ from stae_cli.cli.console import (
     print_warning,
     progress_bar,
 )
-from stae_cli.cli.options import AsJson, Quiet, Workers
+from stae_cli.cli.options import AsJson, Quiet, Verbose, Workers
 from stae_cli.cli.report import ALL_GOOD, SOME_FAILED
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def stats(
     workers: Workers = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> int:
     """Take mean, deviation, shift and scale, extremes and correlations of stored latents.
 

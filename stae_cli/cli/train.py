@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from stae_cli.cli.console import share_bar
+from stae_cli.cli.console import log_info, share_bar
 from stae_cli.cli.options import (
     WEIGHTS_HELP,
     ArchitectureName,
     AsJson,
     Device,
     Quiet,
+    Verbose,
     Workers,
     file_option,
     machine_option,
@@ -166,6 +167,7 @@ def train(
     workers: Workers = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> int:
     """Train or fine-tune a checkpoint on photos.
 
@@ -209,6 +211,7 @@ def train(
             dtype=_dtype(dtype, place.type),
             seed=seed,
         )
+        log_info(f"device {place}, {wanted.dtype}")
         settings = TrainSettings(
             sources=photos,
             out=out,

@@ -22,11 +22,12 @@ from stae_cli.cli.options import (
     Dtype,
     Quiet,
     RecordedWeights,
+    Verbose,
     Workers,
     parse_device,
     parse_dtype,
 )
-from stae_cli.cli.report import ALL_GOOD, SOME_FAILED
+from stae_cli.cli.report import ALL_GOOD, SOME_FAILED, log_codec
 
 if TYPE_CHECKING:
     from stae_cli.codec.pixel_codec import PixelCodec
@@ -77,6 +78,7 @@ def verify(
     workers: Workers = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> int:
     """Check that latents are whole, finite, alike, and of sources that are still the same.
 
@@ -91,6 +93,7 @@ def verify(
         found = run(plan, advance=advance)
     if found.sample:
         codec = _codec(found, weights, device, dtype)
+        log_codec(codec)
         with progress_bar(len(found.sample), what="encode again", quiet=quiet) as advance:
             compare_sample(found, codec, workers=workers, advance=advance)
     _print_findings(found)

@@ -20,7 +20,7 @@ from stae_cli.checkpoints.names import (
     locate,
 )
 from stae_cli.cli.console import print_fact, print_json, print_line, print_note, print_table
-from stae_cli.cli.options import AsJson
+from stae_cli.cli.options import AsJson, Verbose
 from stae_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Listed:
 
 
 @weights.command("list")
-def list_weights(as_json: AsJson = False) -> None:
+def list_weights(as_json: AsJson = False, verbose: Verbose = False) -> None:
     """List the checkpoints that can be named without a path."""
     rows = _listed()
     if as_json:
@@ -56,7 +56,7 @@ def list_weights(as_json: AsJson = False) -> None:
 
 
 @weights.command("show")
-def show_weights(name: Name, as_json: AsJson = False) -> None:
+def show_weights(name: Name, as_json: AsJson = False, verbose: Verbose = False) -> None:
     """Show a checkpoint's fingerprint, architecture, size and metadata."""
     facts = _facts(_load(name))
     if as_json:
@@ -70,7 +70,7 @@ def show_weights(name: Name, as_json: AsJson = False) -> None:
 
 
 @weights.command("fetch")
-def fetch_weights(name: Name) -> None:
+def fetch_weights(name: Name, verbose: Verbose = False) -> None:
     """Fetch a checkpoint as the hub has it now, check it, and print where it lies."""
     from stae_cli.checkpoints.checkpoint import read_checkpoint
 
@@ -90,6 +90,7 @@ def convert_weights(
         typer.Option("--linear", help="Store the encoder as matrices (out, in) of linear layers."),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
+    verbose: Verbose = False,
 ) -> None:
     """Write a checkpoint as safetensors: safe to open, and with the same fingerprint.
 

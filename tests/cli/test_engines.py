@@ -239,6 +239,16 @@ def test_a_worker_that_stops_leaves_no_thread_waiting(task, tmp_path, monkeypatc
         gc.enable()
 
 
+def test_processes_log_what_they_do_too(source, tiny, tmp_path):
+    command = ("encode", source, tmp_path / "out", "--weights", tiny, "--device", "cpu,cpu", "-v")
+    program = [sys.executable, "-m", "stae_cli", *map(str, command)]
+    ran = subprocess.run(program, capture_output=True, text=True)
+    assert ran.returncode == 3, ran.stderr
+    lines = ran.stderr.splitlines()
+    assert "info: one process on each of cpu, cpu" in lines
+    assert sum(line.startswith("info: checkpoint tiny.safetensors, ") for line in lines) >= 2
+
+
 def test_an_error_nobody_thought_of_reaches_the_user(task):
     task, maker = task
 

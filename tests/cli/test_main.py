@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 from stae_cli import __version__
+from stae_cli.cli.main import TerminationError, app, main
 from tests.pictures import EXAMPLES, write_photos
 from tests.signals import heed_interrupts
 
@@ -119,6 +121,74 @@ def test_help_fits_the_terminal(stae, monkeypatch, command, columns):
 def test_a_wrong_choice_is_answered_with_the_choices(stae, arguments, choices):
     ran = stae(*arguments)
     ran.assert_fails(2, f"'{arguments[-2]}': '{arguments[-1]}' is not one of {choices}")
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    """An `encode` that has a bug."""
+
+    def fail(*_arguments, **_options):
+        raise RuntimeError("cuDNN error: BAD\nand more")
+
+    monkeypatch.setattr("stae_cli.runs.encode_plan.plan_encode", fail)
+
+
+@pytest.mark.usefixtures("broken")
+def test_an_unexpected_error_is_one_line(stae, tmp_path):
+    ran = stae("encode", EXAMPLES, tmp_path / "out")
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err == (
+        "error: unexpected RuntimeError: cuDNN error: BAD\n"
+        "hint: run the same command with `--verbose`, and report what it prints\n"
+    )
+
+
+@pytest.mark.usefixtures("broken")
+def test_an_unexpected_error_comes_with_its_traceback_if_verbose(capsys, tmp_path):
+    assert main(["encode", str(EXAMPLES), str(tmp_path / "out"), "--verbose"]) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" in err
+    assert "in fail" in err
+    assert "error: unexpected RuntimeError: cuDNN error: BAD\nhint: please report it" in err
+
+
+@pytest.mark.parametrize("wrapped", [KeyboardInterrupt, TerminationError])
+def test_a_wrapped_interrupt_is_not_an_unexpected_error(stae, monkeypatch, wrapped):
+    def fail(*_arguments, **_options):
+        raise RuntimeError("Error calling __set_name__") from wrapped()
+
+    monkeypatch.setattr("stae_cli.runs.encode_plan.plan_encode", fail)
+    with pytest.raises(RuntimeError, match="__set_name__"):
+        stae("encode", EXAMPLES, "out")
+
+
+def test_every_command_can_be_verbose(stae):
+    def leaves(command):
+        below = getattr(command, "commands", {}).values()
+        return [command, *(leaf for each in below for leaf in leaves(each))]
+
+    whole = get_command(app)
+    for command in leaves(whole):
+        flags = {flag for parameter in command.params for flag in parameter.opts}
+        assert ({"--verbose", "-v"} <= flags) == (command.name not in ("stae", "weights"))
+
+
+@pytest.mark.parametrize("given", [("-v", "-q"), ("--quiet", "--verbose")])
+@pytest.mark.parametrize("command", ["encode", "bench"])
+def test_verbose_and_quiet_contradict_each_other(stae, command, given):
+    stae(command, *["a", "b"][: 2 * (command == "encode")], *given).assert_fails(
+        2, "`--verbose` and `--quiet`"
+    )
+
+
+def test_verbose_logs_what_runs_where_on_stderr(stae, tiny, tmp_path):
+    command = ("encode", EXAMPLES / "kodim23.png", tmp_path / "out", "--weights", tiny)
+    ran = stae(*command, "--device", "cpu", "--verbose", "--json")
+    assert (ran.code, ran.json["done"]) == (0, 1)
+    assert "info: checkpoint tiny.safetensors, fingerprint " in ran.err
+    assert f"from {tiny}" in ran.err
+    assert "info: device cpu, float32" in ran.err
+    assert "info: " not in stae(*command, "--device", "cpu", "--overwrite").err
 
 
 def ran_as_a_program(*arguments, **options):

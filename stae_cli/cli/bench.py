@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from stae_cli.cli import options as opt
 from stae_cli.cli.bench_commands import (
     SEEDED,
     Against,
@@ -19,18 +20,6 @@ from stae_cli.cli.bench_commands import (
     bench_loop,
     bench_network,
     bench_path,
-)
-from stae_cli.cli.options import (
-    ArchitectureName,
-    AsJson,
-    ComputeDtype,
-    Device,
-    Quiet,
-    ReadersAndWriters,
-    SectionedCommand,
-    SectionedGroup,
-    Verbose,
-    Weights,
 )
 from stae_cli.errors import UsageError
 
@@ -48,11 +37,10 @@ USED_BY: Mapping[str, Sequence[str]] = {
 mode_option = partial(typer.Option, rich_help_panel="Instead of a command")
 
 PathOption = Annotated[
-    Path | None,
-    mode_option(metavar="FOLDER", help="The same as `stae bench path FOLDER`."),
+    Path | None, mode_option(metavar="FOLDER", help="The same as `stae bench path FOLDER`.")
 ]
 LoopOption = Annotated[bool, mode_option("--loop", help="The same as `stae bench loop`.")]
-bench = typer.Typer(cls=SectionedGroup, invoke_without_command=True, rich_markup_mode=None)
+bench = typer.Typer(cls=opt.SectionedGroup, invoke_without_command=True, rich_markup_mode=None)
 
 
 for name, command, summary in (
@@ -60,7 +48,7 @@ for name, command, summary in (
     ("path", bench_path, "Images from file to file, whole and stage by stage."),
     ("loop", bench_loop, "Training steps with cached latents and with encoding."),
 ):
-    bench.command(name, cls=SectionedCommand, short_help=summary)(command)
+    bench.command(name, cls=opt.SectionedCommand, short_help=summary)(command)
 
 
 @bench.callback()
@@ -72,16 +60,16 @@ def bench_default(
     transformer: Transformers = ["base"],  # noqa: B006
     seconds: Seconds = 20.0,
     plot: Plot = None,
-    weights: Weights = SEEDED,
-    architecture: ArchitectureName = None,
-    device: Device = "auto",
-    dtype: ComputeDtype = "auto",
-    workers: ReadersAndWriters = None,
+    weights: opt.Weights = SEEDED,
+    architecture: opt.ArchitectureName = None,
+    device: opt.Device = "auto",
+    dtype: opt.ComputeDtype = "auto",
+    workers: opt.ReadersAndWriters = None,
     path: PathOption = None,
     loop: LoopOption = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Measure speed: of the network, from file to file, or in a training loop.
 

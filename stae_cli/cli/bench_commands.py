@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stae_cli.cli import options as opt
 from stae_cli.cli.bench_report import (
     path_as_json,
     print_loop,
@@ -16,20 +17,6 @@ from stae_cli.cli.bench_report import (
     print_warnings,
 )
 from stae_cli.cli.console import print_json, print_note
-from stae_cli.cli.options import (
-    ArchitectureName,
-    AsJson,
-    ComputeDtype,
-    Device,
-    Quiet,
-    ReadersAndWriters,
-    Verbose,
-    Weights,
-    parse_device,
-    parse_dtype,
-    parse_names,
-    parse_size,
-)
 from stae_cli.cli.report import log_codec
 from stae_cli.errors import UsageError
 
@@ -65,8 +52,7 @@ Seconds = Annotated[
     measurement_option(metavar="S", min=0, help="Time for each size and batch; at least 3 rounds."),
 ]
 Plot = Annotated[
-    Path | None,
-    measurement_option(metavar="FILE.png", help="Draw images per second as a chart."),
+    Path | None, measurement_option(metavar="FILE.png", help="Draw images per second as a chart.")
 ]
 Folders = Annotated[
     list[Path],
@@ -89,13 +75,13 @@ def bench_network(
     against: Against = "",
     seconds: Seconds = 20.0,
     plot: Plot = None,
-    weights: Weights = SEEDED,
-    architecture: ArchitectureName = None,
-    device: Device = "auto",
-    dtype: ComputeDtype = "auto",
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    weights: opt.Weights = SEEDED,
+    architecture: opt.ArchitectureName = None,
+    device: opt.Device = "auto",
+    dtype: opt.ComputeDtype = "auto",
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Measure speed, memory and share of the machine's limit, alone or against others.
 
@@ -106,7 +92,7 @@ def bench_network(
     from stae_cli.benchmark.contenders import check_against
     from stae_cli.benchmark.run import run
 
-    device, cases, names = parse_device(device), _cases(size, batch), parse_names(against)
+    device, cases, names = opt.parse_device(device), _cases(size, batch), opt.parse_names(against)
     check_against(names)
     _check_variants(names, device)
     if plot is not None:
@@ -123,7 +109,7 @@ def bench_network(
         weights=checkpoint.name,
         against=names,
         device=device,
-        dtype=parse_dtype(dtype),
+        dtype=opt.parse_dtype(dtype),
         seconds=seconds,
         on_case=announce,
     )
@@ -139,14 +125,14 @@ def bench_network(
 
 def bench_path(
     folders: Folders,
-    weights: Weights = SEEDED,
-    architecture: ArchitectureName = None,
-    device: Device = "auto",
-    dtype: ComputeDtype = "auto",
-    workers: ReadersAndWriters = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    weights: opt.Weights = SEEDED,
+    architecture: opt.ArchitectureName = None,
+    device: opt.Device = "auto",
+    dtype: opt.ComputeDtype = "auto",
+    workers: opt.ReadersAndWriters = None,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Measure how fast the images of folders are encoded and decoded, from file to file.
 
@@ -159,9 +145,9 @@ def bench_path(
     from stae_cli.codec.device import pick_device
     from stae_cli.codec.pixel_codec import PixelCodec
 
-    place = pick_device(parse_device(device))
+    place = pick_device(opt.parse_device(device))
     checkpoint = load_weights(weights, architecture)
-    codec = PixelCodec(checkpoint.model(), device=place, dtype=parse_dtype(dtype))
+    codec = PixelCodec(checkpoint.model(), device=place, dtype=opt.parse_dtype(dtype))
     log_codec(codec)
     with TemporaryDirectory(prefix="stae-bench-") as folder:
         times = time_path(folders, checkpoint, codec, workers=workers, folder=Path(folder))
@@ -177,13 +163,13 @@ def bench_loop(
     batch: Batches = [1],  # noqa: B006
     transformer: Transformers = ["base"],  # noqa: B006
     seconds: Seconds = 20.0,
-    weights: Weights = SEEDED,
-    architecture: ArchitectureName = None,
-    device: Device = "auto",
-    dtype: ComputeDtype = "auto",
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    weights: opt.Weights = SEEDED,
+    architecture: opt.ArchitectureName = None,
+    device: opt.Device = "auto",
+    dtype: opt.ComputeDtype = "auto",
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Measure what encoding on the fly adds to a transformer's training step.
 
@@ -192,7 +178,7 @@ def bench_loop(
     from stae_cli.benchmark.loop import run_loop
     from stae_cli.benchmark.transformer import check_transformers
 
-    device, cases = parse_device(device), _cases(size, batch)
+    device, cases = opt.parse_device(device), _cases(size, batch)
     check_transformers(transformer)
     checkpoint = load_weights(weights, architecture)
 
@@ -206,7 +192,7 @@ def bench_loop(
         transformer,
         weights=checkpoint.name,
         device=device,
-        dtype=parse_dtype(dtype),
+        dtype=opt.parse_dtype(dtype),
         seconds=seconds,
         on_case=announce,
     )
@@ -238,7 +224,7 @@ def load_weights(name: str, architecture: str | None) -> "Checkpoint":
 def _cases(sizes: Sequence[str], batches: Sequence[int]) -> "list[Case]":
     from stae_cli.benchmark.report import Case
 
-    return [Case(*parse_size(size), batch) for size in sizes for batch in batches]
+    return [Case(*opt.parse_size(size), batch) for size in sizes for batch in batches]
 
 
 def _check_variants(names: Sequence[str], device: str) -> None:

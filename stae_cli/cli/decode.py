@@ -5,56 +5,34 @@ import os
 from functools import partial
 from typing import Annotated, Literal
 
+from stae_cli.cli import options as opt
 from stae_cli.cli.console import progress_bar
-from stae_cli.cli.engine import (
-    Actors,
-    EngineOption,
-    MaxActors,
-    MinActors,
-    RayAddress,
-    parse_place,
-)
-from stae_cli.cli.options import (
-    AsJson,
-    BatchPatches,
-    ComputeDtype,
-    Dest,
-    Devices,
-    Overwrite,
-    Quiet,
-    ReadersAndWriters,
-    RecordedWeights,
-    Sources,
-    Verbose,
-    file_option,
-    parse_dtype,
-)
+from stae_cli.cli.engine import Actors, EngineOption, MaxActors, MinActors, RayAddress, parse_place
 from stae_cli.cli.report import finish, log_codec
 
 Format = Literal["png", "webp", "jpg"]
 FormatOption = Annotated[
-    Format,
-    file_option("--format", help="File format of the images; png is lossless."),
+    Format, opt.file_option("--format", help="File format of the images; png is lossless.")
 ]
 
 
 def decode(
-    sources: Sources,
-    dest: Dest,
-    weights: RecordedWeights = None,
+    sources: opt.Sources,
+    dest: opt.Dest,
+    weights: opt.RecordedWeights = None,
     format: FormatOption = "png",  # noqa: A002
-    overwrite: Overwrite = False,
-    device: Devices = "auto",
-    dtype: ComputeDtype = "auto",
-    batch_patches: BatchPatches = None,
-    workers: ReadersAndWriters = None,
+    overwrite: opt.Overwrite = False,
+    device: opt.Devices = "auto",
+    dtype: opt.ComputeDtype = "auto",
+    batch_patches: opt.BatchPatches = None,
+    workers: opt.ReadersAndWriters = None,
     engine: EngineOption = "local",
     ray_address: RayAddress = None,
     min_actors: MinActors = 1,
     max_actors: MaxActors = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> int:
     """Decode latents (files, folders) to images of the original size.
 
@@ -82,7 +60,7 @@ def decode(
         )
         chosen = None if place.workers else pick_device(place.device)
         checkpoint = load()
-        maker = CodecMaker(load, checkpoint.fingerprint, parse_dtype(dtype), batch_patches)
+        maker = CodecMaker(load, checkpoint.fingerprint, opt.parse_dtype(dtype), batch_patches)
         if chosen is not None:
             codec = maker.codec_of(checkpoint, chosen)
             log_codec(codec)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from stae_cli.checkpoints.names import DEFAULT_WEIGHTS
+from stae_cli.cli import options as opt
 from stae_cli.cli.console import progress_bar
 from stae_cli.cli.engine import (
     Actors,
@@ -21,25 +22,6 @@ from stae_cli.cli.engine import (
     UnitRank,
     parse_place,
     parse_share,
-)
-from stae_cli.cli.options import (
-    AsJson,
-    Background,
-    BatchPatches,
-    ComputeDtype,
-    Devices,
-    EdgesOption,
-    MaxPixels,
-    Overwrite,
-    Quiet,
-    ReadersAndWriters,
-    ShortSide,
-    Square,
-    Verbose,
-    Weights,
-    file_option,
-    parse_dtype,
-    parse_prep,
 )
 from stae_cli.cli.report import finish, log_codec
 from stae_cli.errors import UsageError
@@ -66,7 +48,7 @@ LatentDest = Annotated[
 ]
 FromList = Annotated[
     str | None,
-    file_option(
+    opt.file_option(
         "--from-list",
         metavar="FILE",
         help="Read paths from FILE, one per line, relative to its folder; `-` is stdin.",
@@ -75,11 +57,11 @@ FromList = Annotated[
 ]
 SaveDtypeOption = Annotated[
     SaveDtype,
-    file_option("--save-dtype", metavar="DTYPE", help="Store latents in float16 or float32."),
+    opt.file_option("--save-dtype", metavar="DTYPE", help="Store latents in float16 or float32."),
 ]
 ShardSize = Annotated[
     int | None,
-    file_option(
+    opt.file_option(
         "--shard-size",
         metavar="N",
         min=0,
@@ -91,39 +73,41 @@ ShardSize = Annotated[
 ]
 KeepExtension = Annotated[
     bool,
-    file_option("--keep-extension", help="Name outputs cat.jpg.safetensors, not cat.safetensors."),
+    opt.file_option(
+        "--keep-extension", help="Name outputs cat.jpg.safetensors, not cat.safetensors."
+    ),
 ]
-Strict = Annotated[bool, file_option("--strict", help="Stop at the first failure.")]
+Strict = Annotated[bool, opt.file_option("--strict", help="Stop at the first failure.")]
 
 
 def encode(
     sources: ImageSources,
     dest: LatentDest,
-    weights: Weights = DEFAULT_WEIGHTS,
-    edges: EdgesOption = "pad",
-    short_side: ShortSide = None,
-    max_pixels: MaxPixels = None,
-    square: Square = None,
-    background: Background = "white",
+    weights: opt.Weights = DEFAULT_WEIGHTS,
+    edges: opt.EdgesOption = "pad",
+    short_side: opt.ShortSide = None,
+    max_pixels: opt.MaxPixels = None,
+    square: opt.Square = None,
+    background: opt.Background = "white",
     from_list: FromList = None,
     save_dtype: SaveDtypeOption = "float16",
     shard_size: ShardSize = None,
     keep_extension: KeepExtension = False,
-    overwrite: Overwrite = False,
+    overwrite: opt.Overwrite = False,
     strict: Strict = False,
-    device: Devices = "auto",
-    dtype: ComputeDtype = "auto",
-    batch_patches: BatchPatches = None,
-    workers: ReadersAndWriters = None,
+    device: opt.Devices = "auto",
+    dtype: opt.ComputeDtype = "auto",
+    batch_patches: opt.BatchPatches = None,
+    workers: opt.ReadersAndWriters = None,
     unit_rank: UnitRank = None,
     unit_count: UnitCount = None,
     engine: EngineOption = "local",
     ray_address: RayAddress = None,
     min_actors: MinActors = 1,
     max_actors: MaxActors = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> int:
     """Encode images (files, folders, tars, URLs) to latents, a .safetensors each or in shards.
 
@@ -135,7 +119,7 @@ def encode(
     actors = Actors(ray_address, min_actors, max_actors)
     place = parse_place(device, engine, os.environ, actors, verbose=verbose)
     settings = EncodeSettings(
-        prep=parse_prep(edges, short_side, max_pixels, square, background),
+        prep=opt.parse_prep(edges, short_side, max_pixels, square, background),
         save_dtype=save_dtype,
         shard_size=(REMOTE_SHARD if is_url(dest) else 0) if shard_size is None else shard_size,
         keep_extension=keep_extension,
@@ -156,7 +140,7 @@ def encode(
     maker = CodecMaker(
         partial(load_checkpoint, weights),
         checkpoint.fingerprint,
-        parse_dtype(dtype),
+        opt.parse_dtype(dtype),
         batch_patches,
     )
     codec = maker.codec_of(checkpoint, chosen) if chosen else None

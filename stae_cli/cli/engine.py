@@ -27,8 +27,7 @@ RAY_ENVIRONMENT = {
 Engine = Literal["local", "ray"]
 
 EngineOption = Annotated[
-    Engine,
-    sharing_option("--engine", help="ray: on the machines of a Ray cluster (`stae[ray]`)."),
+    Engine, sharing_option("--engine", help="ray: on the machines of a Ray cluster (`stae[ray]`).")
 ]
 RayAddress = Annotated[
     str | None,
@@ -40,8 +39,7 @@ RayAddress = Annotated[
     ),
 ]
 MinActors = Annotated[
-    int,
-    sharing_option("--min-actors", metavar="N", min=1, help="Ray actors to start with."),
+    int, sharing_option("--min-actors", metavar="N", min=1, help="Ray actors to start with.")
 ]
 MaxActors = Annotated[
     int | None,

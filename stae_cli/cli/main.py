@@ -7,6 +7,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from types import FrameType
 from typing import Annotated
 
@@ -39,7 +40,7 @@ RESUMING = ("encode", "decode", "train")
 
 
 class TerminationError(BaseException):
-    """SIGTERM arrived; unwinds like KeyboardInterrupt so that nothing is left half-written."""
+    """SIGTERM arrived; unwinds like KeyboardInterrupt, so that nothing is left half-written."""
 
 
 app = typer.Typer(
@@ -47,23 +48,18 @@ app = typer.Typer(
     help="Images to latents and back with StupidAE, a tiny and very fast autoencoder.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help is there a third sooner
+    rich_markup_mode=None,  # plain help starts a third sooner
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-app.command("encode", cls=SectionedCommand, short_help="Images (files, folders) to latents.")(
-    encode
-)
-app.command("decode", cls=SectionedCommand, short_help="Latents (files, folders) to pictures.")(
-    decode
-)
-app.command(
-    "roundtrip", cls=SectionedCommand, short_help="Reconstructions, comparison pictures, metrics."
-)(roundtrip)
-app.command("train", cls=SectionedCommand)(train)
+sectioned = partial(app.command, cls=SectionedCommand)
+sectioned("encode", short_help="Images (files, folders) to latents.")(encode)
+sectioned("decode", short_help="Latents (files, folders) to pictures.")(decode)
+sectioned("roundtrip", short_help="Reconstructions, comparison pictures, metrics.")(roundtrip)
+sectioned("train")(train)
 app.add_typer(bench, name="bench", short_help="Speed, memory and share of the machine's limit.")
 app.command("flops")(flops)
 app.command("inspect", short_help="What latents hold, from their headers alone.")(inspect)
-app.command("verify", short_help="Whether latents are whole, alike and up to date.")(verify)
+app.command("verify", short_help="Whether latents are whole, consistent and up to date.")(verify)
 app.command("stats", short_help="Mean, deviation, scale and correlation of latents.")(stats)
 app.add_typer(weights, name="weights")
 
@@ -79,10 +75,7 @@ def stae(
     version: Annotated[
         bool,
         typer.Option(
-            "--version",
-            help="Print the version and exit.",
-            is_eager=True,
-            callback=_print_version,
+            "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
         ),
     ] = False,
 ) -> None:
@@ -98,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     found: dict[str, object] = {}  # by callbacks of options
     try:
         with warnings.catch_warnings():
-            # What Pillow thinks of a file's metadata; what matters is an error, and listed.
+            # Pillow's opinions on metadata: what matters is an error, and is listed.
             warnings.filterwarnings("ignore", module=r"PIL\.")
             code = app(args=arguments, prog_name="stae", standalone_mode=False, obj=found)
     except typer.TyperException as error:
@@ -111,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_error(str(error))
         return FATAL
     except TerminationError:
-        print_error("terminated", _how_to_go_on(arguments))
+        print_error("terminated", _how_to_resume(arguments))
         return TERMINATED
     except Exception as error:  # noqa: BLE001  # the one place that may: a bug, here or elsewhere
         return _print_unexpected(error, verbose="verbose" in found)
@@ -119,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "verbose" in found:
             hide_log()
     if code == INTERRUPTED:  # Typer turns KeyboardInterrupt into this
-        print_error("interrupted", _how_to_go_on(arguments))
+        print_error("interrupted", _how_to_resume(arguments))
     return int(code or 0)
 
 
@@ -137,7 +130,7 @@ def _print_unexpected(error: Exception, *, verbose: bool) -> int:
 
 
 def _print_misuse(error: typer.TyperException) -> None:
-    """What is wrong with the command line; the help alone where it names no command."""
+    """What is wrong with the command line; only the help if it names no command."""
     context: typer.Context | None = getattr(error, "ctx", None)
     message = error.format_message().replace("Value error, ", "")
     if context is None:
@@ -146,28 +139,28 @@ def _print_misuse(error: typer.TyperException) -> None:
         print_help(message)
     else:
         path = context.command_path
-        if _lacks_a_place(error, context):
+        if _misses_a_place(error, context):
             message = f"`{path}` needs SOURCE and DEST"
         print_error(message, f"see `{path} --help`")
 
 
-def _lacks_a_place(error: typer.TyperException, context: typer.Context) -> bool:
-    """Whether SOURCE is missing, or DEST: what is given alone is taken for the last one."""
+def _misses_a_place(error: typer.TyperException, context: typer.Context) -> bool:
+    """Whether SOURCE or DEST is missing: one alone is taken for DEST."""
     names = {parameter.name for parameter in context.command.params}
     missing = getattr(error, "param", None)
     return {"sources", "dest"} <= names and missing is not None and missing.name == "sources"
 
 
-def _how_to_go_on(arguments: Sequence[str]) -> str:
-    """The hint after an interruption; empty where a command starts from its beginning again."""
+def _how_to_resume(arguments: Sequence[str]) -> str:
+    """The hint after an interruption; empty for commands that cannot resume."""
     command, replaces = next(iter(arguments), ""), "--overwrite" in arguments
     if command not in RESUMING or (replaces and command != "train"):
         return ""
-    return "run the same command again to go on where it stopped"
+    return "run the same command again to continue where it stopped"
 
 
 def run() -> None:
-    """The `stae` program, once it is loaded."""
+    """The `stae` program, after loading."""
     signal.signal(signal.SIGTERM, _terminate)
     open_streams()
     code = main()

@@ -39,15 +39,13 @@ Dtype = Literal["auto", "float16", "bfloat16", "float32"]
 Edges = Literal["pad", "crop", "error"]
 
 Sources = Annotated[
-    list[str],
-    typer.Argument(metavar="SOURCE", help="Files, folders or URLs.", show_default=False),
+    list[str], typer.Argument(metavar="SOURCE", help="Files, folders or URLs.", show_default=False)
 ]
 Dest = Annotated[
     str, typer.Argument(metavar="DEST", help="Folder for the results, created if absent.")
 ]
 Weights = Annotated[
-    str,
-    network_option("--weights", metavar="NAME", envvar="STAE_WEIGHTS", help=WEIGHTS_HELP),
+    str, network_option("--weights", metavar="NAME", envvar="STAE_WEIGHTS", help=WEIGHTS_HELP)
 ]
 RecordedWeights = Annotated[
     str | None,
@@ -68,8 +66,7 @@ ArchitectureName = Annotated[
     ),
 ]
 Device = Annotated[
-    str,
-    machine_option("--device", metavar="DEVICE", help="auto, cuda, cuda:N, mps or cpu."),
+    str, machine_option("--device", metavar="DEVICE", help="auto, cuda, cuda:N, mps or cpu.")
 ]
 Devices = Annotated[
     str,
@@ -99,8 +96,7 @@ BatchPatches = Annotated[
     ),
 ]
 Workers = Annotated[
-    int | None,
-    machine_option("--workers", metavar="N", min=1, help="Reading threads."),
+    int | None, machine_option("--workers", metavar="N", min=1, help="Reading threads.")
 ]
 ReadersAndWriters = Annotated[
     int | None,
@@ -129,12 +125,10 @@ Square = Annotated[
     image_option("--square", metavar="N", min=1, help="Resize and centre-crop to N x N."),
 ]
 Background = Annotated[
-    str,
-    image_option("--background", metavar="COLOUR", help="Colour behind transparent pixels."),
+    str, image_option("--background", metavar="COLOUR", help="Colour behind transparent pixels.")
 ]
 Overwrite = Annotated[
-    bool,
-    file_option("--overwrite", help="Write every output again instead of resuming."),
+    bool, file_option("--overwrite", help="Write every output again instead of resuming.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 

@@ -55,7 +55,7 @@ def finish(
         _print_summary(report, plan, verb)
         if codec is not None and codec.ran_out_of_memory:
             print_warning(
-                f"`{codec.device}` ran out of memory; it went on with {codec.batch_patches} "
+                f"`{codec.device}` ran out of memory; it continued with {codec.batch_patches} "
                 f"patches at once (`--batch-patches {codec.batch_patches}` starts with that)"
             )
         if codec is not None and codec.unfused:

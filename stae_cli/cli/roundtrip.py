@@ -6,27 +6,8 @@ import math
 from typing import TYPE_CHECKING
 
 from stae_cli.checkpoints.names import DEFAULT_WEIGHTS
+from stae_cli.cli import options as opt
 from stae_cli.cli.console import print_fact, print_table, progress_bar
-from stae_cli.cli.options import (
-    AsJson,
-    Background,
-    BatchPatches,
-    ComputeDtype,
-    Dest,
-    Device,
-    EdgesOption,
-    MaxPixels,
-    Quiet,
-    ReadersAndWriters,
-    ShortSide,
-    Sources,
-    Square,
-    Verbose,
-    Weights,
-    parse_device,
-    parse_dtype,
-    parse_prep,
-)
 from stae_cli.cli.report import finish, log_codec
 
 if TYPE_CHECKING:
@@ -37,21 +18,21 @@ ROWS_SHOWN = 25
 
 
 def roundtrip(
-    sources: Sources,
-    dest: Dest,
-    weights: Weights = DEFAULT_WEIGHTS,
-    edges: EdgesOption = "pad",
-    short_side: ShortSide = None,
-    max_pixels: MaxPixels = None,
-    square: Square = None,
-    background: Background = "white",
-    device: Device = "auto",
-    dtype: ComputeDtype = "auto",
-    batch_patches: BatchPatches = None,
-    workers: ReadersAndWriters = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    sources: opt.Sources,
+    dest: opt.Dest,
+    weights: opt.Weights = DEFAULT_WEIGHTS,
+    edges: opt.EdgesOption = "pad",
+    short_side: opt.ShortSide = None,
+    max_pixels: opt.MaxPixels = None,
+    square: opt.Square = None,
+    background: opt.Background = "white",
+    device: opt.Device = "auto",
+    dtype: opt.ComputeDtype = "auto",
+    batch_patches: opt.BatchPatches = None,
+    workers: opt.ReadersAndWriters = None,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> int:
     """Encode and decode images, and compare: side by side, PSNR, SSIM and MSE.
 
@@ -60,8 +41,8 @@ def roundtrip(
     from stae_cli.runs.roundtrip import RoundtripSettings, plan_roundtrip
     from stae_cli.runs.roundtrip import roundtrip as run
 
-    device = parse_device(device)
-    prep = parse_prep(edges, short_side, max_pixels, square, background)
+    device = opt.parse_device(device)
+    prep = opt.parse_prep(edges, short_side, max_pixels, square, background)
     plan = plan_roundtrip(sources, dest, RoundtripSettings(prep=prep, workers=workers))
 
     from stae_cli.checkpoints.checkpoint import load_checkpoint
@@ -71,7 +52,7 @@ def roundtrip(
     place = pick_device(device)
     checkpoint = load_checkpoint(weights)
     codec = PixelCodec(
-        checkpoint.model(), device=place, dtype=parse_dtype(dtype), batch_patches=batch_patches
+        checkpoint.model(), device=place, dtype=opt.parse_dtype(dtype), batch_patches=batch_patches
     )
     log_codec(codec)
     with progress_bar(plan.total, what="roundtrip", quiet=quiet) as advance:

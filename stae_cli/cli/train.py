@@ -10,20 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from stae_cli.cli import options as opt
 from stae_cli.cli.console import log_info, share_bar
-from stae_cli.cli.options import (
-    WEIGHTS_HELP,
-    ArchitectureName,
-    AsJson,
-    Device,
-    Quiet,
-    Verbose,
-    Workers,
-    file_option,
-    machine_option,
-    network_option,
-    parse_device,
-)
 from stae_cli.cli.report import announce_training, finish_training, progress_shown
 from stae_cli.errors import UsageError
 
@@ -59,16 +47,16 @@ SnooOption = Annotated[
 ]
 DtypeOption = Annotated[
     TrainDtype,
-    machine_option(
+    opt.machine_option(
         "--dtype",
         metavar="DTYPE",
         help="bfloat16, float32, or auto: bfloat16 on CUDA, else float32.",
     ),
 ]
-Compile = Annotated[bool, machine_option("--compile", help="Compile the network first.")]
+Compile = Annotated[bool, opt.machine_option("--compile", help="Compile the network first.")]
 Replace = Annotated[
     bool,
-    file_option(
+    opt.file_option(
         "--overwrite", help="Replace CHECKPOINT, and an unfinished run with other settings."
     ),
 ]
@@ -81,22 +69,23 @@ Photos = Annotated[
     ),
 ]
 Out = Annotated[
-    Path,
-    file_option("--out", metavar="CHECKPOINT", help="The .safetensors to write."),
+    Path, opt.file_option("--out", metavar="CHECKPOINT", help="The .safetensors to write.")
 ]
 From = Annotated[
     str | None,
-    network_option("--from", metavar="NAME", help=f"Start from this checkpoint. {WEIGHTS_HELP}"),
+    opt.network_option(
+        "--from", metavar="NAME", help=f"Start from this checkpoint. {opt.WEIGHTS_HELP}"
+    ),
 ]
 InitOption = Annotated[
     Init | None,
-    network_option(
+    opt.network_option(
         "--init", help="Start of a new checkpoint: PCA of the photos (default), or random."
     ),
 ]
 StageOption = Annotated[
     int,
-    network_option(
+    opt.network_option(
         "--stage",
         metavar="2",
         min=1,
@@ -107,7 +96,7 @@ StageOption = Annotated[
 ]
 Validate = Annotated[
     Path | None,
-    file_option(metavar="FOLDER", help="Photos to measure PSNR on; never trained on."),
+    opt.file_option(metavar="FOLDER", help="Photos to measure PSNR on; never trained on."),
 ]
 Steps = Annotated[int | None, recipe_option(metavar="N", min=1, help="Train for N steps.")]
 Minutes = Annotated[
@@ -121,23 +110,20 @@ Rate = Annotated[
     ),
 ]
 Batch = Annotated[
-    int | None,
-    recipe_option(metavar="N", min=1, max=1 << 20, help="Crops per step."),
+    int | None, recipe_option(metavar="N", min=1, max=1 << 20, help="Crops per step.")
 ]
 Seed = Annotated[
     int, recipe_option(metavar="N", min=0, max=(1 << 64) - 1, help="Of crops and random starts.")
 ]
-Crop = Annotated[
-    int | None,
-    recipe_option(metavar="PIXELS", min=8, help="Side of the crops."),
-]
+Crop = Annotated[int | None, recipe_option(metavar="PIXELS", min=8, help="Side of the crops.")]
 Memory = Annotated[
     float,
-    machine_option(metavar="GB", min=0, help="Memory for decoded photos; the rest are left out."),
+    opt.machine_option(
+        metavar="GB", min=0, help="Memory for decoded photos; the rest are left out."
+    ),
 ]
 SaveEvery = Annotated[
-    float,
-    file_option(metavar="MINUTES", min=0, help="Time between saves of the state."),
+    float, opt.file_option(metavar="MINUTES", min=0, help="Time between saves of the state.")
 ]
 
 
@@ -148,7 +134,7 @@ def train(
     save_every: SaveEvery = 5.0,
     overwrite: Replace = False,
     from_: From = None,
-    architecture: ArchitectureName = None,
+    architecture: opt.ArchitectureName = None,
     stage: StageOption = 1,
     init: InitOption = None,
     recipe: RecipeOption = "default",
@@ -160,21 +146,21 @@ def train(
     optimizer: OptimizerOption = None,
     snoo: SnooOption = None,
     seed: Seed = 0,
-    device: Device = "auto",
+    device: opt.Device = "auto",
     dtype: DtypeOption = "auto",
     compile: Compile = False,  # noqa: A002
     memory: Memory = 4.0,
-    workers: Workers = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    workers: opt.Workers = None,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> int:
     """Train or fine-tune a checkpoint on photos.
 
     Run the same command again after an interruption: it continues from the last saved state.
     To start from the beginning, remove the folder NAME.training beside NAME.safetensors.
     """
-    device = parse_device(device)
+    device = opt.parse_device(device)
     if stage == 2 and from_ is None:
         raise UsageError(
             "a second stage needs its first", "name its checkpoint with `--from`, such as builtin"

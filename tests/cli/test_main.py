@@ -53,7 +53,7 @@ def test_what_is_wrong_is_said_with_where_to_look(stae, arguments, words):
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
-        (["encode", EXAMPLES, "out"], "run the same command again to go on where it stopped"),
+        (["encode", EXAMPLES, "out"], "run the same command again to continue where it stopped"),
         (["encode", EXAMPLES, "out", "--overwrite"], ""),
         (["bench", "--size", "8"], ""),
         (["weights", "show", "builtin"], ""),

@@ -137,7 +137,7 @@ def _set_verbose(context: typer.Context, wanted: bool) -> bool:
     if wanted and context.params.get("quiet"):
         raise UsageError("`--verbose` and `--quiet` contradict each other", "give one of them")
     if wanted:
-        context.obj["verbose"] = True
+        context.ensure_object(dict)["verbose"] = True
         show_log()
     return wanted
 
@@ -179,20 +179,17 @@ class SectionedGroup(TyperGroup):
 
 def _write_sections(command: TyperCommand | TyperGroup, context: Any, formatter: Any) -> None:
     sections: dict[str, list[tuple[str, str]]] = {}
-    general: list[tuple[str, str]] = []
     for parameter in command.get_params(context):
-        name, text = parameter.get_help_record(context) or ("", "")
+        if (record := parameter.get_help_record(context)) is None:  # hidden
+            continue
+        name, title = record[0], getattr(parameter, "rich_help_panel", None) or GENERAL
         if parameter.param_type_name == "argument":
-            row = name.partition(" <")[0], text
-            sections.setdefault("Arguments", []).append(row)
-        elif panel := getattr(parameter, "rich_help_panel", None):
-            sections.setdefault(panel, []).append((name, _without_range(text)))
-        else:
-            general.append((name, text))
-    for title, rows in [*sections.items(), (GENERAL, general)]:
+            name, title = name.partition(" <")[0], "Arguments"
+        row = name.ljust(NAME_COLUMN), _without_range(record[1])
+        sections.setdefault(title, []).append(row)
+    for title in sorted(sections, key=lambda title: title == GENERAL):  # that one last
         with formatter.section(title):
-            aligned = [(name.ljust(NAME_COLUMN), text) for name, text in rows]
-            formatter.write_dl(aligned, col_max=NAME_COLUMN)
+            formatter.write_dl(sections[title], col_max=NAME_COLUMN)
 
 
 def _without_range(text: str) -> str:

@@ -1,6 +1,6 @@
 """stae: images to latents and back with StupidAE.
 
-The names below are imported on first use, so that `stae --help` need not wait for torch.
+The names below are imported on first use: `stae --help` does not wait for torch.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
 """Errors that stae raises on purpose: each says what happened, which file, and what to do.
 
-StaeError                anything below; the command line prints it and exits 1
+StaeError                all of the below; the command line prints it and exits 1
   UsageError             the request makes no sense as typed; exits 2
-  CheckpointError        a checkpoint is absent, damaged, or not the one that is needed
-  DeviceError            a device or dtype was asked for that this machine does not have
-  InputError             one input cannot be used; a run lists it and goes on
+  CheckpointError        a checkpoint is absent, damaged, or not the right one
+  DeviceError            the requested device or dtype is not available here
+  InputError             one input cannot be used; a run lists it and continues
 """
 
 from __future__ import annotations
 
 
 class StaeError(Exception):
-    """A failure with a remedy.
+    """A failure that the user can do something about.
 
     Args:
         message: what happened and to which file, without a final full stop.
@@ -24,7 +24,7 @@ class StaeError(Exception):
         self.hint = hint
 
     def __reduce__(self) -> tuple[type[StaeError], tuple[str, str]]:
-        """Travels between processes."""
+        """Keeps message and hint when pickled."""
         return type(self), (self.message, self.hint)
 
 
@@ -33,12 +33,12 @@ class UsageError(StaeError):
 
 
 class CheckpointError(StaeError):
-    """A checkpoint is absent, damaged, or not the one that is needed."""
+    """A checkpoint is absent, damaged, or not the right one."""
 
 
 class DeviceError(StaeError):
-    """A device or dtype was asked for that this machine does not have."""
+    """The requested device or dtype is not available here."""
 
 
 class InputError(StaeError):
-    """One input cannot be used; a run lists it and goes on with the others."""
+    """One input cannot be used; a run lists it and continues with the others."""

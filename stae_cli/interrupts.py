@@ -1,8 +1,8 @@
-"""Ctrl-C and SIGTERM, held back until what is in flight is safe.
+"""Ctrl-C and SIGTERM, delayed until work in progress is safe.
 
-An exception out of a signal handler can strike anywhere, also between taking a lock and the block
-that would release it; the threads that wait for it then wait for ever. So handlers only take note,
-and the main loops look whether they have.
+An exception from a signal handler can be raised anywhere, even between taking a lock and the block
+that releases it, which leaves other threads waiting forever. So handlers only record the signal,
+and main loops check for it.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from contextlib import contextmanager
 from types import FrameType
 
 HELD = (signal.SIGINT, signal.SIGTERM)
-SHELLS_BASE = 128  # exit codes of processes that a signal ended, as shells count them
+SHELLS_BASE = 128  # shells report 128 + N for a process that signal N ended
 
 
 class Interrupts:
-    """Signals that arrived and wait to be let through."""
+    """The signal that has arrived, if any."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
 
     def catch(self, number: int, _frame: FrameType | None) -> None:
-        """The handler; a second signal, from someone in a hurry, ends the process at once."""
+        """The handler; a second signal ends the process at once."""
         if self.signal is not None:
             os._exit(SHELLS_BASE + number)
         self.signal = number
@@ -33,9 +33,9 @@ class Interrupts:
 
 @contextmanager
 def held_interrupts() -> Iterator[Interrupts]:
-    """Holds signals back within; one that arrived takes its usual course afterwards."""
+    """Delays signals inside the block; one that arrived is raised again after it."""
     interrupts = Interrupts()
-    if threading.current_thread() is not threading.main_thread():  # which alone gets signals
+    if threading.current_thread() is not threading.main_thread():  # only that one gets signals
         yield interrupts
         return
     held = [number for number in HELD if signal.getsignal(number) is not signal.SIG_IGN]

@@ -1,4 +1,4 @@
-"""How far a reconstruction is from its original, on 8-bit pixels: MSE, PSNR and SSIM."""
+"""The distance of a reconstruction from its original, on 8-bit pixels: MSE, PSNR and SSIM."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Pixels = npt.NDArray[np.uint8]
 HALF_RANGE = 127.5  # pixels are compared on the network's scale, [-1, 1]
 SSIM_TAPS = 11
 SSIM_SIGMA = 1.5
-STRIP_PIXELS = 1 << 17  # keeps SSIM's dozen float64 temporaries to about 12 MB
-STRIP_ROWS = 100  # at least, so that the rows which strips share cost little
+STRIP_PIXELS = 1 << 17  # keeps SSIM's dozen float64 buffers at about 12 MB
+STRIP_ROWS = 100  # at least, so that the rows that strips share cost little
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Score:
     """How far one reconstruction is from its original.
 
     `mse` is on the scale [-1, 1]. `psnr` is in dB, infinite for identical pictures. `ssim` is
-    None for a picture with a side below 11, which the window does not fit into.
+    None if a side is below 11, the size of its window.
     """
 
     mse: float
@@ -42,8 +42,8 @@ class Overall:
     """Figures of a set of pictures.
 
     `mse` is pooled over all pixels. `psnr` is the mean over the pictures that differ at all
-    (infinite if none does), so that one reproduced exactly does not hide the others; `identical`
-    says how many were. `ssim` is the mean over the pictures that have one, None if none has.
+    (infinite if none does), so that an exact reproduction does not hide the others; `identical`
+    counts those. `ssim` is the mean over the pictures that have one, None if none has.
     """
 
     pictures: int
@@ -62,14 +62,14 @@ def compare(original: Pixels, reconstruction: Pixels) -> Score:
 
     MSE = mean((a - b)^2) / 127.5^2, PSNR = 10 log10(4 / MSE). SSIM is that of Wang et al., Image
     quality assessment (IEEE TIP, 2004): 11-tap Gaussian window, sigma 1.5, data range 255,
-    population covariance, averaged over the places where the window fits and over RGB.
+    population covariance, averaged over the positions where the window fits and over RGB.
 
     Args:
         original: (H, W, 3) uint8.
         reconstruction: (H, W, 3) uint8 of the same size.
 
     Raises:
-        ValueError: anything else.
+        ValueError: other dtypes or shapes.
     """
     for pixels in (original, reconstruction):
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
@@ -107,13 +107,13 @@ def psnr(mse: float) -> float:
 
 
 def mean_psnr(ratios: Sequence[float]) -> float:
-    """The mean in dB of those that are finite, infinite if none is."""
+    """The mean in dB of the finite ones, infinite if there are none."""
     differing = [ratio for ratio in ratios if math.isfinite(ratio)]
     return _mean(differing) if differing else math.inf
 
 
 def _mean_squared_error(original: Pixels, reconstruction: Pixels) -> float:
-    total = 0  # an exact integer, so strips of any height give the same figure
+    total = 0  # an exact integer: the strips' height does not change the figure
     for top, bottom in _strips(*original.shape[:2]):
         difference = np.subtract(original[top:bottom], reconstruction[top:bottom], dtype=np.int32)
         total += int(np.square(difference, out=difference).sum(dtype=np.int64))
@@ -136,9 +136,9 @@ def _similarity(original: Pixels, reconstruction: Pixels) -> float | None:
 
 
 def _mean_similarity(original: Pixels, reconstruction: Pixels) -> float:
-    """SSIM of one channel's strip (h, W), averaged over the places where the window fits."""
+    """SSIM of one channel's strip (h, W), averaged over the positions where the window fits."""
     similarity = structural_similarity(
-        original.astype(np.float64),  # in float32 bright flat pictures lose the sixth digit
+        original.astype(np.float64),  # float32 loses the sixth digit of bright flat pictures
         reconstruction.astype(np.float64),
         win_size=SSIM_TAPS,
         gaussian_weights=True,

@@ -97,9 +97,7 @@ def load_checkpoint(name: str) -> Checkpoint:
         CheckpointError: unknown, unreachable, damaged, or not a StupidAE.
     """
     located = locate(name)
-    checkpoint = read_checkpoint(located.path, name=located.name)
-    _log.info("weights %s (%s) from %s", located.name, checkpoint.fingerprint[:12], located.path)
-    return checkpoint
+    return read_checkpoint(located.path, name=located.name)
 
 
 def load_model(name: str | os.PathLike[str]) -> StupidAE:
@@ -232,7 +230,9 @@ def read_checkpoint(path: Path, *, name: str) -> Checkpoint:
     _check_tensors(tensors, expected, architecture, path)
     # After the checks: an expanded tensor can claim any size in a small file.
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    return Checkpoint(name, fingerprint(tensors), architecture, tensors, metadata)
+    checkpoint = Checkpoint(name, fingerprint(tensors), architecture, tensors, metadata)
+    _log.info("checkpoint %s, fingerprint %s, from %s", name, checkpoint.fingerprint[:12], path)
+    return checkpoint
 
 
 def write_checkpoint(

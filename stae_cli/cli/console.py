@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +12,9 @@ from typing import Any, TextIO
 
 from stae_cli.errors import StaeError
 
-UNBOUNDED = 100_000  # columns of a terminal: what does not fit runs over
+UNBOUNDED = 100_000  # columns: longer lines are wrapped by the terminal, not by us
+LAST_STREAM = 2  # stderr
+CLEAR_LINE = "\r\x1b[K"  # of a terminal, where another process may have drawn its bar
 
 
 def print_error(message: str, hint: str = "") -> None:
@@ -26,17 +30,17 @@ def print_warning(message: str) -> None:
 
 
 def print_note(message: str) -> None:
-    """One line on stderr, of how a run went."""
+    """One line on stderr about how a run goes."""
     _console(sys.stderr).print(printable(message), markup=False, highlight=False, soft_wrap=True)
 
 
 def print_help(text: str) -> None:
-    """A command's help on stderr, where it was not asked for."""
+    """A command's help on stderr, for a command line that did not ask for it."""
     sys.stderr.write(f"{text}\n")
 
 
 def print_line(text: str) -> None:
-    """One line of data on stdout; raises what `_stdout` raises, like all that write there."""
+    """One line of data on stdout; raises what `_stdout` raises, like all functions that use it."""
     with _stdout() as stdout:
         stdout.write(f"{text}\n")
 
@@ -54,7 +58,7 @@ def print_json(value: Any) -> None:
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table on stdout; the first column is text, the others are aligned right.
 
-    Where there is no room for it, its lines run over: columns of a few letters are hard to read.
+    In a narrow terminal its lines wrap as a whole: columns of a few letters are hard to read.
     """
     from rich import box
     from rich.table import Table
@@ -76,7 +80,7 @@ def printable(text: str) -> str:
 
 @contextmanager
 def progress_bar(total: int | None, *, what: str, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr; yields a function that moves it on by a number of steps."""
+    """A bar on stderr; yields a function that advances it by a number of steps."""
     from tqdm import tqdm
 
     hidden = quiet or not sys.stderr.isatty()
@@ -90,15 +94,15 @@ def progress_bar(total: int | None, *, what: str, quiet: bool) -> Iterator[Calla
 
 @contextmanager
 def share_bar(what: str, *, quiet: bool) -> Iterator[Callable[[float, str], None]]:
-    """A bar on stderr; yields a function that sets the share that is done, and words beside it."""
+    """A bar on stderr; yields a function that sets the finished share and the text beside it."""
     from tqdm import tqdm
 
     hidden = quiet or not sys.stderr.isatty()
     form = "{desc}: {percentage:5.1f}%|{bar}| {elapsed}<{remaining}{postfix}"
     with tqdm(total=1.0, desc=what, bar_format=form, disable=hidden, file=sys.stderr) as bar:
 
-        def show(share: float, words: str) -> None:
-            bar.set_postfix_str(words, refresh=False)
+        def show(share: float, text: str) -> None:
+            bar.set_postfix_str(text, refresh=False)
             bar.update(share - bar.n)
 
         yield show
@@ -106,11 +110,11 @@ def share_bar(what: str, *, quiet: bool) -> Iterator[Callable[[float, str], None
 
 @contextmanager
 def _stdout() -> Iterator[TextIO]:
-    """Where data go; they have gone there at the end.
+    """The stream for data, flushed at the end.
 
     Raises:
-        StaeError: it is closed, or takes no more.
-        BrokenPipeError: whoever reads it has seen enough; Typer ends quietly then.
+        StaeError: it is closed, or cannot be written to.
+        BrokenPipeError: its reader has closed it; Typer then exits quietly.
     """
     if sys.stdout is None:
         raise StaeError("cannot write to stdout: it is closed", "send it to a file or a pipe")
@@ -134,3 +138,73 @@ def _console(stream: TextIO | None) -> Any:
     from rich.console import Console
 
     return Console(file=stream, width=UNBOUNDED)
+
+
+class _AboveBar:
+    """Stderr for lines of the log: a progress bar is drawn again below each of them."""
+
+    def write(self, text: str) -> None:
+        from tqdm import tqdm
+
+        terminal = sys.stderr.isatty() and os.name != "nt"
+        tqdm.write(CLEAR_LINE * terminal + text, file=sys.stderr, end="")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def show_log() -> None:
+    """Writes what stae logs to stderr, as `info: ...`; to be called in each process of a run."""
+    import logging  # here, like other libraries: `stae --help` is there sooner
+
+    def prepare(record: logging.LogRecord) -> bool:
+        record.label = record.levelname.lower()
+        record.msg, record.args = printable(record.getMessage()), ()
+        return True
+
+    handler = logging.StreamHandler(_AboveBar())
+    handler.addFilter(prepare)
+    handler.setFormatter(logging.Formatter("%(label)s: %(message)s"))
+    log = logging.getLogger("stae_cli")
+    log.handlers[:] = [handler]
+    log.setLevel(logging.DEBUG)
+
+
+def hide_log() -> None:
+    """Undoes `show_log`."""
+    import logging
+
+    log = logging.getLogger("stae_cli")
+    log.handlers.clear()
+    log.setLevel(logging.NOTSET)
+
+
+def log_info(message: str) -> None:
+    """Logs what the command line itself found or chose."""
+    import logging
+
+    logging.getLogger("stae_cli.cli").info("%s", message)
+
+
+def open_streams() -> None:
+    """Opens the null device in place of standard streams that the caller closed.
+
+    Otherwise the next files to be opened would get their numbers, and what libraries print there.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= LAST_STREAM:
+        pass
+    os.close(descriptor)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(LAST_STREAM, "w")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # its encoding may not cover every file name
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def leave_stdout() -> None:
+    """Drops what stdout did not take: it has been reported, and Python would try it again."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

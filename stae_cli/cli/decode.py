@@ -1,88 +1,49 @@
 """`stae decode`: latents to pictures."""
 
-from __future__ import annotations
-
+# Not `from __future__ import annotations`: Typer would evaluate each string eight times.
 import os
-from enum import StrEnum
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
-import typer
-
+from stae_cli.cli import options as opt
 from stae_cli.cli.console import progress_bar
-from stae_cli.cli.engine import (
-    Engine,
-    EngineOption,
-    MaxActors,
-    MinActors,
-    RayAddress,
-    parse_place,
-)
-from stae_cli.cli.options import (
-    WEIGHTS_HELP,
-    AsJson,
-    BatchPatches,
-    ComputeDtype,
-    Dest,
-    Devices,
-    Dtype,
-    Overwrite,
-    Quiet,
-    ReadersAndWriters,
-    Sources,
-    parse_dtype,
-)
-from stae_cli.cli.report import finish
+from stae_cli.cli.engine import Actors, EngineOption, MaxActors, MinActors, RayAddress, parse_place
+from stae_cli.cli.report import finish, log_codec
 
-
-class Format(StrEnum):
-    """File formats of pictures; png keeps every pixel."""
-
-    png = "png"
-    webp = "webp"
-    jpg = "jpg"
-
-
-RecordedWeights = Annotated[
-    str | None,
-    typer.Option(
-        "--weights",
-        metavar="NAME",
-        envvar="STAE_WEIGHTS",
-        help=f"{WEIGHTS_HELP} By default the one that the latents record.",
-    ),
+Format = Literal["png", "webp", "jpg"]
+FormatOption = Annotated[
+    Format, opt.file_option("--format", help="File format of the images; png is lossless.")
 ]
 
 
 def decode(
-    sources: Sources,
-    dest: Dest,
-    weights: RecordedWeights = None,
-    device: Devices = "auto",
-    dtype: ComputeDtype = Dtype.auto,
-    format: Annotated[Format, typer.Option(help="File format of the pictures.")] = Format.png,  # noqa: A002
-    batch_patches: BatchPatches = None,
-    workers: ReadersAndWriters = None,
-    engine: EngineOption = Engine.local,
+    sources: opt.Sources,
+    dest: opt.Dest,
+    weights: opt.RecordedWeights = None,
+    format: FormatOption = "png",  # noqa: A002
+    overwrite: opt.Overwrite = False,
+    device: opt.Devices = "auto",
+    dtype: opt.ComputeDtype = "auto",
+    batch_patches: opt.BatchPatches = None,
+    workers: opt.ReadersAndWriters = None,
+    engine: EngineOption = "local",
     ray_address: RayAddress = None,
     min_actors: MinActors = 1,
     max_actors: MaxActors = None,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> int:
-    """Decode latents (files, folders) to pictures of the original size.
+    """Decode latents (files, folders) to images of the original size.
 
-    What is done already is skipped, so an interrupted run goes on where it stopped.
+    Finished outputs are skipped, so an interrupted run continues where it stopped.
     """
     from stae_cli.runs import decode as running
     from stae_cli.runs.decode_plan import DecodeSettings, plan_decode
 
-    place = parse_place(
-        device, engine, os.environ,
-        address=ray_address, min_actors=min_actors, max_actors=max_actors,
-    )  # fmt: skip
-    settings = DecodeSettings(format=format.value, overwrite=overwrite, workers=workers)
+    actors = Actors(ray_address, min_actors, max_actors)
+    place = parse_place(device, engine, os.environ, actors, verbose=verbose)
+    settings = DecodeSettings(format=format, overwrite=overwrite, workers=workers)
     plan = plan_decode(sources, dest, settings)
     codec = maker = None
     if plan.outputs:
@@ -99,9 +60,10 @@ def decode(
         )
         chosen = None if place.workers else pick_device(place.device)
         checkpoint = load()
-        maker = CodecMaker(load, checkpoint.fingerprint, parse_dtype(dtype), batch_patches)
+        maker = CodecMaker(load, checkpoint.fingerprint, opt.parse_dtype(dtype), batch_patches)
         if chosen is not None:
             codec = maker.codec_of(checkpoint, chosen)
+            log_codec(codec)
     with progress_bar(plan.total, what="decode", quiet=quiet) as advance:
         if place.workers and maker:
             report = running.decode_with(place.workers, plan, maker, advance=advance)

@@ -1,10 +1,8 @@
 """`stae encode`: images to latents."""
 
-from __future__ import annotations
-
+# Not `from __future__ import annotations`: Typer would evaluate each string eight times.
 import os
 import sys
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,133 +10,117 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from stae_cli.checkpoints.names import DEFAULT_WEIGHTS
+from stae_cli.cli import options as opt
 from stae_cli.cli.console import progress_bar
 from stae_cli.cli.engine import (
-    Engine,
+    Actors,
     EngineOption,
     MaxActors,
     MinActors,
     RayAddress,
+    UnitCount,
+    UnitRank,
     parse_place,
+    parse_share,
 )
-from stae_cli.cli.options import (
-    AsJson,
-    BatchPatches,
-    ComputeDtype,
-    Devices,
-    Dtype,
-    KeepExtension,
-    Overwrite,
-    Quiet,
-    ReadersAndWriters,
-    Weights,
-    parse_dtype,
-)
-from stae_cli.cli.prep import (
-    Background,
-    Edges,
-    EdgesOption,
-    MaxPixels,
-    ShortSide,
-    Square,
-    parse_prep,
-)
-from stae_cli.cli.report import finish
-from stae_cli.cli.share import UnitCount, UnitRank, parse_share
+from stae_cli.cli.report import finish, log_codec
 from stae_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from stae_cli.storage.sources import SourceList
 
-REMOTE_SHARD = 256  # stores are slow with small objects
-LARGEST_SHARD = 10_000  # headers of more are slow to read
+REMOTE_SHARD = 256  # object stores are slow with small objects
+LARGEST_SHARD = 10_000  # larger headers are slow to read
+
+SaveDtype = Literal["float16", "float32"]
 
 ImageSources = Annotated[
     list[str],
     typer.Argument(
         metavar="SOURCE",
-        help="Files, folders, tars or URLs of them; may be left out with --from-list alone.",
-        default_factory=list,  # a `--from-list` may stand in
+        help="Files, folders, tars or URLs of them; optional with --from-list.",
+        default_factory=list,
         show_default=False,
     ),
 ]
 LatentDest = Annotated[
-    str, typer.Argument(metavar="DEST", help="Folder for the results, made if absent; or a URL.")
+    str, typer.Argument(metavar="DEST", help="Folder for the results, created if absent; or a URL.")
 ]
 FromList = Annotated[
     str | None,
-    typer.Option(
+    opt.file_option(
         "--from-list",
         metavar="FILE",
-        help="Read paths from FILE, one a line, relative to its folder; `-`: from stdin.",
+        help="Read paths from FILE, one per line, relative to its folder; `-` is stdin.",
         show_default=False,
     ),
+]
+SaveDtypeOption = Annotated[
+    SaveDtype,
+    opt.file_option("--save-dtype", metavar="DTYPE", help="Store latents in float16 or float32."),
 ]
 ShardSize = Annotated[
     int | None,
-    typer.Option(
+    opt.file_option(
         "--shard-size",
+        metavar="N",
         min=0,
         max=LARGEST_SHARD,
-        help="Images to a file; 0: a file for each. By default 0 in folders, 256 on stores.",
+        help="Images per file; 0 writes one file per image. By default 0 in folders, 256 on "
+        "object stores.",
         show_default=False,
     ),
 ]
-Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first failure.")]
-
-
-class SaveDtype(StrEnum):
-    """What latents are stored in."""
-
-    float16 = "float16"
-    float32 = "float32"
+KeepExtension = Annotated[
+    bool,
+    opt.file_option(
+        "--keep-extension", help="Name outputs cat.jpg.safetensors, not cat.safetensors."
+    ),
+]
+Strict = Annotated[bool, opt.file_option("--strict", help="Stop at the first failure.")]
 
 
 def encode(
     sources: ImageSources,
     dest: LatentDest,
-    weights: Weights = DEFAULT_WEIGHTS,
-    device: Devices = "auto",
-    dtype: ComputeDtype = Dtype.auto,
-    save_dtype: Annotated[SaveDtype, typer.Option(help="Store latents in this dtype.")] = (
-        SaveDtype.float16
-    ),
-    edges: EdgesOption = Edges.pad,
-    short_side: ShortSide = None,
-    max_pixels: MaxPixels = None,
-    square: Square = None,
-    background: Background = "white",
+    weights: opt.Weights = DEFAULT_WEIGHTS,
+    edges: opt.EdgesOption = "pad",
+    short_side: opt.ShortSide = None,
+    max_pixels: opt.MaxPixels = None,
+    square: opt.Square = None,
+    background: opt.Background = "white",
     from_list: FromList = None,
+    save_dtype: SaveDtypeOption = "float16",
     shard_size: ShardSize = None,
     keep_extension: KeepExtension = False,
-    batch_patches: BatchPatches = None,
-    workers: ReadersAndWriters = None,
+    overwrite: opt.Overwrite = False,
+    strict: Strict = False,
+    device: opt.Devices = "auto",
+    dtype: opt.ComputeDtype = "auto",
+    batch_patches: opt.BatchPatches = None,
+    workers: opt.ReadersAndWriters = None,
     unit_rank: UnitRank = None,
     unit_count: UnitCount = None,
-    engine: EngineOption = Engine.local,
+    engine: EngineOption = "local",
     ray_address: RayAddress = None,
     min_actors: MinActors = 1,
     max_actors: MaxActors = None,
-    strict: Strict = False,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> int:
     """Encode images (files, folders, tars, URLs) to latents, a .safetensors each or in shards.
 
-    What is done already is skipped, so an interrupted run goes on where it stopped.
+    Finished outputs are skipped, so an interrupted run continues where it stopped.
     """
     from stae_cli.runs.encode_plan import EncodeSettings, plan_encode
     from stae_cli.storage.fsspec_store import is_url
 
-    place = parse_place(
-        device, engine, os.environ,
-        address=ray_address, min_actors=min_actors, max_actors=max_actors,
-    )  # fmt: skip
-    stored: Literal["float16", "float32"] = save_dtype.value
+    actors = Actors(ray_address, min_actors, max_actors)
+    place = parse_place(device, engine, os.environ, actors, verbose=verbose)
     settings = EncodeSettings(
-        prep=parse_prep(edges, short_side, max_pixels, square, background),
-        save_dtype=stored,
+        prep=opt.parse_prep(edges, short_side, max_pixels, square, background),
+        save_dtype=save_dtype,
         shard_size=(REMOTE_SHARD if is_url(dest) else 0) if shard_size is None else shard_size,
         keep_extension=keep_extension,
         overwrite=overwrite,
@@ -158,10 +140,12 @@ def encode(
     maker = CodecMaker(
         partial(load_checkpoint, weights),
         checkpoint.fingerprint,
-        parse_dtype(dtype),
+        opt.parse_dtype(dtype),
         batch_patches,
     )
     codec = maker.codec_of(checkpoint, chosen) if chosen else None
+    if codec is not None:
+        log_codec(codec)
     with progress_bar(plan.total, what="encode", quiet=quiet) as advance:
         if place.workers:
             report = running.encode_with(place.workers, plan, checkpoint, maker, advance=advance)
@@ -172,11 +156,11 @@ def encode(
     return finish(report, plan, codec, verb="encoded", quiet=quiet, as_json=as_json, extra=facts)
 
 
-def _listed(sources: list[str], from_list: str | None) -> SourceList | None:
-    """What `--from-list` names.
+def _listed(sources: list[str], from_list: str | None) -> "SourceList | None":
+    """The inputs that `--from-list` names.
 
     Raises:
-        UsageError: there is no such list; or nothing at all to encode.
+        UsageError: there is no such list, or no input at all.
     """
     from stae_cli.storage.sources import parse_list, read_list
 

@@ -1,121 +1,140 @@
-"""Where the network of a run runs: here, in a process on each of several devices, or on Ray."""
+"""Where a run's network runs (this process, several devices, Ray) and which part of it is ours."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
-
-from stae_cli.cli.options import Dtype, parse_device
-from stae_cli.cli.share import local_device
+from stae_cli.cli.console import log_info, show_log
+from stae_cli.cli.options import Dtype, parse_device, sharing_option
 from stae_cli.errors import DeviceError, UsageError
 
 if TYPE_CHECKING:
     from stae_cli.runs.workers import Workers
+    from stae_cli.storage.shares import Share
 
 ALL = "cuda:all"
-RAYS_ENVIRONMENT = {
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # it calls what is meant an error, of actors that restart
-    "RAY_ENABLE_AUTO_CONNECT": "0",  # else threads start it again while a run comes to its end
-    "RAY_USAGE_STATS_ENABLED": "0",  # a run tells nobody
+LAUNCHERS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
+LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")
+RAY_ENVIRONMENT = {
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # Ray reports planned restarts of actors as errors
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # else threads start Ray again while a run is ending
+    "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry
 }
 
-
-class Engine(StrEnum):
-    """What runs the network."""
-
-    local = "local"
-    ray = "ray"
-
+Engine = Literal["local", "ray"]
 
 EngineOption = Annotated[
-    Engine, typer.Option("--engine", help="ray: on the machines of a Ray cluster (`stae[ray]`).")
+    Engine, sharing_option("--engine", help="ray: on the machines of a Ray cluster (`stae[ray]`).")
 ]
 RayAddress = Annotated[
     str | None,
-    typer.Option(
+    sharing_option(
         "--ray-address",
         metavar="ADDRESS",
-        help="Of the Ray cluster; by default as RAY_ADDRESS says, else one on this machine.",
+        help="Address of the Ray cluster. By default RAY_ADDRESS, else a new one on this machine.",
         show_default=False,
     ),
 ]
 MinActors = Annotated[
-    int, typer.Option("--min-actors", min=1, help="Actors of Ray that start at once.")
+    int, sharing_option("--min-actors", metavar="N", min=1, help="Ray actors to start with.")
 ]
 MaxActors = Annotated[
     int | None,
-    typer.Option(
+    sharing_option(
         "--max-actors",
+        metavar="N",
         min=1,
-        help="Most actors of Ray. By default one for each GPU of the cluster, else for each CPU.",
+        help="Most Ray actors. By default one per GPU of the cluster, or per CPU without GPUs.",
         show_default=False,
+    ),
+]
+UnitRank = Annotated[
+    int | None,
+    sharing_option(
+        "--unit-rank", metavar="N", min=0, help="Do only this part of the run, counted from 0."
+    ),
+]
+UnitCount = Annotated[
+    int | None,
+    sharing_option(
+        "--unit-count",
+        metavar="N",
+        min=1,
+        help="Number of parts. By default as torchrun or Slurm say, else the whole run.",
     ),
 ]
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run's network runs: `workers`, or `device` of this process."""
+    """Where a run's network runs: in `workers`, or on `device` of this process."""
 
     device: str
     workers: Workers | None = None
 
     def facts(self, dtype: Dtype) -> dict[str, str]:
-        """For the report, what a codec of this process would say: what was asked of the workers."""
-        return {"device": self.device, "dtype": dtype.value} if self.workers else {}
+        """What the report says of workers, whose codecs are not in this process."""
+        return {"device": self.device, "dtype": dtype} if self.workers else {}
+
+
+@dataclass(frozen=True)
+class Actors:
+    """The options of a Ray cluster."""
+
+    address: str | None = None
+    least: int = 1
+    most: int | None = None
 
 
 def parse_place(
     device: str,
     engine: Engine,
     environment: Mapping[str, str],
+    actors: Actors,
     *,
-    address: str | None,
-    min_actors: int,
-    max_actors: int | None,
+    verbose: bool = False,
 ) -> Place:
     """What the options name.
 
     Raises:
-        UsageError: options that do not go together, or no such kind of device.
-        DeviceError: all CUDA devices, where there is none.
+        UsageError: options that do not go together, or an unknown kind of device.
+        DeviceError: `cuda:all` without a CUDA device.
     """
-    if engine is Engine.ray:
-        return _on_ray(device, address, min_actors, max_actors)
-    if (address, min_actors, max_actors) != (None, 1, None):
+    if engine == "ray":
+        return _on_ray(device, actors)
+    if actors != Actors():
         raise UsageError(
             "`--ray-address`, `--min-actors` and `--max-actors` are for `--engine ray`",
-            "add that, or leave them away",
+            "add that, or omit them",
         )
     names = _all_cuda() if device == ALL else [parse_device(name) for name in device.split(",")]
     if len(names) == 1:
         return Place(local_device(names[0], environment))
     from stae_cli.runs.local_workers import Processes
 
-    return Place(",".join(names), Processes(names))
+    log_info(f"one process on each of {', '.join(names)}")
+    return Place(",".join(names), Processes(names, prepare=show_log if verbose else None))
 
 
-def _on_ray(device: str, address: str | None, min_actors: int, max_actors: int | None) -> Place:
+def _on_ray(device: str, actors: Actors) -> Place:
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(
-            f"`--device {device}` is no device of a Ray cluster",
+            f"`--device {device}` cannot be used on a Ray cluster",
             "use auto, cuda or cpu: Ray chooses among the GPUs",
         )
-    if max_actors is not None and max_actors < min_actors:
+    if actors.most is not None and actors.most < actors.least:
         raise UsageError(
-            f"at least {min_actors} actors, but {max_actors} at most",
+            f"`--min-actors {actors.least}` is more than `--max-actors {actors.most}`",
             "give a larger `--max-actors`, or a smaller `--min-actors`",
         )
     from stae_cli.runs.ray_workers import RayActors
 
-    for name, value in RAYS_ENVIRONMENT.items():
+    for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    return Place(device, RayActors(device, address, min_actors, max_actors))
+    return Place(device, RayActors(device, actors.address, actors.least, actors.most))
 
 
 def _all_cuda() -> list[str]:
@@ -128,3 +147,53 @@ def _all_cuda() -> list[str]:
             "use `--device cpu`, or check the driver and CUDA_VISIBLE_DEVICES",
         )
     return [f"cuda:{index}" for index in range(count)]
+
+
+def local_device(device: str, environment: Mapping[str, str]) -> str:
+    """The device of this process: where a launcher started several, `cuda` means its own one."""
+    if device not in ("auto", "cuda"):
+        return device
+    for name in LOCAL_RANKS:
+        if name in environment:
+            own = _own_accelerator(device, _number(name, environment[name]))
+            log_info(f"device {own}, by {name}")
+            return own
+    return device
+
+
+def _own_accelerator(device: str, rank: int) -> str:
+    import torch
+
+    count = torch.cuda.device_count()
+    return f"cuda:{rank % count}" if count else device
+
+
+def parse_share(rank: int | None, count: int | None, environment: Mapping[str, str]) -> Share:
+    """The part of a run that the options name, or a launcher (torchrun, Slurm) without them.
+
+    Raises:
+        UsageError: one of the options alone, or a rank that does not exist.
+    """
+    from stae_cli.storage.shares import Share
+
+    if (rank is None) != (count is None):
+        raise UsageError(
+            "a part of a run needs both its numbers", "give `--unit-rank` and `--unit-count`"
+        )
+    if rank is not None and count is not None:
+        return Share(rank, count)
+    for rank_name, count_name in LAUNCHERS:
+        if rank_name in environment and count_name in environment:
+            share = Share(
+                _number(rank_name, environment[rank_name]),
+                _number(count_name, environment[count_name]),
+            )
+            log_info(f"part {share.rank} of {share.count}, by {rank_name} and {count_name}")
+            return share
+    return Share()
+
+
+def _number(name: str, text: str) -> int:
+    if not text.isdecimal():
+        raise UsageError(f"`{name}` is `{text}`, which is not a number", "unset or correct it")
+    return int(text)

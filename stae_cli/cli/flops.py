@@ -1,4 +1,4 @@
-"""`stae flops`: what the network costs, layer by layer, beside what is published of it."""
+"""`stae flops`: what the network costs, layer by layer, next to the published figures."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stae_cli.cli import options as opt
 from stae_cli.cli.console import print_fact, print_json, print_note, print_table
-from stae_cli.cli.options import ArchitectureName, AsJson
-from stae_cli.cli.size import parse_names, parse_size
 from stae_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,24 +25,23 @@ Against = Annotated[
     typer.Option(metavar="NAME,...", help="Count these too: `sdxl`, `taesd`.", show_default=False),
 ]
 Layers = Annotated[bool, typer.Option("--layers", help="List every layer.")]
-
-
-Whole = Annotated[bool, typer.Option("--all", help="The whole family beside sdxl and taesd.")]
+Whole = Annotated[bool, typer.Option("--all", help="The whole family, next to sdxl and taesd.")]
 
 
 def flops(
     size: Size = "1024",
-    architecture: ArchitectureName = None,
+    architecture: opt.ArchitectureName = None,
     whole: Whole = False,
     against: Against = "",
     layers: Layers = False,
-    as_json: AsJson = False,
+    as_json: opt.AsJson = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Count operations and parameters; needs no weights.
 
     Two operations per multiply-add, matrix products only: convolutions, linear layers, matmuls.
     """
-    width, height = parse_size(size)
+    width, height = opt.parse_size(size)
     if whole and architecture is not None:
         raise UsageError("`--all` and `--architecture` contradict each other", "give one of them")
 
@@ -51,7 +49,7 @@ def flops(
     from stae_cli.network.architecture import F8C16, PRESETS, preset
     from stae_cli.network.flops import count
 
-    names = parse_names(against)
+    names = opt.parse_names(against)
     check_peers(names)
     if whole and not names and peers_are_installed():
         names = tuple(PEERS)
@@ -64,7 +62,7 @@ def flops(
     if whole:
         _print_overview(costs)
         if not names:
-            print_note("beside sdxl and taesd with `pip install 'stae[peers]'`")
+            print_note("`pip install 'stae[peers]'` adds sdxl and taesd")
     for cost in costs if layers or not whole else ():
         _print_cost(cost, layers=layers)
 
@@ -130,11 +128,7 @@ def _facts(cost: Cost, *, layers: bool) -> dict[str, Any]:
 
 
 def _stage_facts(stage: Stage, *, layers: bool) -> dict[str, Any]:
-    facts = {
-        "name": stage.name,
-        "flops": _by_kind(stage.flops),
-        "parameters": stage.parameters,
-    }
+    facts = {"name": stage.name, "flops": _by_kind(stage.flops), "parameters": stage.parameters}
     if layers:
         facts["layers"] = [
             {"path": one.path, "flops": _by_kind(one.flops), "parameters": one.parameters}
@@ -148,7 +142,7 @@ def _by_kind(flops: Flops) -> dict[str, int]:
 
 
 def _published(cost: Cost) -> Published | None:
-    """What is published of the network, if it is so at this size."""
+    """The published figures of the network, if there are any for this size."""
     from stae_cli.network.flops import PUBLISHED, PUBLISHED_SIZE
 
     if (cost.width, cost.height) != (PUBLISHED_SIZE, PUBLISHED_SIZE):
@@ -164,7 +158,7 @@ def _published_flops(cost: Cost, stage: str) -> str:
 
 
 def _figure(flops: float) -> str:
-    """With the prefix that leaves digits before the point: 115.16 G, 4.879 T."""
+    """With a metric prefix: 115.16 G, 4.879 T."""
     if not flops:
         return ""
     if flops >= 1e12:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stae_cli.cli import options as opt
 from stae_cli.cli.console import print_error, print_fact, print_json, print_table
-from stae_cli.cli.options import AsJson
 from stae_cli.cli.report import ALL_GOOD, SOME_FAILED
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ def inspect(
         list[str], typer.Argument(metavar="SOURCE", help="Latent files, folders of them, or URLs.")
     ],
     files: Annotated[bool, typer.Option("--files", help="Print a row for every file.")] = False,
-    as_json: AsJson = False,
+    as_json: opt.AsJson = False,
+    verbose: opt.Verbose = False,
 ) -> int:
     """Show what latent files or folders hold, from headers alone; exits 3 if any is invalid."""
     from stae_cli.latents.listing import list_latents

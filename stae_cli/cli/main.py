@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from types import FrameType
 from typing import Annotated
 
@@ -13,14 +15,21 @@ import typer
 
 from stae_cli._version import __version__
 from stae_cli.cli.bench import bench
-from stae_cli.cli.console import print_error, print_help, print_line
+from stae_cli.cli.console import (
+    hide_log,
+    leave_stdout,
+    open_streams,
+    print_error,
+    print_help,
+    print_line,
+)
 from stae_cli.cli.decode import decode
 from stae_cli.cli.encode import encode
 from stae_cli.cli.flops import flops
 from stae_cli.cli.inspect import inspect
+from stae_cli.cli.options import SectionedCommand
 from stae_cli.cli.roundtrip import roundtrip
 from stae_cli.cli.stats import stats
-from stae_cli.cli.streams import leave_stdout, open_streams
 from stae_cli.cli.train import train
 from stae_cli.cli.verify import verify
 from stae_cli.cli.weights import weights
@@ -31,7 +40,7 @@ RESUMING = ("encode", "decode", "train")
 
 
 class TerminationError(BaseException):
-    """SIGTERM arrived; unwinds like KeyboardInterrupt so that nothing is left half-written."""
+    """SIGTERM arrived; unwinds like KeyboardInterrupt, so that nothing is left half-written."""
 
 
 app = typer.Typer(
@@ -39,17 +48,18 @@ app = typer.Typer(
     help="Images to latents and back with StupidAE, a tiny and very fast autoencoder.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help is there a third sooner
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,  # plain help starts a third sooner
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-app.command("encode", short_help="Images (files, folders) to latents.")(encode)
-app.command("decode", short_help="Latents (files, folders) to pictures.")(decode)
-app.command("roundtrip", short_help="Reconstructions, comparison pictures, metrics.")(roundtrip)
-app.command("train")(train)
-app.command("bench", short_help="Speed, memory and share of the machine's limit.")(bench)
+sectioned = partial(app.command, cls=SectionedCommand)
+sectioned("encode", short_help="Images (files, folders) to latents.")(encode)
+sectioned("decode", short_help="Latents (files, folders) to pictures.")(decode)
+sectioned("roundtrip", short_help="Reconstructions, comparison pictures, metrics.")(roundtrip)
+sectioned("train")(train)
+app.add_typer(bench, name="bench", short_help="Speed, memory and share of the machine's limit.")
 app.command("flops")(flops)
 app.command("inspect", short_help="What latents hold, from their headers alone.")(inspect)
-app.command("verify", short_help="Whether latents are whole, alike and up to date.")(verify)
+app.command("verify", short_help="Whether latents are whole, consistent and up to date.")(verify)
 app.command("stats", short_help="Mean, deviation, scale and correlation of latents.")(stats)
 app.add_typer(weights, name="weights")
 
@@ -65,10 +75,7 @@ def stae(
     version: Annotated[
         bool,
         typer.Option(
-            "--version",
-            help="Print the version and exit.",
-            is_eager=True,
-            callback=_print_version,
+            "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
         ),
     ] = False,
 ) -> None:
@@ -81,11 +88,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 all good; 1 fatal; 2 usage; 3 some inputs failed; 130 SIGINT; 143 SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    found: dict[str, object] = {}  # by callbacks of options
     try:
         with warnings.catch_warnings():
-            # What Pillow thinks of a file's metadata; what matters is an error, and listed.
+            # Pillow's opinions on metadata: what matters is an error, and is listed.
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            code = app(args=arguments, prog_name="stae", standalone_mode=False)
+            code = app(args=arguments, prog_name="stae", standalone_mode=False, obj=found)
     except typer.TyperException as error:
         _print_misuse(error)
         return error.exit_code
@@ -96,45 +104,63 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_error(str(error))
         return FATAL
     except TerminationError:
-        print_error("terminated", _how_to_go_on(arguments))
+        print_error("terminated", _how_to_resume(arguments))
         return TERMINATED
+    except Exception as error:  # noqa: BLE001  # the one place that may: a bug, here or elsewhere
+        return _print_unexpected(error, verbose="verbose" in found)
+    finally:
+        if "verbose" in found:
+            hide_log()
     if code == INTERRUPTED:  # Typer turns KeyboardInterrupt into this
-        print_error("interrupted", _how_to_go_on(arguments))
+        print_error("interrupted", _how_to_resume(arguments))
     return int(code or 0)
 
 
+def _print_unexpected(error: Exception, *, verbose: bool) -> int:
+    """One line, or with `--verbose` the traceback before it."""
+    if error.__cause__ is not None and not isinstance(error.__cause__, Exception):
+        raise error  # a KeyboardInterrupt, wrapped by Python before 3.12 (see `__main__`)
+    hint = "run the same command with `--verbose`, and report what it prints"
+    if verbose:
+        traceback.print_exception(error)
+        hint = "please report it, with the traceback above"
+    text = str(error).strip().partition("\n")[0]
+    print_error(f"unexpected {type(error).__name__}" + f": {text}" * bool(text), hint)
+    return FATAL
+
+
 def _print_misuse(error: typer.TyperException) -> None:
-    """What is wrong with the command line; the help alone where it names no command."""
+    """What is wrong with the command line; only the help if it names no command."""
     context: typer.Context | None = getattr(error, "ctx", None)
-    message = error.format_message()
+    message = error.format_message().replace("Value error, ", "")
     if context is None:
         print_error(message, "see `stae --help`")
     elif message == context.get_help():
         print_help(message)
     else:
         path = context.command_path
-        if _lacks_a_place(error, context):
+        if _misses_a_place(error, context):
             message = f"`{path}` needs SOURCE and DEST"
         print_error(message, f"see `{path} --help`")
 
 
-def _lacks_a_place(error: typer.TyperException, context: typer.Context) -> bool:
-    """Whether SOURCE is missing, or DEST: what is given alone is taken for the last one."""
+def _misses_a_place(error: typer.TyperException, context: typer.Context) -> bool:
+    """Whether SOURCE or DEST is missing: one alone is taken for DEST."""
     names = {parameter.name for parameter in context.command.params}
     missing = getattr(error, "param", None)
     return {"sources", "dest"} <= names and missing is not None and missing.name == "sources"
 
 
-def _how_to_go_on(arguments: Sequence[str]) -> str:
-    """The hint after an interruption; empty where a command starts from its beginning again."""
+def _how_to_resume(arguments: Sequence[str]) -> str:
+    """The hint after an interruption; empty for commands that cannot resume."""
     command, replaces = next(iter(arguments), ""), "--overwrite" in arguments
     if command not in RESUMING or (replaces and command != "train"):
         return ""
-    return "run the same command again to go on where it stopped"
+    return "run the same command again to continue where it stopped"
 
 
 def run() -> None:
-    """The `stae` program, once it is loaded."""
+    """The `stae` program, after loading."""
     signal.signal(signal.SIGTERM, _terminate)
     open_streams()
     code = main()

@@ -1,11 +1,11 @@
-"""The report that ends a run: counts, speed, where the time went, and every failure."""
+"""What a run prints at its end: counts, speed, where the time went, and every failure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from stae_cli.cli.console import print_error, print_json, print_note, print_warning
+from stae_cli.cli.console import log_info, print_error, print_json, print_note, print_warning
 
 if TYPE_CHECKING:
     from stae_cli.codec.codec import Codec
@@ -13,10 +13,23 @@ if TYPE_CHECKING:
     from stae_cli.runs.encode_plan import EncodePlan
     from stae_cli.runs.roundtrip import RoundtripPlan
     from stae_cli.runs.tally import Report
+    from stae_cli.training.run import Outcome, Progress, Run
 
     Plan = EncodePlan | DecodePlan | RoundtripPlan
 
 ALL_GOOD, SOME_FAILED = 0, 3
+NAMED = 3  # photos in a warning
+
+
+def log_codec(codec: Codec) -> None:
+    """Logs what runs the network, and where."""
+    import torch
+
+    dtype = str(codec.dtype).removeprefix("torch.")
+    log_info(f"device {codec.device}, {dtype}, {torch.get_num_threads()} threads of torch")
+    if codec.device.type == "cuda":
+        log_info(f"fast kernels: {f'no, {codec.unfused}' if codec.unfused else 'yes'}")
+    log_info(f"at most {codec.batch_patches} patches on the device at once")
 
 
 def finish(
@@ -42,7 +55,7 @@ def finish(
         _print_summary(report, plan, verb)
         if codec is not None and codec.ran_out_of_memory:
             print_warning(
-                f"`{codec.device}` ran out of memory; it went on with {codec.batch_patches} "
+                f"`{codec.device}` ran out of memory; it continued with {codec.batch_patches} "
                 f"patches at once (`--batch-patches {codec.batch_patches}` starts with that)"
             )
         if codec is not None and codec.unfused:
@@ -66,13 +79,9 @@ def _print_summary(report: Report, plan: Plan, verb: str) -> None:
         f"{report.pixels / report.seconds / 1e6:.2f} megapixels/s, "
         f"{report.bytes_written / 1e6:.2f} MB written to {plan.destination.place()}"
     )
-    shares = (f"{stage} {share:.0%}" for stage, share in _shares(report).items())
-    print_note(f"time spent on: {', '.join(shares)}")
-
-
-def _shares(report: Report) -> dict[str, float]:
     total = sum(report.waits.values()) or 1.0
-    return {stage: seconds / total for stage, seconds in report.waits.items()}
+    shares = (f"{stage} {seconds / total:.0%}" for stage, seconds in report.waits.items())
+    print_note(f"time spent on: {', '.join(shares)}")
 
 
 def _summary(report: Report, plan: Plan, codec: Codec | None) -> dict[str, Any]:
@@ -91,4 +100,72 @@ def _summary(report: Report, plan: Plan, codec: Codec | None) -> dict[str, Any]:
         "seconds_spent_on": dict(report.waits),
         "device": str(codec.device) if codec else None,
         "dtype": str(codec.dtype).removeprefix("torch.") if codec else None,
+    }
+
+
+def progress_shown(show: Callable[[float, str], None]) -> Callable[[Progress], None]:
+    """Moves a bar, with step, loss and PSNR beside it."""
+
+    def on_progress(progress: Progress) -> None:
+        facts = [f"step {progress.step}"]
+        if progress.loss is not None:
+            facts.append(f"loss {progress.loss:.5f}")
+        if progress.psnr is not None:
+            facts.append(f"PSNR {progress.psnr:.2f} dB")
+        show(progress.fraction, ", ".join(facts))
+
+    return on_progress
+
+
+def announce_training(run: Run, *, quiet: bool) -> None:
+    """Prints what a run trains on, and which of it cannot be used."""
+    photos = run.photos
+    for problem in photos.problems:
+        print_error(f"{problem.key}: {problem.reason}")
+    if run.overlap:
+        more = len(run.overlap) - NAMED
+        named = ", ".join(run.overlap[:NAMED]) + (f" and {more} more" if more > 0 else "")
+        print_warning(
+            "--validate holds photos that are trained on too, so their PSNR says little about "
+            f"others: {named}"
+        )
+    if quiet:
+        return
+    words = [f"{photos.photos} photos, {photos.pixels / 1e6:.0f} megapixels"]
+    words += [f"{photos.small} smaller than the crop were skipped"] * bool(photos.small)
+    words += [f"{photos.left_out} left out for lack of --memory"] * bool(photos.left_out)
+    print_note(", ".join(words))
+    if run.resumed_at:
+        print_note(f"continuing after step {run.resumed_at}")
+
+
+def finish_training(outcome: Outcome, *, quiet: bool, as_json: bool) -> int:
+    """Prints what a run made; returns the exit code."""
+    if not quiet:
+        print_note(f"{outcome.steps} steps in {outcome.seconds / 60:.1f} minutes")
+        if outcome.psnr is not None:
+            print_note(f"validation PSNR {outcome.psnr:.2f} dB")
+        print_note(f"wrote {outcome.out}; log and pictures are in {outcome.workspace}")
+    if as_json:
+        print_json(_training_summary(outcome))
+    return SOME_FAILED if outcome.photos.problems else ALL_GOOD
+
+
+def _training_summary(outcome: Outcome) -> dict[str, Any]:
+    from stae_cli.metrics import finite
+
+    photos = outcome.photos
+    return {
+        "checkpoint": str(outcome.out),
+        "folder": str(outcome.workspace),
+        "steps": outcome.steps,
+        "seconds": outcome.seconds,
+        "resumed_at": outcome.resumed_at,
+        "loss": outcome.loss,
+        "psnr": None if outcome.psnr is None else finite(outcome.psnr),
+        "photos": photos.photos,
+        "megapixels": photos.pixels / 1e6,
+        "small": photos.small,
+        "left_out": photos.left_out,
+        "failures": [{"source": p.key, "reason": p.reason} for p in photos.problems],
     }

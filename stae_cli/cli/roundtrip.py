@@ -1,4 +1,4 @@
-"""`stae roundtrip`: what the autoencoder does to pictures, to look at and in figures."""
+"""`stae roundtrip`: what the autoencoder does to images, as pictures and as figures."""
 
 from __future__ import annotations
 
@@ -6,31 +6,9 @@ import math
 from typing import TYPE_CHECKING
 
 from stae_cli.checkpoints.names import DEFAULT_WEIGHTS
+from stae_cli.cli import options as opt
 from stae_cli.cli.console import print_fact, print_table, progress_bar
-from stae_cli.cli.options import (
-    AsJson,
-    BatchPatches,
-    ComputeDtype,
-    Dest,
-    Device,
-    Dtype,
-    Quiet,
-    ReadersAndWriters,
-    Sources,
-    Weights,
-    parse_device,
-    parse_dtype,
-)
-from stae_cli.cli.prep import (
-    Background,
-    Edges,
-    EdgesOption,
-    MaxPixels,
-    ShortSide,
-    Square,
-    parse_prep,
-)
-from stae_cli.cli.report import finish
+from stae_cli.cli.report import finish, log_codec
 
 if TYPE_CHECKING:
     from stae_cli.metrics import Overall
@@ -40,30 +18,31 @@ ROWS_SHOWN = 25
 
 
 def roundtrip(
-    sources: Sources,
-    dest: Dest,
-    weights: Weights = DEFAULT_WEIGHTS,
-    device: Device = "auto",
-    dtype: ComputeDtype = Dtype.auto,
-    edges: EdgesOption = Edges.pad,
-    short_side: ShortSide = None,
-    max_pixels: MaxPixels = None,
-    square: Square = None,
-    background: Background = "white",
-    batch_patches: BatchPatches = None,
-    workers: ReadersAndWriters = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    sources: opt.Sources,
+    dest: opt.Dest,
+    weights: opt.Weights = DEFAULT_WEIGHTS,
+    edges: opt.EdgesOption = "pad",
+    short_side: opt.ShortSide = None,
+    max_pixels: opt.MaxPixels = None,
+    square: opt.Square = None,
+    background: opt.Background = "white",
+    device: opt.Device = "auto",
+    dtype: opt.ComputeDtype = "auto",
+    batch_patches: opt.BatchPatches = None,
+    workers: opt.ReadersAndWriters = None,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> int:
-    """Encode and decode images, and compare: pictures side by side, PSNR, SSIM and MSE.
+    """Encode and decode images, and compare: side by side, PSNR, SSIM and MSE.
 
     Writes KEY.reconstruction.png and KEY.comparison.png for every image, and metrics.json.
     """
     from stae_cli.runs.roundtrip import RoundtripSettings, plan_roundtrip
     from stae_cli.runs.roundtrip import roundtrip as run
 
-    device = parse_device(device)
-    prep = parse_prep(edges, short_side, max_pixels, square, background)
+    device = opt.parse_device(device)
+    prep = opt.parse_prep(edges, short_side, max_pixels, square, background)
     plan = plan_roundtrip(sources, dest, RoundtripSettings(prep=prep, workers=workers))
 
     from stae_cli.checkpoints.checkpoint import load_checkpoint
@@ -73,8 +52,9 @@ def roundtrip(
     place = pick_device(device)
     checkpoint = load_checkpoint(weights)
     codec = PixelCodec(
-        checkpoint.model(), device=place, dtype=parse_dtype(dtype), batch_patches=batch_patches
+        checkpoint.model(), device=place, dtype=opt.parse_dtype(dtype), batch_patches=batch_patches
     )
+    log_codec(codec)
     with progress_bar(plan.total, what="roundtrip", quiet=quiet) as advance:
         report = run(plan, checkpoint, codec, advance=advance)
     if not (quiet or as_json):

@@ -1,4 +1,4 @@
-"""`stae stats`: what stored latents are like, for those who train on them."""
+"""`stae stats`: figures of stored latents that training on them needs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stae_cli.cli import options as opt
 from stae_cli.cli.console import (
     print_error,
     print_fact,
@@ -15,7 +16,6 @@ from stae_cli.cli.console import (
     print_warning,
     progress_bar,
 )
-from stae_cli.cli.options import AsJson, Quiet, Workers
 from stae_cli.cli.report import ALL_GOOD, SOME_FAILED
 
 if TYPE_CHECKING:
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 def stats(
     sources: Annotated[
-        list[str],
-        typer.Argument(metavar="SOURCE", help="Latent files, folders of them, or URLs."),
+        list[str], typer.Argument(metavar="SOURCE", help="Latent files, folders of them, or URLs.")
     ],
-    workers: Workers = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    workers: opt.Workers = None,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> int:
-    """Take mean, deviation, shift and scale, extremes and correlations of stored latents.
+    """Compute mean, deviation, shift and scale, extremes and correlations of stored latents.
 
-    Damaged latents are listed and left out; exits 3 if there are any.
+    Damaged latents are listed and skipped; exits 3 if there are any.
     """
     from stae_cli.verify.stats import survey
 
@@ -43,7 +43,7 @@ def stats(
         print_error(f"{problem.key}: {problem.reason}")
     if surveyed.repeated:
         print_warning(
-            f"{surveyed.repeated} latents have keys that came before; each of them counts"
+            f"{surveyed.repeated} latents repeat the key of another one; all of them count"
         )
     if as_json:
         print_json(_summary(surveyed))
@@ -77,7 +77,7 @@ def _print_statistics(surveyed: Surveyed, statistics: Statistics) -> None:
 
 
 def _neighbour(statistics: Statistics, channel: int) -> str:
-    """The other channel that goes along with this one most, and how much."""
+    """The other channel with the strongest correlation, and that correlation."""
     others = [
         (abs(value), value, other)
         for other, value in enumerate(statistics.correlation[channel])

@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from stae_cli.cli.console import share_bar
-from stae_cli.cli.options import (
-    WEIGHTS_HELP,
-    ArchitectureName,
-    AsJson,
-    Device,
-    Quiet,
-    Workers,
-    parse_device,
-)
-from stae_cli.cli.trainreport import announce, finish, shown
+from stae_cli.cli import options as opt
+from stae_cli.cli.console import log_info, share_bar
+from stae_cli.cli.report import announce_training, finish_training, progress_shown
 from stae_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,73 +20,72 @@ if TYPE_CHECKING:
     from stae_cli.network.architecture import Architecture
 
 
-class RecipeName(StrEnum):
-    """Named recipes."""
+recipe_option = partial(typer.Option, rich_help_panel="Recipe")
 
-    default = "default"
-    published = "published"
-
-
-class OptimizerName(StrEnum):
-    """What moves the weights."""
-
-    adamw = "adamw"
-    muon = "muon"
-
-
-class Init(StrEnum):
-    """Where a new checkpoint, or a new second stage, starts."""
-
-    pca = "pca"
-    random = "random"
-
-
-class TrainDtype(StrEnum):
-    """What the network computes in; its weights are float32."""
-
-    auto = "auto"
-    bfloat16 = "bfloat16"
-    float32 = "float32"
-
+RecipeName = Literal["default", "published"]
+OptimizerName = Literal["adamw", "muon"]
+Init = Literal["pca", "random"]
+TrainDtype = Literal["auto", "bfloat16", "float32"]
 
 RecipeOption = Annotated[
     RecipeName,
-    typer.Option(
-        help="Defaults for what is not given: published is random, Muon in Snoo, rate 1e-3, "
-        "256 crops of 256 pixels, 30,000 steps."
+    recipe_option(
+        "--recipe",
+        help="Defaults for what is not given; published: random start, Muon in Snoo, rate 1e-3, "
+        "256 crops of 256 pixels, 30,000 steps.",
     ),
 ]
 OptimizerOption = Annotated[
-    OptimizerName | None, typer.Option(help="adamw (default), or muon for the hidden layers.")
+    OptimizerName | None,
+    recipe_option("--optimizer", help="adamw (default), or muon for the hidden layers."),
 ]
 SnooOption = Annotated[
     bool | None,
-    typer.Option(
+    recipe_option(
         "--snoo/--no-snoo", help="An outer Nesterov step every 20 steps.", show_default=False
+    ),
+]
+DtypeOption = Annotated[
+    TrainDtype,
+    opt.machine_option(
+        "--dtype",
+        metavar="DTYPE",
+        help="bfloat16, float32, or auto: bfloat16 on CUDA, else float32.",
+    ),
+]
+Compile = Annotated[bool, opt.machine_option("--compile", help="Compile the network first.")]
+Replace = Annotated[
+    bool,
+    opt.file_option(
+        "--overwrite", help="Replace CHECKPOINT, and an unfinished run with other settings."
     ),
 ]
 Photos = Annotated[
     list[Path],
     typer.Argument(
         metavar="PHOTOS",
-        help="Files or folders; each has the same share of the crops.",
+        help="Files or folders; each one gives the same share of the crops.",
         show_default=False,
     ),
 ]
 Out = Annotated[
-    Path, typer.Option("--out", metavar="CHECKPOINT", help="The .safetensors to write.")
+    Path, opt.file_option("--out", metavar="CHECKPOINT", help="The .safetensors to write.")
 ]
 From = Annotated[
     str | None,
-    typer.Option("--from", metavar="NAME", help=f"Start from this checkpoint. {WEIGHTS_HELP}"),
+    opt.network_option(
+        "--from", metavar="NAME", help=f"Start from this checkpoint. {opt.WEIGHTS_HELP}"
+    ),
 ]
 InitOption = Annotated[
     Init | None,
-    typer.Option(help="Start of a new checkpoint: the photos' linear PCA (default), or random."),
+    opt.network_option(
+        "--init", help="Start of a new checkpoint: PCA of the photos (default), or random."
+    ),
 ]
 StageOption = Annotated[
     int,
-    typer.Option(
+    opt.network_option(
         "--stage",
         metavar="2",
         min=1,
@@ -105,39 +96,48 @@ StageOption = Annotated[
 ]
 Validate = Annotated[
     Path | None,
-    typer.Option(metavar="FOLDER", help="Photos to measure PSNR on; never trained on."),
+    opt.file_option(metavar="FOLDER", help="Photos to measure PSNR on; never trained on."),
 ]
-Steps = Annotated[int | None, typer.Option(metavar="N", min=1, help="Train for so many steps.")]
+Steps = Annotated[int | None, recipe_option(metavar="N", min=1, help="Train for N steps.")]
 Minutes = Annotated[
     float | None,
-    typer.Option(metavar="M", min=0, help="Train for so long; time spent stopped does not count."),
+    recipe_option(metavar="M", min=0, help="Train for M minutes; interruptions do not count."),
 ]
 Rate = Annotated[
     float | None,
-    typer.Option("--lr", metavar="RATE", min=0, help="Learning rate at its height, then a cosine."),
+    recipe_option(
+        "--lr", metavar="RATE", min=0, help="Highest learning rate; it then falls along a cosine."
+    ),
 ]
 Batch = Annotated[
-    int | None, typer.Option(metavar="N", min=1, max=1 << 20, help="Crops in a step.")
+    int | None, recipe_option(metavar="N", min=1, max=1 << 20, help="Crops per step.")
 ]
-Seed = Annotated[int, typer.Option(min=0, max=(1 << 64) - 1, help="Of the crops and the start.")]
-Crop = Annotated[int | None, typer.Option(metavar="PIXELS", min=8, help="Side of the crops.")]
+Seed = Annotated[
+    int, recipe_option(metavar="N", min=0, max=(1 << 64) - 1, help="Of crops and random starts.")
+]
+Crop = Annotated[int | None, recipe_option(metavar="PIXELS", min=8, help="Side of the crops.")]
 Memory = Annotated[
-    float, typer.Option(metavar="GB", min=0, help="For decoded photos; others are left out.")
+    float,
+    opt.machine_option(
+        metavar="GB", min=0, help="Memory for decoded photos; the rest are left out."
+    ),
 ]
 SaveEvery = Annotated[
-    float, typer.Option(metavar="MINUTES", min=0, help="How often the state is saved.")
+    float, opt.file_option(metavar="MINUTES", min=0, help="Time between saves of the state.")
 ]
 
 
 def train(
     photos: Photos,
     out: Out,
+    validate: Validate = None,
+    save_every: SaveEvery = 5.0,
+    overwrite: Replace = False,
     from_: From = None,
-    architecture: ArchitectureName = None,
+    architecture: opt.ArchitectureName = None,
     stage: StageOption = 1,
     init: InitOption = None,
-    recipe: RecipeOption = RecipeName.default,
-    validate: Validate = None,
+    recipe: RecipeOption = "default",
     steps: Steps = None,
     minutes: Minutes = None,
     batch: Batch = None,
@@ -145,30 +145,22 @@ def train(
     lr: Rate = None,
     optimizer: OptimizerOption = None,
     snoo: SnooOption = None,
-    dtype: Annotated[
-        TrainDtype, typer.Option(help="auto: bfloat16 on CUDA, float32 elsewhere.")
-    ] = TrainDtype.auto,
     seed: Seed = 0,
+    device: opt.Device = "auto",
+    dtype: DtypeOption = "auto",
+    compile: Compile = False,  # noqa: A002
     memory: Memory = 4.0,
-    device: Device = "auto",
-    compile: Annotated[bool, typer.Option("--compile", help="Compile the network first.")] = False,  # noqa: A002
-    workers: Workers = None,
-    save_every: SaveEvery = 5.0,
-    overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite", help="Replace CHECKPOINT, and an unfinished run with other settings."
-        ),
-    ] = False,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    workers: opt.Workers = None,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> int:
     """Train or fine-tune a checkpoint on photos.
 
-    Run the same command again after an interruption: it goes on where its state was last saved.
-    To start the same run anew, remove the folder NAME.training beside NAME.safetensors.
+    Run the same command again after an interruption: it continues from the last saved state.
+    To start from the beginning, remove the folder NAME.training beside NAME.safetensors.
     """
-    device = parse_device(device)
+    device = opt.parse_device(device)
     if stage == 2 and from_ is None:
         raise UsageError(
             "a second stage needs its first", "name its checkpoint with `--from`, such as builtin"
@@ -192,11 +184,11 @@ def train(
     with joined(device, attempt=_attempt()) as ranks:
         place = ranks.device(pick_device(device))
         wanted = with_given(
-            PUBLISHED if recipe is RecipeName.published else Recipe(Init.pca.value),
+            PUBLISHED if recipe == "published" else Recipe("pca"),
             start=_start(initial, init, stage),
             steps=steps,
             minutes=minutes,
-            optimizer=_optimizer(optimizer),
+            optimizer=optimizer,
             snoo=snoo,
             learning_rate=lr,
             batch=batch,
@@ -204,13 +196,14 @@ def train(
             dtype=_dtype(dtype, place.type),
             seed=seed,
         )
+        log_info(f"device {place}, {wanted.dtype}")
         settings = TrainSettings(
             sources=photos,
             out=out,
             recipe=wanted,
             architecture=network,
             initial=initial,
-            second_start="random" if init is Init.random else "pca",
+            second_start="random" if init == "random" else "pca",
             validate=validate,
             memory=int(min(memory * 1e9, sys.maxsize)),
             workers=workers,
@@ -219,17 +212,17 @@ def train(
             overwrite=overwrite,
         )
         with share_bar("train", quiet=quiet or not ranks.first) as show:
-            run = Run(settings, device=place, ranks=ranks, on_progress=shown(show))
+            run = Run(settings, device=place, ranks=ranks, on_progress=progress_shown(show))
             if ranks.first:
-                announce(run, quiet=quiet)
+                announce_training(run, quiet=quiet)
             outcome = run.train()
         if ranks.first:
-            return finish(outcome, quiet=quiet, as_json=as_json)
+            return finish_training(outcome, quiet=quiet, as_json=as_json)
     return 0
 
 
 def _attempt() -> int:
-    """How often torchrun has restarted all processes; machines do not always agree on it."""
+    """How often torchrun has restarted all processes; several machines may disagree about it."""
     alone = os.environ.get("GROUP_WORLD_SIZE") == "1"
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) if alone else 0
 
@@ -251,20 +244,13 @@ def _architecture(name: str | None, stage: int, initial: Checkpoint | None) -> A
 
 
 def _start(initial: Checkpoint | None, init: Init | None, stage: int) -> str | None:
-    start = None if init is None else init.value
     if initial is None:
-        return start
+        return init
     first = f"{initial.name} {initial.fingerprint}"
-    return f"{first}, second stage {start or Init.pca.value}" if stage == 2 else first
-
-
-def _optimizer(name: OptimizerName | None) -> Literal["adamw", "muon"] | None:
-    if name is None:
-        return None
-    return "muon" if name is OptimizerName.muon else "adamw"
+    return f"{first}, second stage {init or 'pca'}" if stage == 2 else first
 
 
 def _dtype(dtype: TrainDtype, device: str) -> Literal["float32", "bfloat16"]:
-    if dtype is TrainDtype.auto:
+    if dtype == "auto":
         return "bfloat16" if device == "cuda" else "float32"
-    return "bfloat16" if dtype is TrainDtype.bfloat16 else "float32"
+    return dtype

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stae_cli.cli import options as opt
 from stae_cli.cli.console import (
     print_error,
     print_fact,
@@ -15,18 +16,7 @@ from stae_cli.cli.console import (
     print_table,
     progress_bar,
 )
-from stae_cli.cli.decode import RecordedWeights
-from stae_cli.cli.options import (
-    AsJson,
-    ComputeDtype,
-    Device,
-    Dtype,
-    Quiet,
-    Workers,
-    parse_device,
-    parse_dtype,
-)
-from stae_cli.cli.report import ALL_GOOD, SOME_FAILED
+from stae_cli.cli.report import ALL_GOOD, SOME_FAILED, log_codec
 
 if TYPE_CHECKING:
     from stae_cli.codec.pixel_codec import PixelCodec
@@ -35,19 +25,19 @@ if TYPE_CHECKING:
 
 SHOWN = 20  # findings of each kind; --json has all
 REMEDIES: dict[Kind, str] = {
-    "record": "give the DEST that `stae encode` wrote; running that again writes the record anew",
+    "record": "give the DEST of a `stae encode`; the same command writes the record again",
     "damaged": "remove these files and run the same `stae encode` again",
-    "mixed": "remove them, or make all anew with `stae encode --overwrite`",
+    "mixed": "remove them, or encode everything again with `stae encode --overwrite`",
     "misnamed": "remove them and run the same `stae encode` again",
-    "duplicate": "remove the ones that should not be there",
+    "duplicate": "remove the ones that do not belong there",
     "missing": "run the same `stae encode` again",
     "stale": "run the same `stae encode` again",
-    "orphaned": "remove them if their sources are gone for good, and remake the shards they are in",
+    "orphaned": "remove them if their sources are gone for good, and encode their shards again",
     "unreadable": "check these sources and their permissions",
-    "failed": "mend or remove these sources, and run the same `stae encode` again",
-    "temporary": "wait for runs under way; the next `stae encode` removes what is left of others",
-    "manifest": "run the same `stae encode` again: it writes the manifest anew",
-    "differs": "check versions and settings; if they are the same, remove them and encode anew",
+    "failed": "fix or remove these sources, and run the same `stae encode` again",
+    "temporary": "wait for runs in progress; the next `stae encode` removes what others left",
+    "manifest": "run the same `stae encode` again: it rewrites the manifest",
+    "differs": "check versions and settings; if they are the same, remove them and encode again",
 }
 
 
@@ -67,30 +57,34 @@ def verify(
             "--reencode",
             min=0,
             metavar="N",
-            help="Encode so many of the sources again, drawn at random, and compare.",
+            help="Encode N random sources again, and compare.",
         ),
     ] = 0,
-    seed: Annotated[int, typer.Option("--seed", help="Draws other ones for --reencode.")] = 0,
-    weights: RecordedWeights = None,
-    device: Device = "auto",
-    dtype: ComputeDtype = Dtype.auto,
-    workers: Workers = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
+    seed: Annotated[
+        int, typer.Option("--seed", help="Seed of the choice that --reencode makes.")
+    ] = 0,
+    weights: opt.RecordedWeights = None,
+    device: opt.Device = "auto",
+    dtype: opt.ComputeDtype = "auto",
+    workers: opt.Workers = None,
+    as_json: opt.AsJson = False,
+    quiet: opt.Quiet = False,
+    verbose: opt.Verbose = False,
 ) -> int:
-    """Check that latents are whole, finite, alike, and of sources that are still the same.
+    """Check that latents are whole, finite and consistent, and match their sources.
 
-    Exits 3 if anything is not.
+    Exits 3 if anything is wrong.
     """
     from stae_cli.verify.verify import compare_sample, plan_verify
     from stae_cli.verify.verify import verify as run
 
-    device = parse_device(device)
+    device = opt.parse_device(device)
     plan = plan_verify(dest, against or [], sample=reencode, seed=seed, workers=workers)
     with progress_bar(None, what="verify", quiet=quiet) as advance:
         found = run(plan, advance=advance)
     if found.sample:
         codec = _codec(found, weights, device, dtype)
+        log_codec(codec)
         with progress_bar(len(found.sample), what="encode again", quiet=quiet) as advance:
             compare_sample(found, codec, workers=workers, advance=advance)
     _print_findings(found)
@@ -101,8 +95,8 @@ def verify(
     return SOME_FAILED if found.findings else ALL_GOOD
 
 
-def _codec(found: Verification, weights: str | None, device: str, dtype: Dtype) -> PixelCodec:
-    """Runs the checkpoint that the latents were made with."""
+def _codec(found: Verification, weights: str | None, device: str, dtype: opt.Dtype) -> PixelCodec:
+    """A codec with the checkpoint that made the latents."""
     from stae_cli.checkpoints.checkpoint import find_by_fingerprint
     from stae_cli.codec.device import pick_device
     from stae_cli.codec.pixel_codec import PixelCodec
@@ -116,7 +110,7 @@ def _codec(found: Verification, weights: str | None, device: str, dtype: Dtype) 
         architecture=made_with.architecture,
         asked=weights,
     )
-    return PixelCodec(checkpoint.model(), device=place, dtype=parse_dtype(dtype))
+    return PixelCodec(checkpoint.model(), device=place, dtype=opt.parse_dtype(dtype))
 
 
 def _print_findings(found: Verification) -> None:

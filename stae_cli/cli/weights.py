@@ -1,12 +1,11 @@
-"""`stae weights`: the checkpoints at hand, what they hold, and converting them."""
+"""`stae weights`: the available checkpoints, what they hold, and converting them."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -20,8 +19,8 @@ from stae_cli.checkpoints.names import (
     hub_file_of,
     locate,
 )
+from stae_cli.cli import options as opt
 from stae_cli.cli.console import print_fact, print_json, print_line, print_note, print_table
-from stae_cli.cli.options import AsJson
 from stae_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,19 +30,12 @@ weights = typer.Typer(
     help="List, show, fetch and convert checkpoints.", no_args_is_help=True, rich_markup_mode=None
 )
 
-HUB_HINT = "name `builtin` instead, which needs no network, or a file"
-HISTORY = ("recipe", "data", "training", "validation", "latents")  # in the order of the story
+HUB_HINT = "use `builtin`, which needs no network, or a file"
+HISTORY = ("recipe", "data", "training", "validation", "latents")  # metadata in chronological order
+
+StoredDtype = Literal["keep", "float16", "bfloat16", "float32"]
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="What --weights takes.")]
-
-
-class StoredDtype(StrEnum):
-    """What a converted checkpoint's tensors are stored in."""
-
-    keep = "keep"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
-    float32 = "float32"
 
 
 @dataclass(frozen=True)
@@ -54,7 +46,7 @@ class Listed:
 
 
 @weights.command("list")
-def list_weights(as_json: AsJson = False) -> None:
+def list_weights(as_json: opt.AsJson = False, verbose: opt.Verbose = False) -> None:
     """List the checkpoints that can be named without a path."""
     rows = _listed()
     if as_json:
@@ -64,7 +56,7 @@ def list_weights(as_json: AsJson = False) -> None:
 
 
 @weights.command("show")
-def show_weights(name: Name, as_json: AsJson = False) -> None:
+def show_weights(name: Name, as_json: opt.AsJson = False, verbose: opt.Verbose = False) -> None:
     """Show a checkpoint's fingerprint, architecture, size and metadata."""
     facts = _facts(_load(name))
     if as_json:
@@ -78,8 +70,8 @@ def show_weights(name: Name, as_json: AsJson = False) -> None:
 
 
 @weights.command("fetch")
-def fetch_weights(name: Name) -> None:
-    """Fetch a checkpoint as the hub has it now, check it, and print where it lies."""
+def fetch_weights(name: Name, verbose: opt.Verbose = False) -> None:
+    """Fetch the newest version of a checkpoint from the hub, check it, and print its path."""
     from stae_cli.checkpoints.checkpoint import read_checkpoint
 
     hub_file = hub_file_of(name)
@@ -92,18 +84,17 @@ def fetch_weights(name: Name) -> None:
 def convert_weights(
     name: Name,
     target: Annotated[Path, typer.Argument(metavar="FILE", help="The .safetensors to write.")],
-    dtype: Annotated[StoredDtype, typer.Option(help="Store the tensors in this dtype.")] = (
-        StoredDtype.keep
-    ),
+    dtype: Annotated[StoredDtype, typer.Option(help="Store the tensors in this dtype.")] = "keep",
     linear: Annotated[
         bool,
         typer.Option("--linear", help="Store the encoder as matrices (out, in) of linear layers."),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
+    verbose: opt.Verbose = False,
 ) -> None:
     """Write a checkpoint as safetensors: safe to open, and with the same fingerprint.
 
-    With --linear the encoder's tensors fit plain linear layers on patches, which take pictures of
+    With --linear the encoder's tensors fit plain linear layers on patches, which take images of
     mixed aspect ratios in one batch; stae reads such files as the same checkpoint.
     """
     import torch
@@ -112,15 +103,15 @@ def convert_weights(
     from stae_cli.checkpoints.linear_layout import KEY, LINEAR, to_linear
 
     if target.suffix != ".safetensors":
-        raise UsageError(f"`{target}` does not end in .safetensors", "name such a file")
+        raise UsageError(f"`{target}` does not end in .safetensors", "give a name that does")
     if target.exists() and not overwrite:
         raise UsageError(f"`{target}` exists", "give another name, or `--overwrite`")
     if not target.parent.is_dir():
-        raise UsageError(f"no folder `{target.parent}`", "make it first, or give another path")
+        raise UsageError(f"no folder `{target.parent}`", "create it first, or give another path")
     checkpoint = _load(name)
     tensors = dict(checkpoint.tensors)
-    if dtype is not StoredDtype.keep:
-        tensors = checkpoint.cast(getattr(torch, dtype.value))
+    if dtype != "keep":
+        tensors = checkpoint.cast(getattr(torch, dtype))
     metadata = dict(checkpoint.metadata)
     if linear:
         tensors, metadata[KEY] = to_linear(tensors), LINEAR
@@ -129,7 +120,7 @@ def convert_weights(
 
 
 def _load(name: str) -> Checkpoint:
-    """The checkpoint, for commands that take its name without `--weights`."""
+    """The checkpoint that an argument, not `--weights`, names."""
     from stae_cli.checkpoints.checkpoint import read_checkpoint
 
     located = locate(name, hint=HUB_HINT)
@@ -148,7 +139,7 @@ def _listed() -> list[Listed]:
 
 
 def _in_words(value: Any) -> str:
-    """An object as `name figure, ...`; anything else as it is."""
+    """An object as `name figure, ...`; anything else unchanged."""
     if not isinstance(value, dict):
         return str(value)
     return ", ".join(f"{key.replace('_', ' ')} {_figures(each)}" for key, each in value.items())
@@ -161,7 +152,7 @@ def _figures(value: Any) -> str:
 
 
 def _parsed(text: str) -> Any:
-    """Metadata that holds a JSON object as that object; anything else as it is."""
+    """Metadata that holds a JSON object as that object; anything else unchanged."""
     try:
         value = json.loads(text, parse_constant=_refused)
     except (ValueError, RecursionError):
@@ -170,7 +161,7 @@ def _parsed(text: str) -> Any:
 
 
 def _refused(constant: str) -> None:
-    """NaN and infinity, which JSON does not have."""
+    """Refuses NaN and infinity, which JSON does not have."""
     raise ValueError(constant)
 
 

@@ -25,10 +25,18 @@ LAST_PATIENCE = 60.0  # seconds that a process has to end what is in flight
 
 
 class Processes(Workers):
-    """A process for each of `devices`, as `pick_device` names them."""
+    """A process for each of `devices`, as `pick_device` names them.
 
-    def __init__(self, devices: Sequence[str]) -> None:
+    Args:
+        devices: their names.
+        prepare: called first in each process; it can be pickled.
+    """
+
+    def __init__(
+        self, devices: Sequence[str], *, prepare: Callable[[], None] | None = None
+    ) -> None:
         self.devices = devices
+        self.prepare = prepare
 
     @property
     def threads(self) -> int:
@@ -42,7 +50,7 @@ class Processes(Workers):
         try:
             with _blocked_signals():
                 for device in self.devices:
-                    children.append(_Child(worker, device, stop, len(self.devices)))
+                    children.append(_Child(worker, device, stop, len(self.devices), self.prepare))
             yield from _results(children, iter(parts), stop, interrupted)
         finally:
             stop.value = 1
@@ -57,11 +65,18 @@ class _Child:
     which another one waits for.
     """
 
-    def __init__(self, worker: Worker, device: str, stop: c_byte, count: int) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        device: str,
+        stop: c_byte,
+        count: int,
+        prepare: Callable[[], None] | None,
+    ) -> None:
         context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
         self.pipe, theirs = context.Pipe()
         worker = replace(worker, device=device)
-        self._process = context.Process(target=_serve, args=(theirs, worker, stop, count))
+        self._process = context.Process(target=_serve, args=(theirs, worker, stop, count, prepare))
         self._process.start()
         theirs.close()  # so that an end of the process is the end of the pipe
 
@@ -125,11 +140,19 @@ def _blocked_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _serve(pipe: Connection, worker: Worker, stop: c_byte, count: int) -> None:
+def _serve(
+    pipe: Connection,
+    worker: Worker,
+    stop: c_byte,
+    count: int,
+    prepare: Callable[[], None] | None,
+) -> None:
     """The life of a process: parts come and tallies go, until nobody is at the other end."""
     for number in HELD:  # the first process gets them too, and says when to stop
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    if prepare is not None:
+        prepare()
     if worker.device == "cpu":
         import torch
 

@@ -29,8 +29,11 @@ def unmeasured(monkeypatch):
     monkeypatch.setattr("stae_cli.benchmark.run._run_case", refuse)
 
 
-def test_every_size_meets_every_batch(bench):
-    ran = bench("--size", "16", "--size", "24x8", "--batch", "1", "--batch", "2", "--json")
+@pytest.mark.parametrize("command", [(), ("network",)])
+def test_every_size_meets_every_batch(stae, tiny, command):
+    common = ("--weights", tiny, "--device", "cpu", "--seconds", "0", "--json")
+    sizes = ("--size", "16", "--size", "24x8", "--batch", "1", "--batch", "2")
+    ran = stae("bench", *command, *common, *sizes)
     assert ran.code == 0
     cases = [result["case"] for result in ran.json["results"]]
     assert [(case["width"], case["height"], case["batch"]) for case in cases] == [
@@ -120,7 +123,7 @@ def test_the_chart_is_written(bench, tmp_path):
         (["--against", "unfused"], ["`unfused` differs from stae on CUDA only", "`cpu`"]),
         (["--against", "reference,unfused"], ["`unfused` differs from stae on CUDA only"]),
         (["--against", "products"], ["unknown network `products`"]),
-        (["--transformer", "base"], ["`--transformer` is for `--loop`"]),
+        (["--transformer", "base"], ["`--transformer` is for `--loop`", "omit it"]),
         (["--workers", "2"], ["`--workers` is for `--path`"]),
     ],
     ids=lambda each: " ".join(each) if each[0].startswith("--") else "",
@@ -142,11 +145,12 @@ def test_weights_are_seeded_unless_named(stae, monkeypatch):
     assert ran.json["weights"] == "seeded"
 
 
-def test_the_path_of_a_folder_is_timed_stage_by_stage(stae, tiny, tmp_path):
+@pytest.mark.parametrize("command", ["--path", "path"])
+def test_the_path_of_a_folder_is_timed_stage_by_stage(stae, tiny, tmp_path, command):
     photos = write_photos(tmp_path / "photos")
     (photos / "damaged.jpg").write_bytes(b"no image")
     before = {path: path.stat().st_mtime_ns for path in photos.rglob("*")}
-    arguments = ("bench", "--path", photos, "--weights", tiny, "--device", "cpu")
+    arguments = ("bench", command, photos, "--weights", tiny, "--device", "cpu")
     ran = stae(*arguments, "--json")
     assert ran.code == 0
     assert [path["command"] for path in ran.json["paths"]] == ["encode", "decode"]
@@ -161,6 +165,60 @@ def test_the_path_of_a_folder_is_timed_stage_by_stage(stae, tiny, tmp_path):
     for command in ("encode", "decode"):
         assert f"{command} is bound by" in report
     assert {path: path.stat().st_mtime_ns for path in photos.rglob("*")} == before
+
+
+def test_paths_of_several_folders_are_timed_together(stae, tiny, tmp_path):
+    folders = [write_photos(tmp_path / name / "photos") for name in ("path", "network")]
+    for number, folder in enumerate(folders):
+        for path in [*folder.rglob("*.*")]:
+            path.rename(path.with_stem(f"{path.stem}-{number}"))
+    ran = stae("bench", "path", *folders, "--weights", tiny, "--device", "cpu", "--json")
+    assert ran.code == 0, ran.err
+    assert [path["images"] for path in ran.json["paths"]] == [18, 18]
+
+
+def test_a_folder_may_be_called_like_a_command(stae, tiny, tmp_path, monkeypatch):
+    write_photos(tmp_path / "network")
+    monkeypatch.chdir(tmp_path)
+    common = ("--weights", tiny, "--device", "cpu", "--json")
+    for words in (("--path", "network"), ("--path=network",), ("path", "network")):
+        ran = stae("bench", *words, *common)
+        assert (ran.code, ran.json["paths"][0]["images"]) == (0, 9)
+
+
+@pytest.mark.usefixtures("unmeasured")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nonsense"], ["nonsense", "`stae bench --help`"]),
+        (["photos", "--size", "8"], ["photos", "`stae bench --help`"]),
+        (["netwrok"], ["Did you mean 'network'?"]),
+        (["--nonsense"], ["--nonsense", "`stae bench --help`"]),
+        (["--size", "8", "network"], ["`--size` stands before `network`", "bench network --size"]),
+        (["-q", "loop"], ["`--quiet` stands before `loop`"]),
+        (["--path", "photos", "path", "photos"], ["`--path` stands before `path`"]),
+        (["network", "photos"], ["photos", "`stae bench network --help`"]),
+        (["network", "--path", "photos"], ["--path", "`stae bench network --help`"]),
+        (["network", "--workers", "2"], ["--workers"]),
+        (["path"], ["FOLDER", "`stae bench path --help`"]),
+        (["path", "photos", "--size", "8"], ["--size", "`stae bench path --help`"]),
+        (["loop", "--plot", "chart.png"], ["--plot", "`stae bench loop --help`"]),
+        (["loop", "--transformer", "giant"], ["unknown transformer `giant`"]),
+        (["--dtype", "float8"], ["'float8'", "'float16', 'bfloat16', 'float32'"]),
+    ],
+    ids=" ".join,
+)
+def test_misspelled_commands_are_refused(stae, arguments, words):
+    stae("bench", *arguments).assert_fails(2, *words)
+
+
+def test_help_shows_the_commands_and_each_has_its_own(stae):
+    whole = stae("bench", "--help").out
+    listed = whole.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in listed] == ["network", "path", "loop"]
+    for command in ("network", "path", "loop"):
+        assert stae("bench", command, "-h").out.startswith(f"Usage: stae bench {command} ")
+    assert "--transformer" not in stae("bench", "network", "-h").out
 
 
 def test_a_path_without_sound_images_is_an_error(stae, tiny, tmp_path):
@@ -181,9 +239,11 @@ def mite(monkeypatch):
 
 
 @pytest.mark.usefixtures("mite")
-def test_encoding_is_timed_beside_a_training_step(bench):
-    arguments = ("--loop", "--transformer", "mite", "--size", "32x16", "--batch", "3")
-    ran = bench(*arguments, "--json")
+@pytest.mark.parametrize("command", ["--loop", "loop"])
+def test_encoding_is_timed_beside_a_training_step(stae, tiny, command):
+    arguments = ("bench", command, "--transformer", "mite", "--size", "32x16", "--batch", "3")
+    arguments += ("--weights", tiny, "--device", "cpu", "--seconds", "0")
+    ran = stae(*arguments, "--json")
     assert ran.code == 0
     (result,) = ran.json["results"]
     assert result["case"] == {"width": 32, "height": 16, "batch": 3}
@@ -193,7 +253,7 @@ def test_encoding_is_timed_beside_a_training_step(bench):
         assert result[name]["median"] > 0
     assert result["caching_pays"] == (result["share"]["median"] >= 0.1)
     assert ran.json["step_dtype"] == "float32"
-    report = bench(*arguments).out
+    report = stae(*arguments).out
     for words in ("cached latents", "encoding on the fly", "of a step", "M parameters"):
         assert words in report
     assert "caching pays" in report or "caching is not worth it" in report
@@ -237,4 +297,4 @@ def test_loops_that_make_no_sense_are_refused(bench, arguments, words):
 )
 def test_options_that_would_be_ignored_are_refused(stae, mode, option):
     ran = stae("bench", *mode, *option)
-    ran.assert_fails(2, f"`{option[0]}` does not go with `{mode[0]}`", "leave one of them away")
+    ran.assert_fails(2, f"`{option[0]}` does not go with `{mode[0]}`", "omit one of them")

@@ -82,7 +82,7 @@ def test_too_little_memory_is_met_with_smaller_packs(stae, tmp_path):
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert ran.code == 0, ran.err
-    assert "ran out of memory; it went on with" in ran.err
+    assert "ran out of memory; it continued with" in ran.err
     freely, narrowly = (
         np.asarray(Image.open(tmp_path / name / "large.png"), np.int32)
         for name in ("freely", "narrowly")

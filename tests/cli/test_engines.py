@@ -187,7 +187,7 @@ def test_what_workers_cannot_have_is_said(stae, source, tiny, tmp_path, monkeypa
     encode("--device", "cuda:0,cuda:1").assert_fails(1, "cuda:", "--device cpu")
     encode("--max-actors", 2).assert_fails(2, "--engine ray")
     encode("--engine", "ray", "--device", "cuda:1").assert_fails(2, "cuda:1", "Ray")
-    encode(*RAY, "--min-actors", 3).assert_fails(2, "3 actors", "2 at most")
+    encode(*RAY, "--min-actors", 3).assert_fails(2, "`--min-actors 3`", "`--max-actors 2`")
     monkeypatch.setitem(sys.modules, "ray", None)
     encode("--engine", "ray").assert_fails(1, "ray", "stae[ray]")
 
@@ -237,6 +237,16 @@ def test_a_worker_that_stops_leaves_no_thread_waiting(task, tmp_path, monkeypatc
         assert not [t.name for t in threading.enumerate() if t.name.startswith(("read", "write"))]
     finally:
         gc.enable()
+
+
+def test_processes_log_what_they_do_too(source, tiny, tmp_path):
+    command = ("encode", source, tmp_path / "out", "--weights", tiny, "--device", "cpu,cpu", "-v")
+    program = [sys.executable, "-m", "stae_cli", *map(str, command)]
+    ran = subprocess.run(program, capture_output=True, text=True)
+    assert ran.returncode == 3, ran.stderr
+    lines = ran.stderr.splitlines()
+    assert "info: one process on each of cpu, cpu" in lines
+    assert sum(line.startswith("info: checkpoint tiny.safetensors, ") for line in lines) >= 2
 
 
 def test_an_error_nobody_thought_of_reaches_the_user(task):

@@ -123,7 +123,7 @@ def test_keys_that_come_twice_are_told(stae, files, shards):
     ran = stae("stats", files, shards, "--json")
     assert ran.code == 0
     assert (ran.json["latents"], ran.json["repeated"]) == (18, 9)
-    assert "warning: 9 latents have keys that came before" in ran.err
+    assert "warning: 9 latents repeat the key of another one" in ran.err
     once = stae("stats", files, "--json")
     assert once.json["repeated"] == 0
     assert "warning" not in once.err

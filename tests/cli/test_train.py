@@ -236,7 +236,7 @@ def test_processes_that_torchrun_starts_anew_go_on(photos, tiny, out):
     assert process.returncode == 0, errors
     assert json.loads(output)["resumed_at"] >= 190
     assert list(curve_of(out)) == list(range(10, 401, 10))
-    assert errors.count("going on after step") == 2
+    assert errors.count("continuing after step") == 2
 
 
 def workers_of(process):
@@ -263,7 +263,7 @@ def test_killed_and_resumed_is_the_same_curve(photos, tiny, out, unbroken):
     output, errors = again.communicate(timeout=120)
     assert again.returncode == 0, errors
     assert json.loads(output)["resumed_at"] >= 10
-    assert "going on after step" in errors
+    assert "continuing after step" in errors
     whole, resumed = curve_of(unbroken[0]), curve_of(out)
     assert list(whole) == list(resumed)
     for step, loss in whole.items():

@@ -1,10 +1,10 @@
-"""Encodes that are killed with no chance to clean up, and those that two processes do at once."""
+"""Encodes that are killed without a chance to clean up, and two processes at the same work."""
 
 import os
 
 import pytest
 
-from tests.killing import Killing
+from tests.killing import LAYOUTS, Killing
 from tests.launcher import Launcher
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
@@ -17,7 +17,7 @@ def killing(tiny, tmp_path_factory):
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("layout", ["files", "shards", "tar"])
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_rerun_after_kills_completes_what_was_begun(killing, layout, ranks):
     outcome = killing.outcome(layout, ranks=ranks, kills=1, seed=1)
     assert outcome.last_code == 0

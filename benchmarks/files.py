@@ -24,12 +24,12 @@ from isal import isal_zlib
 from PIL import Image
 from record import record
 
-from stae_cli.flow.read_ahead import read_ahead
+from stae_cli.flow.read_ahead import READ_AHEAD_BYTES, read_ahead
 from stae_cli.flow.write_behind import WriteBehind
 from stae_cli.images.buffers import Buffers
 from stae_cli.images.resize import Prep
 from stae_cli.images.write import _filtered, write_picture
-from stae_cli.runs.read_picture import READ_AHEAD_BYTES, read_picture
+from stae_cli.runs.read_picture import read_picture
 from stae_cli.storage.destination import FolderDestination
 from stae_cli.storage.names import plan_outputs
 from stae_cli.storage.sources import list_sources

@@ -22,6 +22,7 @@ from stae_cli.images.resize import Prep
 from stae_cli.network.architecture import F8C16
 from stae_cli.runs.encode import encode
 from stae_cli.runs.encode_plan import EncodeSettings, plan_encode
+from stae_cli.runs.workers import ThisProcess
 
 SIDES = {256: 2000, 1024: 300}  # pixels, and how many pictures
 SHARDS = (0, 256)
@@ -73,7 +74,7 @@ def encoded(source: Path, dest: Path, shard: int, threads: int) -> float:
     settings = EncodeSettings(Prep(), workers=threads, shard_size=shard)
     plan = plan_encode([source], dest, settings)
     checkpoint = SimpleNamespace(name="none", fingerprint="0" * 64)
-    return encode(plan, checkpoint, NoNetwork(), advance=lambda _: None).seconds
+    return encode(plan, checkpoint, ThisProcess(NoNetwork()), advance=lambda _: None).seconds
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 from transformer import MERGE
 
-from stae_cli.flow.batching import pack
 from stae_cli.images.read import IMAGE_SUFFIXES, open_image
 from stae_cli.images.resize import Prep, prepare
 from stae_cli.latents.format import read_latent
+from stae_cli.runs.pipeline import packed
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Batches(IterableDataset):
 
     def __iter__(self) -> Iterator[tuple[list[Tensor], list[str]]]:
         """Pictures and their captions."""
-        for batch in pack(
+        for batch in packed(
             self._endless(), patches=lambda one: tokens_of(one[0], self.token), limit=self.tokens
         ):
             pictures, captions = zip(*batch, strict=True)

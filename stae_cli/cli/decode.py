@@ -30,7 +30,6 @@ from stae_cli.cli.options import (
     Quiet,
     ReadersAndWriters,
     Sources,
-    parse_dtype,
 )
 from stae_cli.cli.report import finish
 
@@ -76,33 +75,27 @@ def decode(
     What is done already is skipped, so an interrupted run goes on where it stopped.
     """
     from stae_cli.runs import decode as running
-    from stae_cli.runs.decode_plan import DecodeSettings, plan_decode
 
     place = parse_place(
         device, engine, os.environ,
         address=ray_address, min_actors=min_actors, max_actors=max_actors,
     )  # fmt: skip
-    settings = DecodeSettings(format=format.value, overwrite=overwrite, workers=workers)
-    plan = plan_decode(sources, dest, settings)
-    codec = maker = None
-    if plan.outputs:
+    settings = running.DecodeSettings(format=format.value, overwrite=overwrite, workers=workers)
+    plan = running.plan_decode(sources, dest, settings)
+    crew = None
+    if plan.latents:
         from stae_cli.checkpoints.recorded import find_that_made
-        from stae_cli.codec.device import pick_device
-        from stae_cli.runs.workers import CodecMaker
 
         load = partial(
             find_that_made,
-            plan.weights, plan.weights_sha256, architecture=plan.architecture, asked=weights,
-        )  # fmt: skip
-        chosen = None if place.workers else pick_device(place.device)
-        checkpoint = load()
-        maker = CodecMaker(load, checkpoint.fingerprint, parse_dtype(dtype), batch_patches)
-        if chosen is not None:
-            codec = maker.codec_of(checkpoint, chosen)
+            plan.weights,
+            plan.weights_sha256,
+            architecture=plan.architecture,
+            asked=weights,
+        )
+        crew, _ = place.workers(load, dtype, batch_patches)
     with progress_bar(plan.total, what="decode", quiet=quiet) as advance:
-        if place.workers and maker:
-            report = running.decode_with(place.workers, plan, maker, advance=advance)
-        else:
-            report = running.decode(plan, codec, advance=advance)
+        tally = running.decode(plan, crew, advance=advance)
+    codec = crew.codec if crew else None
     facts = place.facts(dtype)
-    return finish(report, plan, codec, verb="decoded", quiet=quiet, as_json=as_json, extra=facts)
+    return finish(tally, plan, codec, verb="decoded", quiet=quiet, as_json=as_json, extra=facts)

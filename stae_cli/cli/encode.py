@@ -32,7 +32,6 @@ from stae_cli.cli.options import (
     Quiet,
     ReadersAndWriters,
     Weights,
-    parse_dtype,
 )
 from stae_cli.cli.prep import (
     Background,
@@ -149,27 +148,15 @@ def encode(
     plan = plan_encode(sources, dest, settings, listed=_listed(sources, from_list))
 
     from stae_cli.checkpoints.checkpoint import load_checkpoint
-    from stae_cli.codec.device import pick_device
     from stae_cli.runs import encode as running
-    from stae_cli.runs.workers import CodecMaker
 
-    chosen = None if place.workers else pick_device(place.device)
-    checkpoint = load_checkpoint(weights)
-    maker = CodecMaker(
-        partial(load_checkpoint, weights),
-        checkpoint.fingerprint,
-        parse_dtype(dtype),
-        batch_patches,
-    )
-    codec = maker.codec_of(checkpoint, chosen) if chosen else None
+    crew, checkpoint = place.workers(partial(load_checkpoint, weights), dtype, batch_patches)
     with progress_bar(plan.total, what="encode", quiet=quiet) as advance:
-        if place.workers:
-            report = running.encode_with(place.workers, plan, checkpoint, maker, advance=advance)
-        else:
-            assert codec is not None
-            report = running.encode(plan, checkpoint, codec, advance=advance)
+        tally = running.encode(plan, checkpoint, crew, advance=advance)
     facts = place.facts(dtype)
-    return finish(report, plan, codec, verb="encoded", quiet=quiet, as_json=as_json, extra=facts)
+    return finish(
+        tally, plan, crew.codec, verb="encoded", quiet=quiet, as_json=as_json, extra=facts
+    )
 
 
 def _listed(sources: list[str], from_list: str | None) -> SourceList | None:

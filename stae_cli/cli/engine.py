@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stae_cli.cli.options import Dtype, parse_device
+from stae_cli.cli.options import Dtype, parse_device, parse_dtype
 from stae_cli.cli.share import local_device
 from stae_cli.errors import DeviceError, UsageError
 
 if TYPE_CHECKING:
-    from stae_cli.runs.workers import Workers
+    from stae_cli.checkpoints.checkpoint import Checkpoint
+    from stae_cli.runs.workers import CodecMaker, Workers
 
 ALL = "cuda:all"
 RAYS_ENVIRONMENT = {
@@ -60,14 +62,32 @@ MaxActors = Annotated[
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run's network runs: `workers`, or `device` of this process."""
+    """Where a run's network runs: what `others` makes, or `device` of this process."""
 
     device: str
-    workers: Workers | None = None
+    others: Callable[[CodecMaker], Workers] | None = None
 
     def facts(self, dtype: Dtype) -> dict[str, str]:
         """For the report, what a codec of this process would say: what was asked of the workers."""
-        return {"device": self.device, "dtype": dtype.value} if self.workers else {}
+        return {"device": self.device, "dtype": dtype.value} if self.others else {}
+
+    def workers(
+        self, load: Callable[[], Checkpoint], dtype: Dtype, batch_patches: int | None
+    ) -> tuple[Workers, Checkpoint]:
+        """The workers, and the checkpoint that `load` gives here and wherever they are.
+
+        Raises:
+            DeviceError: this process's device is missing, which shows before the checkpoint loads.
+        """
+        from stae_cli.codec.device import pick_device
+        from stae_cli.runs.workers import CodecMaker, ThisProcess
+
+        device = self.device if self.others else pick_device(self.device)
+        checkpoint = load()
+        maker = CodecMaker(load, checkpoint.fingerprint, parse_dtype(dtype), batch_patches)
+        if self.others:
+            return self.others(maker), checkpoint
+        return ThisProcess(maker.codec_of(checkpoint, device)), checkpoint
 
 
 def parse_place(
@@ -97,7 +117,7 @@ def parse_place(
         return Place(local_device(names[0], environment))
     from stae_cli.runs.local_workers import Processes
 
-    return Place(",".join(names), Processes(names))
+    return Place(",".join(names), partial(Processes, names))
 
 
 def _on_ray(device: str, address: str | None, min_actors: int, max_actors: int | None) -> Place:
@@ -115,7 +135,7 @@ def _on_ray(device: str, address: str | None, min_actors: int, max_actors: int |
 
     for name, value in RAYS_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    return Place(device, RayActors(device, address, min_actors, max_actors))
+    return Place(device, partial(RayActors, device, address, min_actors, max_actors))
 
 
 def _all_cuda() -> list[str]:

@@ -9,10 +9,10 @@ from stae_cli.cli.console import print_error, print_json, print_note, print_warn
 
 if TYPE_CHECKING:
     from stae_cli.codec.codec import Codec
-    from stae_cli.runs.decode_plan import DecodePlan
+    from stae_cli.runs.decode import DecodePlan
     from stae_cli.runs.encode_plan import EncodePlan
     from stae_cli.runs.roundtrip import RoundtripPlan
-    from stae_cli.runs.tally import Report
+    from stae_cli.runs.tally import Tally
 
     Plan = EncodePlan | DecodePlan | RoundtripPlan
 
@@ -20,7 +20,7 @@ ALL_GOOD, SOME_FAILED = 0, 3
 
 
 def finish(
-    report: Report,
+    report: Tally,
     plan: Plan,
     codec: Codec | None,
     *,
@@ -52,7 +52,7 @@ def finish(
     return SOME_FAILED if report.problems else ALL_GOOD
 
 
-def _print_summary(report: Report, plan: Plan, verb: str) -> None:
+def _print_summary(report: Tally, plan: Plan, verb: str) -> None:
     counts = [f"{verb} {report.done}", f"skipped {report.skipped} already done"]
     counts.append(f"failed {len(report.problems)}")
     if plan.passed_over:
@@ -70,12 +70,12 @@ def _print_summary(report: Report, plan: Plan, verb: str) -> None:
     print_note(f"time spent on: {', '.join(shares)}")
 
 
-def _shares(report: Report) -> dict[str, float]:
+def _shares(report: Tally) -> dict[str, float]:
     total = sum(report.waits.values()) or 1.0
     return {stage: seconds / total for stage, seconds in report.waits.items()}
 
 
-def _summary(report: Report, plan: Plan, codec: Codec | None) -> dict[str, Any]:
+def _summary(report: Tally, plan: Plan, codec: Codec | None) -> dict[str, Any]:
     seconds = report.seconds or 1.0
     return {
         "done": report.done,

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from typing import TypeVar
+
+from stae_cli.interrupts import held_interrupts
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Reserve = Callable[[int], None]
 
-FREE_PART = 4  # of the bytes, one in so many is granted in any order
+READ_AHEAD_BYTES = 256 << 20  # of pixels, unless the caller says otherwise
+FREE_PART = 4  # a quarter of the bytes is granted in any order
 ITEMS_AHEAD = 64  # per thread; keeps a plan of a million entries out of the pool
 
 
 class _ByteGate:
-    """Grants bytes in the items' order, so that the next one needed is never starved.
+    """Grants bytes in the items' order, so that the next item needed is never starved.
 
-    A part of them is granted in any order: threads that do not need to wait for each other are
-    not woken for nothing.
+    A part of them is granted in any order, so that threads rarely wait for each other. A semaphore
+    does not do: it grants in the order of arrival, and later items could hold all of it.
     """
 
     def __init__(self, limit: int) -> None:
@@ -140,3 +145,26 @@ def _delivered(pending: deque[Future[tuple[Result, int]]], gate: _ByteGate) -> R
     result, reserved = pending.popleft().result()
     gate.deliver(reserved)
     return result
+
+
+@contextmanager
+def scanning(
+    items: Iterable[Item], look: Callable[[Item, Reserve], Result], *, workers: int | None
+) -> Iterator[Iterator[Result]]:
+    """Yields an iterator of `look(item, reserve)` for every item, in order; see `read_ahead`.
+
+    It ends early at a signal, which takes effect when the block is over.
+    """
+    threads = workers or os.cpu_count() or 1
+    with (
+        held_interrupts() as interrupts,
+        closing(read_ahead(items, look, threads=threads, max_bytes=READ_AHEAD_BYTES)) as results,
+    ):
+        yield _until(lambda: interrupts.signal is not None, results)
+
+
+def _until(stop: Callable[[], bool], results: Iterator[Result]) -> Iterator[Result]:
+    for result in results:
+        if stop():
+            return
+        yield result

@@ -13,8 +13,6 @@ from stae_cli.network.architecture import UNIT
 from stae_cli.storage.entry import SourceState
 from stae_cli.storage.names import Planned
 
-READ_AHEAD_BYTES = 256 << 20
-
 
 @dataclass(frozen=True)
 class Picture:
@@ -45,7 +43,7 @@ def source_state(planned: Planned) -> SourceState:
     try:
         planned.entry.key.encode()
     except UnicodeEncodeError as error:
-        raise InputError("its name is no valid UTF-8; rename it") from error
+        raise InputError("its name is not valid UTF-8; rename it") from error
     return planned.entry.state()
 
 
@@ -62,7 +60,7 @@ def read_picture(
         buffers: where pixels get their memory.
 
     Raises:
-        InputError: it is no sound image, or changed while it was read.
+        InputError: it is not a sound image, or changed while it was read.
         OSError: it cannot be read.
     """
     before = source_state(planned)

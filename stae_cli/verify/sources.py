@@ -6,8 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from stae_cli.errors import UsageError
-from stae_cli.flow.read_ahead import Reserve
-from stae_cli.flow.scan import scanning
+from stae_cli.flow.read_ahead import Reserve, scanning
 from stae_cli.images.read import IMAGE_SUFFIXES
 from stae_cli.runs.tally import problem_or
 from stae_cli.storage.entry import Entry, MemberEntry, Problem, SourceState

@@ -19,10 +19,10 @@ from stae_cli import LatentDataset, __version__
 from stae_cli.checkpoints.checkpoint import read_checkpoint
 from stae_cli.images.resize import Prep
 from stae_cli.latents.run_record import settle_record
-from stae_cli.runs import decode_plan as decodeplan
 from stae_cli.runs import units
 from stae_cli.runs.encode import EncodeTask
 from stae_cli.runs.encode_plan import EncodeSettings, KnownOutputs
+from stae_cli.runs.pipeline import Pipeline
 from stae_cli.runs.workers import CodecMaker, Worker
 from stae_cli.storage.destination import FolderDestination
 from stae_cli.storage.sources import list_sources
@@ -38,7 +38,7 @@ posix = pytest.mark.skipif(os.name == "nt", reason="no such signals")
 def source(tmp_path, monkeypatch):
     """Nine photos and what is none; units of two."""
     monkeypatch.setattr(units, "UNIT", 2)
-    monkeypatch.setattr(decodeplan, "PART", 2)
+    monkeypatch.setattr("stae_cli.runs.decode.PART", 2)
     photos = write_photos(tmp_path / "source")
     (photos / "broken.png").write_bytes(b"\x89PNG and nothing else")
     return photos
@@ -199,7 +199,7 @@ def task(tiny, tmp_path):
     destination = FolderDestination(tmp_path / "out")
     destination.prepare()
     sha = checkpoint.fingerprint
-    task = EncodeTask(destination, EncodeSettings(Prep()), "tiny", sha, KnownOutputs())
+    task = EncodeTask(destination, EncodeSettings(Prep()), "tiny", sha, KnownOutputs(), threads=2)
     settle_record(destination, task.record, is_planned=lambda _: False, overwrite=False)
     return task, CodecMaker(lambda: checkpoint, sha, None, None)
 
@@ -224,7 +224,7 @@ def test_a_worker_elsewhere_refuses_what_is_not_the_same_there(task, other_tiny,
 def test_a_worker_that_stops_leaves_no_thread_waiting(task, tmp_path, monkeypatch):
     """Threads that wait for their turn to read would keep its process from its end."""
     task, maker = task
-    monkeypatch.setattr("stae_cli.runs.encoding.READ_AHEAD_BYTES", 5000)
+    monkeypatch.setattr(Pipeline, "read_bytes", 5000)
     photos = write_photos(tmp_path / "photos", count=40)
     (photos / "a.png").write_bytes(b"\x89PNG and nothing else")
     listing = list_sources([photos], None, suffixes=[".png"])

@@ -25,7 +25,7 @@ class _ByteGate:
     """Grants bytes in the items' order, so that the next item needed is never starved.
 
     A part of them is granted in any order, so that threads rarely wait for each other. A semaphore
-    does not do: it grants in the order of arrival, and later items could hold all of it.
+    is not enough: it grants in order of arrival, so later items could hold all the bytes.
     """
 
     def __init__(self, limit: int) -> None:
@@ -50,7 +50,7 @@ class _ByteGate:
         signal.acquire()
 
     def finish(self, turn: int) -> None:
-        """Lets later items go on where this one asked for nothing."""
+        """Lets later items go on if this one asked for nothing."""
         with self._lock:
             self._pass(turn)
             self._wake()
@@ -71,7 +71,7 @@ class _ByteGate:
                 signal.release()
 
     def _fits(self, turn: int, size: int) -> bool:
-        """What is next to be delivered need not wait: only later items hold anything then."""
+        """The next item to be delivered never waits: only later ones hold anything then."""
         if turn == self._turn:
             fits = not self._held or self._held + size <= self._limit
             return fits or turn == self._delivered
@@ -90,7 +90,7 @@ class _ByteGate:
             self._turn += 1
 
     def _wake(self) -> None:
-        """Grants what those whose turn it is wait for, as far as that fits now."""
+        """Grants what waiting items ask for, in their order, while it fits."""
         while (waiting := self._waiting.get(self._turn)) and self._fits(self._turn, waiting[0]):
             size, signal = self._waiting.pop(self._turn)
             self._grant(self._turn, size)
@@ -106,11 +106,11 @@ def read_ahead(
 ) -> Generator[Result, None, None]:
     """Yields `read(item, reserve)` for every item, in order, running ahead in threads.
 
-    `read` calls `reserve(size)` at most once, before it makes something large. What is read and
+    `read` calls `reserve(size)` at most once, before it allocates something large. What is read and
     not yet yielded never exceeds `max_bytes`, except for an item that is larger by itself, with
-    at most a part of that beside it.
-    An exception of `read` is raised here, in its item's place. Close it when it is left early:
-    threads wait for that.
+    at most a quarter of that beside it.
+    An exception of `read` is raised here, in its item's place. A caller that stops early closes the
+    iterator: that ends the threads.
     """
     gate = _ByteGate(max_bytes)
 

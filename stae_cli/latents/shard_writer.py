@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -29,6 +30,8 @@ from stae_cli.storage.entry import SourceState
 
 MEMORY_BYTES = 256 << 20  # of a shard that is being made; beyond, it waits on disk
 REREADS = 5  # of a shard that others keep replacing
+
+_log = logging.getLogger(__name__)
 
 
 class ShardStorage(Storage):
@@ -89,6 +92,14 @@ class ShardStorage(Storage):
         moved = (shard.stored or {}).keys() - {planned.output for planned in shard.planned}
         if shard.fresh or shard.mixed or (moved and not shard.part):  # to other shards
             self.manifest.outdate()
+            _log.info(
+                "writing %s: %d of its %d latents are new%s%s",
+                shard.name,
+                len(shard.fresh),
+                len(shard.planned),
+                ", some have other weights or settings" if shard.mixed else "",
+                f", {len(moved)} are in other shards now" if moved else "",
+            )
             size = shard.data.tell() if shard.data else 0
             self.writer.submit(min(size, MEMORY_BYTES), lambda: self._write(shard))
         for member in _members(shard):

@@ -21,7 +21,7 @@ from stae_cli.latents.run_record import NO_PREP, RunRecord, settle_record
 from stae_cli.latents.writer import Written
 from stae_cli.runs.pipeline import Pipeline
 from stae_cli.runs.tally import Tally
-from stae_cli.runs.workers import Workers
+from stae_cli.runs.workers import Task, Workers
 from stae_cli.storage.destination import FolderDestination
 from stae_cli.storage.entry import Problem
 from stae_cli.storage.names import folded
@@ -155,7 +155,7 @@ def decode(plan: DecodePlan, workers: Workers | None, *, advance: Callable[[int]
 
 
 @dataclass(frozen=True)
-class DecodeTask:
+class DecodeTask(Task[Sequence[StoredLatent]]):
     """What each process of a run knows, whichever latents it decodes; it can be pickled.
 
     `weights` and `weights_sha256` name the checkpoint that made all of them; `threads` read, and as
@@ -170,7 +170,6 @@ class DecodeTask:
 
     @property
     def record(self) -> RunRecord:
-        """What DEST records of all its pictures."""
         return RunRecord(
             kind="pictures",
             weights=self.weights,
@@ -179,24 +178,11 @@ class DecodeTask:
             output=self.settings.format,
         )
 
-    @property
-    def strict(self) -> bool:
-        """Whether the first failure ends the run: never."""
-        return False
-
-    def new_manifest(self) -> None:
-        """Pictures have no manifest."""
-
     def output(self, stored: StoredLatent) -> str:
         """The picture, relative to DEST, of a latent."""
         return f"{stored.key}.{self.settings.format}"
 
     def do(self, parts: Iterable[Sequence[StoredLatent]], codec: PixelCodec, tally: Tally) -> None:
-        """Decodes latents, as far as they are not done yet, and counts them in `tally`.
-
-        Raises:
-            StaeError: DEST can no longer be written to.
-        """
         _Decoding(self, codec, tally).run(chain.from_iterable(parts))
 
 

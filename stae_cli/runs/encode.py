@@ -27,7 +27,7 @@ from stae_cli.runs.pipeline import Pipeline
 from stae_cli.runs.read_picture import Picture, read_picture, source_state
 from stae_cli.runs.tally import Tally
 from stae_cli.runs.units import Unit, shard_number
-from stae_cli.runs.workers import Workers
+from stae_cli.runs.workers import Task, Workers
 from stae_cli.storage.destination import Destination
 from stae_cli.storage.entry import Problem
 
@@ -88,7 +88,7 @@ def _refuse_surplus(plan: EncodePlan) -> None:
 
 
 @dataclass(frozen=True)
-class EncodeTask:
+class EncodeTask(Task[Unit]):
     """What each process of a run knows, whichever units it encodes; it can be pickled.
 
     `weights` and `weights_sha256` name the checkpoint; `known` are all the run's outputs;
@@ -104,7 +104,6 @@ class EncodeTask:
 
     @property
     def record(self) -> RunRecord:
-        """What DEST records of all its latents."""
         settings = self.settings
         return RunRecord(
             kind="latents",
@@ -119,20 +118,13 @@ class EncodeTask:
 
     @property
     def strict(self) -> bool:
-        """Whether the first failure ends the run."""
         return self.settings.strict
 
     def new_manifest(self) -> Manifest | None:
-        """An empty manifest for one process, where the run makes shards."""
         settings = self.settings
         return Manifest(self.destination, settings.share) if settings.shard_size else None
 
     def do(self, parts: Iterable[Unit], codec: PixelCodec, tally: Tally) -> None:
-        """Encodes units, as far as they are not done yet, and counts their pictures in `tally`.
-
-        Raises:
-            StaeError: DEST belongs to another run, or can no longer be written to.
-        """
         encoding = _Encoding(self, codec, tally)
         with closing(encoding.storage):
             encoding.run(encoding.jobs(parts))

@@ -112,7 +112,7 @@ def _done(
         if dead:
             raise StaeError(
                 "a process of the run died: it was killed, or memory was short",
-                "run the same command again: it goes on where it stopped",
+                "run the same command again: it continues where it stopped",
             )
 
 

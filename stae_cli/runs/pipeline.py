@@ -129,7 +129,7 @@ class Pipeline(ABC, Generic[Item, Loaded, Result]):
                 yield item, loaded
 
     def _begin(self, pairs: Sequence[tuple[Item, Loaded]]) -> Callable[[], Sequence[Result]]:
-        _log.debug("a pack of %d", len(pairs))
+        _log.debug("computing a pack of %d", len(pairs))
         return self.begin([loaded for _, loaded in pairs])
 
 

@@ -195,5 +195,5 @@ def _ended(error: Exception) -> StaeError:
     reason = str(error).strip().splitlines() or [""]
     return StaeError(
         f"Ray ended the run: {type(error).__name__}: {reason[-1]}",
-        "Ray's logs say more; run the same command again: it goes on where it stopped",
+        "Ray's logs say more; run the same command again: it continues where it stopped",
     )

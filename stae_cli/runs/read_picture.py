@@ -1,4 +1,4 @@
-"""Reading one image for the network, with what its source was when it was read."""
+"""Reading one image for the network, with the state of its source."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def patches_of(pixels: Pixels) -> int:
 
 
 def source_state(planned: Planned) -> SourceState:
-    """What the source is now.
+    """The state of the source now.
 
     Raises:
-        InputError: it is gone, or its name cannot be recorded.
-        OSError: it cannot be reached.
+        InputError: its name cannot be recorded.
+        OSError: it is gone or cannot be reached.
     """
     try:
         planned.entry.key.encode()
@@ -57,7 +57,7 @@ def read_picture(
         prep: what to do to its size.
         patch: what sides must be multiples of.
         reserve: called with the bytes of pixels before they are decoded.
-        buffers: where pixels get their memory.
+        buffers: allocates memory for pixels.
 
     Raises:
         InputError: it is not a sound image, or changed while it was read.

@@ -1,4 +1,4 @@
-"""Images to reconstructions beside them: the run behind `stae roundtrip`."""
+"""Images to reconstructions and figures: the run behind `stae roundtrip`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ METRICS_NAME = "metrics.json"
 
 @dataclass(frozen=True)
 class RoundtripSettings:
-    """How images are prepared, and by how many threads files are read and written."""
+    """How images are prepared; `workers` threads read, and as many write."""
 
     prep: Prep
     workers: int | None = None
@@ -73,7 +73,7 @@ class Scored:
 
 @dataclass
 class RoundtripTally(Tally):
-    """What a run did, with the figures of each image."""
+    """The tally of a run, with the figures of each image."""
 
     scored: list[Scored] = field(default_factory=list)
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from logging.handlers import QueueHandler
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from stae_cli._version import __version__
 from stae_cli.errors import StaeError
@@ -28,35 +28,37 @@ if TYPE_CHECKING:
     from stae_cli.checkpoints.checkpoint import Checkpoint
     from stae_cli.codec.pixel_codec import PixelCodec
 
-Part = TypeVar("Part", contravariant=True)
+Part = TypeVar("Part")
 
 PACKAGE_LOG = logging.getLogger("stae_cli")
 _log = logging.getLogger(__name__)
 
 
-class Task(Protocol[Part]):
+class Task(ABC, Generic[Part]):
     """What is to be done with each part of a run; it can be pickled, and so can the parts."""
 
-    @property
-    def destination(self) -> Destination:
-        """DEST, prepared."""
-
-    @property
-    def record(self) -> RunRecord:
-        """What DEST records of its outputs."""
+    destination: Destination
 
     @property
     def strict(self) -> bool:
         """Whether the first failure ends the run."""
+        return False
+
+    @property
+    @abstractmethod
+    def record(self) -> RunRecord:
+        """What DEST records of its outputs."""
 
     def new_manifest(self) -> Manifest | None:
         """An empty manifest for one process, if the run writes one."""
+        return None
 
+    @abstractmethod
     def do(self, parts: Iterable[Part], codec: PixelCodec, tally: Tally) -> None:
-        """Does some parts and counts them in `tally`.
+        """Does some parts, as far as they are not done yet, and counts them in `tally`.
 
         Raises:
-            StaeError: the run cannot go on.
+            StaeError: DEST belongs to another run, or can no longer be written to.
         """
 
 

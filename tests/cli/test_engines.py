@@ -160,6 +160,27 @@ def test_two_processes_make_what_one_does(stae, source, tiny, tmp_path, options)
     assert decoded[0] == decoded[1]
 
 
+@pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
+def test_the_log_says_what_is_skipped_and_why_something_is_encoded_again(
+    stae, source, tiny, tmp_path, caplog, device
+):
+    """What another process logs reaches the log of the first."""
+    encode = ("encode", source, tmp_path / "out", "--weights", tiny, "--device", device)
+    stae(*encode)
+    os.utime(source / "p1.png", ns=(1, 1))
+    (tmp_path / "out" / "p2.safetensors").write_bytes(b"")
+    caplog.set_level("DEBUG", "stae_cli")
+    stae(*encode)
+    said = [record.getMessage() for record in caplog.records]
+    assert "skipping p0.png: encoded already" in said
+    assert "encoding p1.png again: it has changed since it was encoded" in said
+    assert [line for line in said if "p2.safetensors is damaged" in line]
+    assert len([line for line in said if "runs the network on cpu in float32" in line]) in (1, 2)
+    assert len([line for line in said if line.startswith("started process")]) == 2 * (
+        device != "cpu"
+    )
+
+
 def test_a_strict_run_of_two_processes_stops(stae, source, tiny, tmp_path):
     ran = stae(
         "encode", source, tmp_path / "out", "--weights", tiny, "--strict", "--device", "cpu,cpu"

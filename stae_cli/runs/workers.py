@@ -185,7 +185,7 @@ class Worker:
                 # A copy: the raised one holds frames, and with them threads that wait for it.
                 ended = type(error)(error.message, error.hint)
             except Exception as error:  # noqa: BLE001 (it has to reach the user from here, too)
-                _log.debug("unexpected", exc_info=True)
+                _log.info("an unexpected error", exc_info=True)
                 ended = _unexpected(error)
         records = [log.get() for _ in range(log.qsize())]
         return tally.part(manifest=lines, log=records, error=ended)

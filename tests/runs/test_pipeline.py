@@ -81,15 +81,15 @@ def test_outputs_are_the_same(stae, tiny, tmp_path, monkeypatch, shards):
         assert stae("encode", photos, folder / "latents", *options, *shards).code == 3
         ran = stae("decode", folder / "latents", folder / "out", *options)
         assert ran.code == 0, ran.err
-        files = sorted(
-            path for path in folder.rglob("*") if path.suffix in (".safetensors", ".png")
-        )
+        assert stae("roundtrip", photos, folder / "both", *options).code == 3
+        kinds = (".safetensors", ".png", ".json")
+        files = sorted(path for path in folder.rglob("*") if path.suffix in kinds)
         return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
     plain = run(tmp_path / "plain")
     monkeypatch.setattr(PixelCodec, "runs_beside", True)
     overlapped = run(tmp_path / "overlapped")
-    assert len(plain) == 10 + (4 if shards else 10)
-    names = [name for name in plain if name.endswith(".safetensors")]
+    assert len(plain) == 10 + (4 if shards else 10) + 2 + (2 * 10 + 1)
+    names = [name for name in plain if name.endswith((".safetensors", ".json"))]
     assert {n: overlapped[n] for n in names} == {n: plain[n] for n in names}
     assert overlapped.keys() == plain.keys()

@@ -94,7 +94,7 @@ def reading(folder: Path) -> dict[str, float]:
             list(pool.map(decode, files))
 
     def read(planned, reserve):
-        return read_picture(planned, Prep(), patch=8, reserve=reserve, buffers=buffers)
+        return read_picture(planned.entry, Prep(), patch=8, reserve=reserve, buffers=buffers)
 
     def stae() -> None:
         for _ in read_ahead(plan, read, threads=THREADS, max_bytes=READ_AHEAD_BYTES):

@@ -121,7 +121,7 @@ class _Stages:
         def read(planned: Planned, reserve: Reserve) -> Pixels:
             prep = Prep()
             picture = read_picture(
-                planned, prep, patch=self.patch, reserve=reserve, buffers=buffers
+                planned.entry, prep, patch=self.patch, reserve=reserve, buffers=buffers
             )
             return picture.prepared.pixels
 

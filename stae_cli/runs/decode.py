@@ -186,15 +186,7 @@ class DecodeTask(Task[Sequence[StoredLatent]]):
         _Decoding(self, codec, tally).run(chain.from_iterable(parts))
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    """One latent, read, and the record to embed in its picture."""
-
-    latent: Latent
-    record: str
-
-
-class _Decoding(Pipeline[StoredLatent, _Loaded, Pixels | None]):
+class _Decoding(Pipeline[StoredLatent, Latent, Pixels | None]):
     """The decoding of some latents."""
 
     read_bytes = 64 << 20  # latents are small
@@ -206,26 +198,25 @@ class _Decoding(Pipeline[StoredLatent, _Loaded, Pixels | None]):
     def label(self, item: StoredLatent) -> str:
         return item.label
 
-    def read(self, item: StoredLatent, reserve: Reserve) -> _Loaded | None:
+    def read(self, item: StoredLatent, reserve: Reserve) -> Latent | None:
         if item.file.state() != item.state:
             raise InputError("it changed while the run was under way")
-        record = _picture_record(item)
-        if not self.task.settings.overwrite and self._is_done(item, record):
+        if not self.task.settings.overwrite and self._is_done(item):
             _log.debug("skipping %s: decoded already", item.label)
             return None
         reserve(item.size)
         latent = item.read()
         self._check(latent, item.info)
-        return _Loaded(latent, record)
+        return latent
 
-    def _is_done(self, stored: StoredLatent, record: str) -> bool:
+    def _is_done(self, stored: StoredLatent) -> bool:
         """Whether the picture is whole and was made from this latent.
 
         Raises:
             InputError: another program's file is in its place.
         """
         path = self.task.destination.path(self.task.output(stored))
-        found = read_picture_record(path)
+        found, record = read_picture_record(path), _picture_record(stored)
         if found is None and path.exists() and path.stat().st_size:
             raise InputError(
                 f"its output `{path}` exists and is not a complete picture of stae; "
@@ -252,13 +243,13 @@ class _Decoding(Pipeline[StoredLatent, _Loaded, Pixels | None]):
                 f"{self.format} side; use --format png"
             )
 
-    def patches(self, loaded: _Loaded) -> int:
-        return self.codec.architecture.units * loaded.latent[0].size
+    def patches(self, loaded: Latent) -> int:
+        return self.codec.architecture.units * loaded[0].size
 
-    def begin(self, pack: Sequence[_Loaded]) -> Callable[[], Sequence[Pixels | None]]:
-        return self.codec.begin_decoding([loaded.latent for loaded in pack])
+    def begin(self, pack: Sequence[Latent]) -> Callable[[], Sequence[Pixels | None]]:
+        return self.codec.begin_decoding(pack)
 
-    def save(self, item: StoredLatent, loaded: _Loaded, result: Pixels | None) -> None:
+    def save(self, item: StoredLatent, loaded: Latent, result: Pixels | None) -> None:
         if result is None:
             self.fail(item, "the network gave NaN or infinity, in float32 too")
             return
@@ -266,7 +257,7 @@ class _Decoding(Pipeline[StoredLatent, _Loaded, Pixels | None]):
 
         def write() -> Written:
             with self.task.destination.writing(self.task.output(item)) as path:
-                write_picture(path, picture, format=self.format, record=loaded.record)
+                write_picture(path, picture, format=self.format, record=_picture_record(item))
                 return Written(1, path.stat().st_size)
 
         self.tally.pixels += item.info.width * item.info.height

@@ -24,12 +24,12 @@ from stae_cli.latents.shard_writer import ShardStorage
 from stae_cli.latents.writer import Expected, FileStorage, Job, Storage
 from stae_cli.runs.encode_plan import EncodePlan, EncodeSettings, KnownOutputs
 from stae_cli.runs.pipeline import Pipeline
-from stae_cli.runs.read_picture import Picture, read_picture, source_state
+from stae_cli.runs.read_picture import Picture, patches_of, read_picture, source_state
 from stae_cli.runs.tally import Tally
 from stae_cli.runs.units import Unit, shard_number
 from stae_cli.runs.workers import Task, Workers
 from stae_cli.storage.destination import Destination
-from stae_cli.storage.entry import Problem
+from stae_cli.storage.entry import Entry, Problem
 
 if TYPE_CHECKING:
     from stae_cli.checkpoints.checkpoint import Checkpoint
@@ -195,12 +195,12 @@ class _Encoding(Pipeline[Job, Picture, Latent | None]):
         return item.planned.entry.key
 
     def read(self, item: Job, reserve: Reserve) -> Picture | None:
-        planned = item.planned
-        if not self.settings.overwrite and self.storage.holds(item, source_state(planned)):
-            _log.debug("skipping %s: encoded already", planned.entry.key)
+        entry = item.planned.entry
+        if not self.settings.overwrite and self.storage.holds(item, source_state(entry)):
+            _log.debug("skipping %s: encoded already", entry.key)
             return None
         return read_picture(
-            planned,
+            entry,
             self.settings.prep,
             patch=self.codec.architecture.downsample,
             reserve=reserve,
@@ -208,7 +208,7 @@ class _Encoding(Pipeline[Job, Picture, Latent | None]):
         )
 
     def patches(self, loaded: Picture) -> int:
-        return loaded.patches
+        return patches_of(loaded.prepared.pixels)
 
     def begin(self, pack: Sequence[Picture]) -> Callable[[], Sequence[Latent | None]]:
         return self.codec.begin_encoding([picture.prepared.pixels for picture in pack])
@@ -229,10 +229,10 @@ class _Encoding(Pipeline[Job, Picture, Latent | None]):
             self.fail(item, "latents exceed float16; use --save-dtype float32")
             return
         self.tally.pixels += loaded.prepared.width * loaded.prepared.height
-        self.storage.save(item, latent, self._info(loaded))
+        self.storage.save(item, latent, self._info(item.planned.entry, loaded))
         self.storage.settle(item)
 
-    def _info(self, picture: Picture) -> LatentInfo:
+    def _info(self, entry: Entry, picture: Picture) -> LatentInfo:
         prepared, architecture = picture.prepared, self.codec.architecture
         return LatentInfo(
             stae_version=__version__,
@@ -241,7 +241,7 @@ class _Encoding(Pipeline[Job, Picture, Latent | None]):
             weights_sha256=self.task.weights_sha256,
             downsample=architecture.downsample,
             latent_channels=architecture.channels,
-            source=picture.planned.entry.key,
+            source=entry.key,
             source_size=picture.source.size,
             source_mtime_ns=picture.source.mtime_ns,
             source_etag=picture.source.etag,

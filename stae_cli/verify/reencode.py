@@ -19,7 +19,6 @@ from stae_cli.runs.pipeline import packed
 from stae_cli.runs.read_picture import Picture, read_picture
 from stae_cli.runs.tally import problem_or
 from stae_cli.storage.entry import Problem
-from stae_cli.storage.names import Planned
 from stae_cli.storage.remote_entry import RemoteEntry
 from stae_cli.verify.findings import Finding
 from stae_cli.verify.sources import Match
@@ -108,7 +107,7 @@ class _Reader:
         if stored is None:
             raise InputError("it went away while the check was under way")
         picture = read_picture(
-            Planned(match.entry, match.output.key),
+            match.entry,
             parse_described(stored.info.prep),
             patch=self.patch,
             reserve=reserve,

@@ -1,4 +1,4 @@
-"""Latents to pictures: the run behind `stae decode`, and its plan."""
+"""Latents to pictures: the plan of a decode run, and the run behind `stae decode`."""
 
 from __future__ import annotations
 

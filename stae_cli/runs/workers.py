@@ -140,14 +140,10 @@ class CodecMaker:
             dtype=self.dtype,
             batch_patches=self.batch_patches,
         )
-        _log.info(
-            "process %d runs the network on %s in %s, %d patches at once%s",
-            os.getpid(),
-            codec.device,
-            str(codec.dtype).removeprefix("torch."),
-            codec.batch_patches,
-            f", without its fast kernels: {codec.unfused}" if codec.unfused else "",
-        )
+        dtype = str(codec.dtype).removeprefix("torch.")
+        _log.info("device %s, %s, %d patches at once", codec.device, dtype, codec.batch_patches)
+        if codec.unfused:
+            _log.info("no fast kernels on %s: %s", codec.device, codec.unfused)
         return codec
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.record import PHOTOS, compared, environment, options, record, seconds_of, stae_json
-from stae_cli.flow.read_ahead import read_ahead
+from stae_cli.flow.read_ahead import READ_AHEAD_BYTES, read_ahead
 from stae_cli.flow.write_behind import WriteBehind
 from stae_cli.images.buffers import Buffers
 from stae_cli.images.read import open_image
@@ -28,7 +28,6 @@ from stae_cli.images.write import _filtered, write_picture
 from stae_cli.storage.destination import FolderDestination
 
 THREADS = os.cpu_count() or 1
-READ_AHEAD_BYTES = 256 << 20
 KINDS = ("mixed", "equal")
 PEAK = (  # runs a command, and prints the peak memory of the process
     "import resource, sys; from stae_cli.cli.main import main; code = main(sys.argv[1:]); "

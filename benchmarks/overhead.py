@@ -23,6 +23,7 @@ from stae_cli.images.resize import Prep
 from stae_cli.network.architecture import F8C16
 from stae_cli.runs.encode import encode
 from stae_cli.runs.encode_plan import EncodeSettings, plan_encode
+from stae_cli.runs.workers import ThisProcess
 
 SIDES = {256: 2000, 1024: 300}  # pixels, and how many pictures
 SHARDS = (0, 256)
@@ -75,7 +76,7 @@ def encoded(source: Path, shard: int) -> float:
     with tempfile.TemporaryDirectory() as dest:
         plan = plan_encode([source], Path(dest) / "latents", settings)
         checkpoint = SimpleNamespace(name="none", fingerprint="0" * 64)
-        return encode(plan, checkpoint, NoNetwork(), advance=lambda _: None).seconds
+        return encode(plan, checkpoint, ThisProcess(NoNetwork()), advance=lambda _: None).seconds
 
 
 if __name__ == "__main__":

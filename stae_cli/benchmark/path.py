@@ -13,24 +13,22 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from stae_cli.errors import InputError, StaeError
-from stae_cli.flow.batching import pack
-from stae_cli.flow.read_ahead import Reserve, read_ahead
+from stae_cli.flow.read_ahead import READ_AHEAD_BYTES, Reserve, read_ahead
 from stae_cli.flow.write_behind import WriteBehind
 from stae_cli.images.buffers import Buffers, Pixels
 from stae_cli.images.read import open_image
 from stae_cli.images.resize import Prep
 from stae_cli.images.write import write_picture
-from stae_cli.latents.format import Latent, write_latent
+from stae_cli.latents.format import Latent, StoredLatent, write_latent
 from stae_cli.latents.listing import read_latent
-from stae_cli.runs.ahead import computed
-from stae_cli.runs.decode import decode
-from stae_cli.runs.decode_plan import Decodable, DecodeSettings, plan_decode
+from stae_cli.runs.decode import DecodeSettings, decode, plan_decode
 from stae_cli.runs.encode import encode
 from stae_cli.runs.encode_plan import EncodeSettings, plan_encode
-from stae_cli.runs.encoding import WRITE_BEHIND_BYTES
-from stae_cli.runs.read_picture import READ_AHEAD_BYTES, patches_of, read_picture
-from stae_cli.runs.tally import Report
+from stae_cli.runs.pipeline import Pipeline, computed, packed
+from stae_cli.runs.read_picture import patches_of, read_picture
+from stae_cli.runs.tally import Tally
 from stae_cli.runs.units import listed_units
+from stae_cli.runs.workers import ThisProcess
 from stae_cli.storage.destination import FolderDestination
 from stae_cli.storage.entry import Entry, FileEntry
 from stae_cli.storage.names import Planned
@@ -40,7 +38,7 @@ if TYPE_CHECKING:
     from stae_cli.codec.pixel_codec import PixelCodec
 
 Item = TypeVar("Item")
-Source = TypeVar("Source", Planned, "Decodable")
+Source = TypeVar("Source", Planned, StoredLatent)
 Result = TypeVar("Result")
 
 STAGES = ("reading", "network", "writing")
@@ -94,11 +92,11 @@ def time_path(
     units = listed_units(sample, plan.settings.layout)
     plan = replace(plan, outputs=sample, units=units, tars=(), problems=())
     stages = _Stages(codec, workers or os.cpu_count() or 1, folder)
-    whole = _whole(sample, lambda: encode(plan, checkpoint, codec, advance=_ignored))
+    whole = _whole(sample, lambda: encode(plan, checkpoint, ThisProcess(codec), advance=_ignored))
     encoding = {**stages.encoding(sample, folder / "latents" / sample[0].output), WHOLE: whole}
     latents = plan_decode([folder / "latents"], folder / "out", DecodeSettings(workers=workers))
-    whole = _whole(latents.outputs, lambda: decode(latents, codec, advance=_ignored))
-    decoding = {**stages.decoding(latents.outputs), WHOLE: whole}
+    whole = _whole(latents.latents, lambda: decode(latents, ThisProcess(codec), advance=_ignored))
+    decoding = {**stages.decoding(latents.latents), WHOLE: whole}
     return [
         PathTimes(command, len(sample), pixels, stages.threads, seconds)
         for command, seconds in (("encode", encoding), ("decode", decoding))
@@ -123,7 +121,7 @@ class _Stages:
         def read(planned: Planned, reserve: Reserve) -> Pixels:
             prep = Prep()
             picture = read_picture(
-                planned, prep, patch=self.patch, reserve=reserve, buffers=buffers
+                planned.entry, prep, patch=self.patch, reserve=reserve, buffers=buffers
             )
             return picture.prepared.pixels
 
@@ -131,15 +129,15 @@ class _Stages:
             return write_latent(path, latent.astype(np.float16), info)
 
         pictures, reading = self._read(sample, read)
-        packs = pack(pictures, patches=patches_of, limit=self.codec.batch_patches)
+        packs = packed(pictures, patches=patches_of, limit=self.codec.batch_patches)
         latents, network = self._computed(packs, self.codec.begin_encoding)
         return _by_stage(reading, network, self._written(latents, write))
 
-    def decoding(self, sample: Sequence[Decodable]) -> dict[str, float]:
+    def decoding(self, sample: Sequence[StoredLatent]) -> dict[str, float]:
         """Seconds of reading latents, decoding them, and writing PNGs."""
 
-        def read(item: Decodable, _reserve: Reserve) -> Latent:
-            return item.stored.read()
+        def read(item: StoredLatent, _reserve: Reserve) -> Latent:
+            return item.read()
 
         def write(path: Path, pixels: Pixels) -> int:
             write_picture(path, pixels, format="png", record="{}")
@@ -147,7 +145,7 @@ class _Stages:
 
         latents, reading = self._read(sample, read)
         units = self.codec.architecture.units
-        packs = pack(
+        packs = packed(
             latents,
             patches=lambda latent: units * latent[0].size,
             limit=self.codec.batch_patches,
@@ -169,14 +167,14 @@ class _Stages:
         begin: Callable[[list[Item]], Callable[[], list[Result | None]]],
     ) -> tuple[list[Result], float]:
         started = time.perf_counter()
-        done = computed(packs, begin, Report(_ignored), ahead=self.codec.runs_beside)
+        done = computed(packs, begin, Tally(_ignored), ahead=self.codec.runs_beside)
         results = [result for _, results in done for result in results]
         seconds = time.perf_counter() - started
         return [result for result in results if result is not None], seconds
 
     def _written(self, items: Sequence[Item], write: Callable[[Path, Item], int]) -> float:
         writer = WriteBehind(
-            threads=self.threads, max_bytes=WRITE_BEHIND_BYTES, on_written=_ignored
+            threads=self.threads, max_bytes=Pipeline.write_bytes, on_written=_ignored
         )
         started = time.perf_counter()
         with writer:
@@ -198,7 +196,7 @@ def _by_stage(reading: float, network: float, writing: float) -> dict[str, float
     return dict(zip(STAGES, (reading, network, writing), strict=True))
 
 
-def _whole(sample: Sequence[Planned | Decodable], run: Callable[[], object]) -> float:
+def _whole(sample: Sequence[Planned | StoredLatent], run: Callable[[], object]) -> float:
     _forget([_entry_of(item) for item in sample])
     started = time.perf_counter()
     run()
@@ -231,12 +229,12 @@ def _pixels_of(planned: Planned) -> int:
     return pixels.shape[0] * pixels.shape[1]
 
 
-def _entry_of(item: Planned | Decodable) -> Entry:
-    return item.stored.file if isinstance(item, Decodable) else item.entry
+def _entry_of(item: Planned | StoredLatent) -> Entry:
+    return item.file if isinstance(item, StoredLatent) else item.entry
 
 
 def _forget(entries: Sequence[Entry]) -> None:
-    """Asks the system to drop what it remembers of the files, so that they are read anew."""
+    """Asks the system to drop what it remembers of the files, so that they are read again."""
     if not hasattr(os, "posix_fadvise"):
         return
     for entry in entries:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from stae_cli.cli import options as opt
 from stae_cli.cli.console import progress_bar
 from stae_cli.cli.engine import Actors, EngineOption, MaxActors, MinActors, RayAddress, parse_place
-from stae_cli.cli.report import finish, log_codec
+from stae_cli.cli.report import finish
 
 Format = Literal["png", "webp", "jpg"]
 FormatOption = Annotated[
@@ -39,17 +39,14 @@ def decode(
     Finished outputs are skipped, so an interrupted run continues where it stopped.
     """
     from stae_cli.runs import decode as running
-    from stae_cli.runs.decode_plan import DecodeSettings, plan_decode
 
     actors = Actors(ray_address, min_actors, max_actors)
-    place = parse_place(device, engine, os.environ, actors, verbose=verbose)
-    settings = DecodeSettings(format=format, overwrite=overwrite, workers=workers)
-    plan = plan_decode(sources, dest, settings)
-    codec = maker = None
-    if plan.outputs:
+    place = parse_place(device, engine, os.environ, actors)
+    settings = running.DecodeSettings(format=format, overwrite=overwrite, workers=workers)
+    plan = running.plan_decode(sources, dest, settings)
+    crew = None
+    if plan.latents:
         from stae_cli.checkpoints.checkpoint import find_by_fingerprint
-        from stae_cli.codec.device import pick_device
-        from stae_cli.runs.workers import CodecMaker
 
         load = partial(
             find_by_fingerprint,
@@ -58,16 +55,9 @@ def decode(
             architecture=plan.architecture,
             asked=weights,
         )
-        chosen = None if place.workers else pick_device(place.device)
-        checkpoint = load()
-        maker = CodecMaker(load, checkpoint.fingerprint, opt.parse_dtype(dtype), batch_patches)
-        if chosen is not None:
-            codec = maker.codec_of(checkpoint, chosen)
-            log_codec(codec)
+        crew, _ = place.workers(load, dtype, batch_patches)
     with progress_bar(plan.total, what="decode", quiet=quiet) as advance:
-        if place.workers and maker:
-            report = running.decode_with(place.workers, plan, maker, advance=advance)
-        else:
-            report = running.decode(plan, codec, advance=advance)
+        tally = running.decode(plan, crew, advance=advance)
+    codec = crew.codec if crew else None
     facts = place.facts(dtype)
-    return finish(report, plan, codec, verb="decoded", quiet=quiet, as_json=as_json, extra=facts)
+    return finish(tally, plan, codec, verb="decoded", quiet=quiet, as_json=as_json, extra=facts)

@@ -23,7 +23,7 @@ from stae_cli.cli.engine import (
     parse_place,
     parse_share,
 )
-from stae_cli.cli.report import finish, log_codec
+from stae_cli.cli.report import finish
 from stae_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def encode(
     from stae_cli.storage.fsspec_store import is_url
 
     actors = Actors(ray_address, min_actors, max_actors)
-    place = parse_place(device, engine, os.environ, actors, verbose=verbose)
+    place = parse_place(device, engine, os.environ, actors)
     settings = EncodeSettings(
         prep=opt.parse_prep(edges, short_side, max_pixels, square, background),
         save_dtype=save_dtype,
@@ -131,29 +131,15 @@ def encode(
     plan = plan_encode(sources, dest, settings, listed=_listed(sources, from_list))
 
     from stae_cli.checkpoints.checkpoint import load_checkpoint
-    from stae_cli.codec.device import pick_device
     from stae_cli.runs import encode as running
-    from stae_cli.runs.workers import CodecMaker
 
-    chosen = None if place.workers else pick_device(place.device)
-    checkpoint = load_checkpoint(weights)
-    maker = CodecMaker(
-        partial(load_checkpoint, weights),
-        checkpoint.fingerprint,
-        opt.parse_dtype(dtype),
-        batch_patches,
-    )
-    codec = maker.codec_of(checkpoint, chosen) if chosen else None
-    if codec is not None:
-        log_codec(codec)
+    crew, checkpoint = place.workers(partial(load_checkpoint, weights), dtype, batch_patches)
     with progress_bar(plan.total, what="encode", quiet=quiet) as advance:
-        if place.workers:
-            report = running.encode_with(place.workers, plan, checkpoint, maker, advance=advance)
-        else:
-            assert codec is not None
-            report = running.encode(plan, checkpoint, codec, advance=advance)
+        tally = running.encode(plan, checkpoint, crew, advance=advance)
     facts = place.facts(dtype)
-    return finish(report, plan, codec, verb="encoded", quiet=quiet, as_json=as_json, extra=facts)
+    return finish(
+        tally, plan, crew.codec, verb="encoded", quiet=quiet, as_json=as_json, extra=facts
+    )
 
 
 def _listed(sources: list[str], from_list: str | None) -> "SourceList | None":

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from stae_cli.cli.console import log_info, show_log
-from stae_cli.cli.options import Dtype, parse_device, sharing_option
+from stae_cli.cli.console import log_info
+from stae_cli.cli.options import Dtype, parse_device, parse_dtype, sharing_option
 from stae_cli.errors import DeviceError, UsageError
 
 if TYPE_CHECKING:
-    from stae_cli.runs.workers import Workers
+    from stae_cli.checkpoints.checkpoint import Checkpoint
+    from stae_cli.runs.workers import CodecMaker, Workers
     from stae_cli.storage.shares import Share
 
 ALL = "cuda:all"
@@ -73,11 +75,29 @@ class Place:
     """Where a run's network runs: in `workers`, or on `device` of this process."""
 
     device: str
-    workers: Workers | None = None
+    others: Callable[[CodecMaker], Workers] | None = None
 
     def facts(self, dtype: Dtype) -> dict[str, str]:
         """What the report says of workers, whose codecs are not in this process."""
-        return {"device": self.device, "dtype": dtype} if self.workers else {}
+        return {"device": self.device, "dtype": dtype} if self.others else {}
+
+    def workers(
+        self, load: Callable[[], Checkpoint], dtype: Dtype, batch_patches: int | None
+    ) -> tuple[Workers, Checkpoint]:
+        """The workers, and the checkpoint that `load` gives here and wherever they are.
+
+        Raises:
+            DeviceError: this process's device is missing, which shows before the checkpoint loads.
+        """
+        from stae_cli.codec.device import pick_device
+        from stae_cli.runs.workers import CodecMaker, ThisProcess
+
+        device = self.device if self.others else pick_device(self.device)
+        checkpoint = load()
+        maker = CodecMaker(load, checkpoint.fingerprint, parse_dtype(dtype), batch_patches)
+        if self.others:
+            return self.others(maker), checkpoint
+        return ThisProcess(maker.codec_of(checkpoint, device)), checkpoint
 
 
 @dataclass(frozen=True)
@@ -90,12 +110,7 @@ class Actors:
 
 
 def parse_place(
-    device: str,
-    engine: Engine,
-    environment: Mapping[str, str],
-    actors: Actors,
-    *,
-    verbose: bool = False,
+    device: str, engine: Engine, environment: Mapping[str, str], actors: Actors
 ) -> Place:
     """What the options name.
 
@@ -116,7 +131,7 @@ def parse_place(
     from stae_cli.runs.local_workers import Processes
 
     log_info(f"one process on each of {', '.join(names)}")
-    return Place(",".join(names), Processes(names, prepare=show_log if verbose else None))
+    return Place(",".join(names), partial(Processes, names))
 
 
 def _on_ray(device: str, actors: Actors) -> Place:
@@ -134,7 +149,7 @@ def _on_ray(device: str, actors: Actors) -> Place:
 
     for name, value in RAY_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    return Place(device, RayActors(device, actors.address, actors.least, actors.most))
+    return Place(device, partial(RayActors, device, actors.address, actors.least, actors.most))
 
 
 def _all_cuda() -> list[str]:

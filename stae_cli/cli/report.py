@@ -9,10 +9,10 @@ from stae_cli.cli.console import log_info, print_error, print_json, print_note, 
 
 if TYPE_CHECKING:
     from stae_cli.codec.codec import Codec
-    from stae_cli.runs.decode_plan import DecodePlan
+    from stae_cli.runs.decode import DecodePlan
     from stae_cli.runs.encode_plan import EncodePlan
     from stae_cli.runs.roundtrip import RoundtripPlan
-    from stae_cli.runs.tally import Report
+    from stae_cli.runs.tally import Tally
     from stae_cli.training.run import Outcome, Progress, Run
 
     Plan = EncodePlan | DecodePlan | RoundtripPlan
@@ -33,7 +33,7 @@ def log_codec(codec: Codec) -> None:
 
 
 def finish(
-    report: Report,
+    report: Tally,
     plan: Plan,
     codec: Codec | None,
     *,
@@ -65,7 +65,7 @@ def finish(
     return SOME_FAILED if report.problems else ALL_GOOD
 
 
-def _print_summary(report: Report, plan: Plan, verb: str) -> None:
+def _print_summary(report: Tally, plan: Plan, verb: str) -> None:
     counts = [f"{verb} {report.done}", f"skipped {report.skipped} already done"]
     counts.append(f"failed {len(report.problems)}")
     if plan.passed_over:
@@ -84,7 +84,7 @@ def _print_summary(report: Report, plan: Plan, verb: str) -> None:
     print_note(f"time spent on: {', '.join(shares)}")
 
 
-def _summary(report: Report, plan: Plan, codec: Codec | None) -> dict[str, Any]:
+def _summary(report: Tally, plan: Plan, codec: Codec | None) -> dict[str, Any]:
     seconds = report.seconds or 1.0
     return {
         "done": report.done,

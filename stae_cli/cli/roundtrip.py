@@ -12,7 +12,7 @@ from stae_cli.cli.report import finish, log_codec
 
 if TYPE_CHECKING:
     from stae_cli.metrics import Overall
-    from stae_cli.runs.roundtrip import RoundtripReport
+    from stae_cli.runs.roundtrip import RoundtripTally
 
 ROWS_SHOWN = 25
 
@@ -63,7 +63,7 @@ def roundtrip(
     return finish(report, plan, codec, verb="compared", quiet=quiet, as_json=as_json, extra=extra)
 
 
-def _print_figures(report: RoundtripReport) -> None:
+def _print_figures(report: RoundtripTally) -> None:
     if report.overall is None:
         return
     worst_first = sorted(report.scored, key=lambda one: -one.score.mse)

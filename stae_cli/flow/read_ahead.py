@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from typing import TypeVar
+
+from stae_cli.interrupts import held_interrupts
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Reserve = Callable[[int], None]
 
-FREE_PART = 4  # of the bytes, one in so many is granted in any order
+READ_AHEAD_BYTES = 256 << 20  # of pixels, unless the caller says otherwise
+FREE_PART = 4  # a quarter of the bytes is granted in any order
 ITEMS_AHEAD = 64  # per thread; keeps a plan of a million entries out of the pool
 
 
 class _ByteGate:
-    """Grants bytes in the items' order, so that the next one needed is never starved.
+    """Grants bytes in the items' order, so that the next item needed is never starved.
 
-    A part of them is granted in any order: threads that do not need to wait for each other are
-    not woken for nothing.
+    A part of them is granted in any order, so that threads rarely wait for each other. A semaphore
+    is not enough: it grants in order of arrival, so later items could hold all the bytes.
     """
 
     def __init__(self, limit: int) -> None:
@@ -45,7 +50,7 @@ class _ByteGate:
         signal.acquire()
 
     def finish(self, turn: int) -> None:
-        """Lets later items go on where this one asked for nothing."""
+        """Lets later items go on if this one asked for nothing."""
         with self._lock:
             self._pass(turn)
             self._wake()
@@ -66,7 +71,7 @@ class _ByteGate:
                 signal.release()
 
     def _fits(self, turn: int, size: int) -> bool:
-        """What is next to be delivered need not wait: only later items hold anything then."""
+        """The next item to be delivered never waits: only later ones hold anything then."""
         if turn == self._turn:
             fits = not self._held or self._held + size <= self._limit
             return fits or turn == self._delivered
@@ -85,7 +90,7 @@ class _ByteGate:
             self._turn += 1
 
     def _wake(self) -> None:
-        """Grants what those whose turn it is wait for, as far as that fits now."""
+        """Grants what waiting items ask for, in their order, while it fits."""
         while (waiting := self._waiting.get(self._turn)) and self._fits(self._turn, waiting[0]):
             size, signal = self._waiting.pop(self._turn)
             self._grant(self._turn, size)
@@ -101,11 +106,11 @@ def read_ahead(
 ) -> Generator[Result, None, None]:
     """Yields `read(item, reserve)` for every item, in order, running ahead in threads.
 
-    `read` calls `reserve(size)` at most once, before it makes something large. What is read and
+    `read` calls `reserve(size)` at most once, before it allocates something large. What is read and
     not yet yielded never exceeds `max_bytes`, except for an item that is larger by itself, with
-    at most a part of that beside it.
-    An exception of `read` is raised here, in its item's place. Close it when it is left early:
-    threads wait for that.
+    at most a quarter of that beside it.
+    An exception of `read` is raised here, in its item's place. A caller that stops early closes the
+    iterator: that ends the threads.
     """
     gate = _ByteGate(max_bytes)
 
@@ -140,3 +145,26 @@ def _delivered(pending: deque[Future[tuple[Result, int]]], gate: _ByteGate) -> R
     result, reserved = pending.popleft().result()
     gate.deliver(reserved)
     return result
+
+
+@contextmanager
+def scanning(
+    items: Iterable[Item], look: Callable[[Item, Reserve], Result], *, workers: int | None
+) -> Iterator[Iterator[Result]]:
+    """Yields an iterator of `look(item, reserve)` for every item, in order; see `read_ahead`.
+
+    It ends early at a signal, which takes effect when the block is over.
+    """
+    threads = workers or os.cpu_count() or 1
+    with (
+        held_interrupts() as interrupts,
+        closing(read_ahead(items, look, threads=threads, max_bytes=READ_AHEAD_BYTES)) as results,
+    ):
+        yield _until(lambda: interrupts.signal is not None, results)
+
+
+def _until(stop: Callable[[], bool], results: Iterator[Result]) -> Iterator[Result]:
+    for result in results:
+        if stop():
+            return
+        yield result

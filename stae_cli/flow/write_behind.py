@@ -10,11 +10,11 @@ from typing import Generic, TypeVar
 
 Result = TypeVar("Result")
 
-ITEMS_BEHIND = 256  # per thread; of tiny latents, what is around them is most of the memory
+ITEMS_BEHIND = 256  # per thread; tiny latents take more memory around them than in them
 
 
 class WriteBehind(Generic[Result]):
-    """Runs writes in threads; holds at most `max_bytes`, and a few items, of what waits for them.
+    """Runs writes in threads; at most `max_bytes`, and some hundred items, wait for them.
 
     A context manager: leaving it waits for every write. The first error of a write is raised by
     the next call, or on leaving.

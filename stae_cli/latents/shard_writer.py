@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -29,6 +30,8 @@ from stae_cli.storage.entry import Entry, SourceState
 
 MEMORY_BYTES = 256 << 20  # of a shard in the making; more than that waits on disk
 REREADS = 5  # of a shard that other processes replace
+
+_log = logging.getLogger(__name__)
 
 
 class ShardStorage(Storage):
@@ -97,6 +100,14 @@ class ShardStorage(Storage):
         moved = (shard.stored or {}).keys() - {planned.output for planned in shard.planned}
         if shard.fresh or shard.mixed or (moved and not shard.part):  # to other shards
             self.manifest.outdate()
+            _log.info(
+                "writing %s: %d of its %d latents are new%s%s",
+                shard.name,
+                len(shard.fresh),
+                len(shard.planned),
+                ", some have other weights or settings" if shard.mixed else "",
+                f", {len(moved)} are in other shards now" if moved else "",
+            )
             size = shard.data.tell() if shard.data else 0
             self.writer.submit(min(size, MEMORY_BYTES), lambda: self._write(shard))
         for latent in _latents(shard):

@@ -28,6 +28,8 @@ _log = logging.getLogger(__name__)
 
 ABSENT = (FileNotFoundError, NotADirectoryError)
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Written:
@@ -56,12 +58,17 @@ class Expected:
 
     def made(self, stored: StoredLatent, planned: Planned, state: SourceState) -> bool:
         """Whether a stored latent was made from this source with these settings."""
-        info = stored.info
-        return (
-            self.matches(stored)
-            and info.source == planned.entry.key
-            and SourceState(info.source_size, info.source_mtime_ns, info.source_etag) == state
-        )
+        info, key = stored.info, planned.entry.key
+        recorded = SourceState(info.source_size, info.source_mtime_ns, info.source_etag)
+        if not self.matches(stored):
+            _log.info("encoding %s again: its latent has other weights or settings", key)
+        elif info.source != key:
+            _log.info("encoding %s: the latent in its place was made from %s", key, info.source)
+        elif recorded != state:
+            _log.info("encoding %s again: it has changed since it was encoded", key)
+        else:
+            return True
+        return False
 
 
 @dataclass
@@ -169,6 +176,8 @@ def stored_at(destination: Destination, name: str) -> list[StoredLatent]:
     found = _stored_unless_damaged(destination, name)
     if found is None:  # or replaced by another process between two reads
         found = _stored_unless_damaged(destination, name)
+        if found is None:
+            _log.info("%s is damaged, and is made again", destination.place(name))
     return found or []
 
 

@@ -1,79 +1,277 @@
-"""Latents to pictures: the run behind `stae decode`."""
+"""Latents to pictures: the plan of a decode run, and the run behind `stae decode`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stae_cli.errors import InputError, StaeError, UsageError
+from stae_cli.flow.read_ahead import Reserve
+from stae_cli.images.buffers import Pixels
+from stae_cli.images.write import LONGEST_SIDE, PictureFormat, read_picture_record, write_picture
 from stae_cli.latents.failures import write_failures
-from stae_cli.latents.run_record import settle_record
-from stae_cli.runs.decode_plan import DecodePlan
-from stae_cli.runs.decoding import DecodeTask, decode_latents
-from stae_cli.runs.tally import Report
-from stae_cli.runs.workers import CodecMaker, Worker, Workers
+from stae_cli.latents.format import SUFFIX, Latent, LatentInfo, StoredLatent, is_finite
+from stae_cli.latents.listing import list_latents
+from stae_cli.latents.run_record import NO_PREP, RunRecord, settle_record
+from stae_cli.latents.writer import Written
+from stae_cli.runs.pipeline import Pipeline
+from stae_cli.runs.tally import Tally
+from stae_cli.runs.workers import Task, Workers
+from stae_cli.storage.destination import FolderDestination
+from stae_cli.storage.entry import Problem
+from stae_cli.storage.names import folded
+from stae_cli.storage.remote_destination import local_folder
 
 if TYPE_CHECKING:
     from stae_cli.codec.pixel_codec import PixelCodec
 
+PART = 256  # latents that one of several processes decodes at a time
 
-def decode(plan: DecodePlan, codec: PixelCodec | None, *, advance: Callable[[int], None]) -> Report:
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class DecodeSettings:
+    """How latents are decoded, and how results are kept."""
+
+    format: PictureFormat = "png"
+    overwrite: bool = False
+    workers: int | None = None
+
+
+@dataclass(frozen=True)
+class DecodePlan:
+    """Everything that is known before the network is needed.
+
+    `weights`, `weights_sha256` and `architecture` are what all the latents record; empty where
+    none is readable.
+    """
+
+    latents: Sequence[StoredLatent]
+    problems: Sequence[Problem]
+    passed_over: int
+    weights: str
+    weights_sha256: str
+    architecture: str
+    destination: FolderDestination
+    settings: DecodeSettings
+
+    @property
+    def total(self) -> int:
+        """How many inputs there are."""
+        return len(self.latents) + len(self.problems)
+
+    def parts(self) -> Iterator[Sequence[StoredLatent]]:
+        """The latents in pieces, for processes that share them."""
+        for begin in range(0, len(self.latents), PART):
+            yield self.latents[begin : begin + PART]
+
+
+def plan_decode(
+    sources: Sequence[Path | str], dest: Path | str, settings: DecodeSettings
+) -> DecodePlan:
+    """Finds the latents, reads their headers, names the pictures and prepares DEST.
+
+    Raises:
+        UsageError: a missing source, DEST inside a source or a file, colliding outputs.
+        StaeError: no latents found, latents of several checkpoints, or an unwritable DEST.
+    """
+    destination = local_folder(dest)
+    listing = list_latents(sources, dest)
+    _refuse_equal_outputs(listing.latents, settings.format)
+    infos: dict[str, LatentInfo] = {}
+    for stored in listing.latents:
+        infos.setdefault(stored.info.weights_sha256, stored.info)
+    if len(infos) > 1:
+        listed = ", ".join(f"`{info.weights}` ({sha[:12]})" for sha, info in infos.items())
+        raise StaeError(
+            f"the latents were made with {len(infos)} different checkpoints: {listed}",
+            "decode each checkpoint's latents by themselves",
+        )
+    info = next(iter(infos.values()), None)
+    destination.prepare()
+    return DecodePlan(
+        latents=listing.latents,
+        problems=listing.problems,
+        passed_over=listing.passed_over,
+        weights=info.weights if info else "",
+        weights_sha256=info.weights_sha256 if info else "",
+        architecture=info.architecture if info else "",
+        destination=destination,
+        settings=settings,
+    )
+
+
+def _refuse_equal_outputs(latents: Sequence[StoredLatent], form: PictureFormat) -> None:
+    first: dict[str, StoredLatent] = {}
+    for stored in latents:
+        other = first.setdefault(folded(stored.key), stored)
+        if other is not stored:
+            raise UsageError(
+                f"`{other.file.place}` and `{stored.file.place}` would both write "
+                f"`{stored.key}.{form}`",
+                "decode them into different DESTs",
+            )
+
+
+def decode(plan: DecodePlan, workers: Workers | None, *, advance: Callable[[int], None]) -> Tally:
     """Decodes what the plan lists and is not done yet, each picture in its recorded size.
 
     Args:
         plan: from `plan_decode`.
-        codec: runs the network, with the weights that the plan names; None when the
-            plan has no readable latent.
+        workers: run the network, with the weights that the plan names; `ThisProcess(codec)` is the
+            simplest kind. None when the plan has no readable latent.
         advance: called with the number of inputs that were finished, one way or another.
 
     Raises:
-        StaeError: DEST belongs to another run, or can no longer be written to.
+        StaeError: DEST belongs to another run, or can no longer be written to; or a worker cannot
+            be had, or died.
     """
-    with _running(plan, advance) as (task, report):
-        if codec is not None:
-            decode_latents(task, plan.outputs, codec, report)
-    return report
-
-
-def decode_with(
-    workers: Workers,
-    plan: DecodePlan,
-    make_codec: CodecMaker,
-    *,
-    advance: Callable[[int], None],
-) -> Report:
-    """The same, done by other processes, which get some latents at a time.
-
-    Raises:
-        StaeError: likewise; or a worker cannot be had, or died.
-    """
-    with _running(plan, advance) as (task, report):
-        settings = replace(plan.settings, workers=plan.settings.workers or workers.threads)
-        worker = Worker(replace(task, settings=settings), make_codec)
-        for tally in workers.tallies(worker, plan.parts(), interrupted=lambda: report.interrupted):
-            report.add(tally)
-    return report
-
-
-@contextmanager
-def _running(
-    plan: DecodePlan, advance: Callable[[int], None]
-) -> Iterator[tuple[DecodeTask, Report]]:
-    """What stands around the decoding itself: the record before, the failures after."""
-    task = DecodeTask(plan.destination, plan.settings, plan.weights, plan.weights_sha256)
-    report = Report(advance)
-    if plan.outputs:
+    settings, destination = plan.settings, plan.destination
+    threads = settings.workers or (workers.threads if workers else 1)
+    task = DecodeTask(destination, settings, plan.weights, plan.weights_sha256, threads)
+    if plan.latents:
         settle_record(
-            plan.destination,
+            destination,
             task.record,
-            is_planned=frozenset(item.output for item in plan.outputs).__contains__,
-            overwrite=plan.settings.overwrite,
+            is_planned=frozenset(map(task.output, plan.latents)).__contains__,
+            overwrite=settings.overwrite,
         )
+    tally = Tally(advance)
     try:
         for problem in plan.problems:
-            report.fail(problem)
-        with report.running():
-            yield task, report
+            tally.fail(problem)
+        with tally.running():
+            if workers is not None:
+                workers.run(task, plan.parts(), tally)
     finally:
-        write_failures(plan.destination, report.problems, report.share)
+        write_failures(destination, tally.problems, tally.share)
+    return tally
+
+
+@dataclass(frozen=True)
+class DecodeTask(Task[Sequence[StoredLatent]]):
+    """What each process of a run knows, whichever latents it decodes; it can be pickled.
+
+    `weights` and `weights_sha256` name the checkpoint that made all of them; `threads` read, and as
+    many write.
+    """
+
+    destination: FolderDestination
+    settings: DecodeSettings
+    weights: str
+    weights_sha256: str
+    threads: int
+
+    @property
+    def record(self) -> RunRecord:
+        return RunRecord(
+            kind="pictures",
+            weights=self.weights,
+            weights_sha256=self.weights_sha256,
+            prep=NO_PREP,
+            output=self.settings.format,
+        )
+
+    def output(self, stored: StoredLatent) -> str:
+        """The picture, relative to DEST, of a latent."""
+        return f"{stored.key}.{self.settings.format}"
+
+    def do(self, parts: Iterable[Sequence[StoredLatent]], codec: PixelCodec, tally: Tally) -> None:
+        _Decoding(self, codec, tally).run(chain.from_iterable(parts))
+
+
+class _Decoding(Pipeline[StoredLatent, Latent, Pixels | None]):
+    """The decoding of some latents."""
+
+    read_bytes = 64 << 20  # latents are small
+
+    def __init__(self, task: DecodeTask, codec: PixelCodec, tally: Tally) -> None:
+        super().__init__(codec, tally, threads=task.threads)
+        self.task, self.format = task, task.settings.format
+
+    def label(self, item: StoredLatent) -> str:
+        return item.label
+
+    def read(self, item: StoredLatent, reserve: Reserve) -> Latent | None:
+        if item.file.state() != item.state:
+            raise InputError("it changed while the run was under way")
+        if not self.task.settings.overwrite and self._is_done(item):
+            _log.debug("skipping %s: decoded already", item.label)
+            return None
+        reserve(item.size)
+        latent = item.read()
+        self._check(latent, item.info)
+        return latent
+
+    def _is_done(self, stored: StoredLatent) -> bool:
+        """Whether the picture is whole and was made from this latent.
+
+        Raises:
+            InputError: another program's file is in its place.
+        """
+        path = self.task.destination.path(self.task.output(stored))
+        found, record = read_picture_record(path), _picture_record(stored)
+        if found is None and path.exists() and path.stat().st_size:
+            raise InputError(
+                f"its output `{path}` exists and is not a complete picture of stae; "
+                "move it, or replace it with --overwrite"
+            )
+        if found is not None and found != record:
+            _log.info("decoding %s again: its picture is of another version of it", stored.label)
+        return found == record
+
+    def _check(self, latent: Latent, info: LatentInfo) -> None:
+        sizes = self.codec.architecture
+        numbers = (info.downsample, info.latent_channels) == (sizes.downsample, sizes.channels)
+        if not (numbers and sizes.is_named(info.architecture)):
+            raise InputError(
+                f"damaged: it says {info.architecture}, {info.latent_channels} channels at "
+                f"1/{info.downsample}, but its weights are a {sizes.describe()}"
+            )
+        if not is_finite(latent):
+            raise InputError("it holds NaN or infinity")
+        longest = LONGEST_SIDE[self.format]
+        if max(info.width, info.height) > longest:
+            raise InputError(
+                f"{info.width}x{info.height} exceeds the {longest} pixels of a "
+                f"{self.format} side; use --format png"
+            )
+
+    def patches(self, loaded: Latent) -> int:
+        return self.codec.architecture.units * loaded[0].size
+
+    def begin(self, pack: Sequence[Latent]) -> Callable[[], Sequence[Pixels | None]]:
+        return self.codec.begin_decoding(pack)
+
+    def save(self, item: StoredLatent, loaded: Latent, result: Pixels | None) -> None:
+        if result is None:
+            self.fail(item, "the network gave NaN or infinity, in float32 too")
+            return
+        picture = result[: item.info.height, : item.info.width]
+
+        def write() -> Written:
+            with self.task.destination.writing(self.task.output(item)) as path:
+                write_picture(path, picture, format=self.format, record=_picture_record(item))
+                return Written(1, path.stat().st_size)
+
+        self.tally.pixels += item.info.width * item.info.height
+        self.writer.submit(result.nbytes, write)
+
+
+def _picture_record(stored: StoredLatent) -> str:
+    """What a picture records of its latent; one with this record is done."""
+    record = {
+        "latents": f"{stored.key}{SUFFIX}",
+        "latents_mtime_ns": stored.state.mtime_ns,
+        "latents_size": stored.state.size,
+        "weights_sha256": stored.info.weights_sha256,
+    }
+    if stored.state.etag:
+        record["latents_etag"] = stored.state.etag
+    return json.dumps(record, sort_keys=True)

@@ -2,98 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import replace
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from stae_cli._version import __version__
 from stae_cli.errors import StaeError
+from stae_cli.flow.read_ahead import Reserve
+from stae_cli.images.buffers import Buffers
 from stae_cli.latents.failures import write_failures
+from stae_cli.latents.format import Latent, LatentInfo, StoredLatent, is_finite
 from stae_cli.latents.manifest import Manifest
-from stae_cli.latents.run_record import settle_record
-from stae_cli.runs.encode_plan import EncodePlan
-from stae_cli.runs.encoding import EncodeTask, encode_units
-from stae_cli.runs.tally import Report
-from stae_cli.runs.units import shard_number
-from stae_cli.runs.workers import CodecMaker, Worker, Workers
+from stae_cli.latents.run_record import FILES, SHARDS, STEM, WHOLE, RunRecord, settle_record
+from stae_cli.latents.shard_writer import ShardStorage, all_stored
+from stae_cli.latents.writer import Expected, FileStorage, Job, Storage
+from stae_cli.runs.encode_plan import EncodePlan, EncodeSettings, KnownOutputs
+from stae_cli.runs.pipeline import Pipeline
+from stae_cli.runs.read_picture import Picture, patches_of, read_picture, source_state
+from stae_cli.runs.tally import Tally
+from stae_cli.runs.units import Unit, shard_number
+from stae_cli.runs.workers import Task, Workers
+from stae_cli.storage.destination import Destination
+from stae_cli.storage.entry import Entry, Problem
 
 if TYPE_CHECKING:
     from stae_cli.checkpoints.checkpoint import Checkpoint
     from stae_cli.codec.pixel_codec import PixelCodec
 
+_log = logging.getLogger(__name__)
+
 
 def encode(
-    plan: EncodePlan, checkpoint: Checkpoint, codec: PixelCodec, *, advance: Callable[[int], None]
-) -> Report:
+    plan: EncodePlan, checkpoint: Checkpoint, workers: Workers, *, advance: Callable[[int], None]
+) -> Tally:
     """Encodes what the plan lists and is not done yet.
 
     Args:
         plan: from `plan_encode`.
-        checkpoint: the weights in `codec`; its name and fingerprint are recorded.
-        codec: runs the network.
+        checkpoint: the weights of the workers' codecs; its name and fingerprint are recorded.
+        workers: do the units; `ThisProcess(codec)` is the simplest kind.
         advance: called with the number of inputs that were finished, one way or another.
 
     Raises:
-        StaeError: DEST belongs to another run, or can no longer be written to.
+        StaeError: DEST belongs to another run, or can no longer be written to; or a worker cannot
+            be had, or died.
     """
-    task = _task(plan, checkpoint)
-    with _running(plan, task, advance) as (report, manifest):
-        encode_units(task, plan.my_units(), codec, report, manifest)
-    return report
-
-
-def encode_with(
-    workers: Workers,
-    plan: EncodePlan,
-    checkpoint: Checkpoint,
-    make_codec: CodecMaker,
-    *,
-    advance: Callable[[int], None],
-) -> Report:
-    """The same, done by other processes, which get a unit at a time.
-
-    Raises:
-        StaeError: likewise; or a worker cannot be had, or died.
-    """
-    settings = replace(plan.settings, workers=plan.settings.workers or workers.threads)
-    task = replace(_task(plan, checkpoint), settings=settings)
-    with _running(plan, task, advance) as (report, manifest):
-        worker = Worker(task, make_codec)
-        parts = plan.my_units()
-        for tally in workers.tallies(worker, parts, interrupted=lambda: report.interrupted):
-            manifest.extend(tally.manifest)
-            report.add(tally)
-    return report
-
-
-def _task(plan: EncodePlan, checkpoint: Checkpoint) -> EncodeTask:
-    return EncodeTask(
-        plan.destination, plan.settings, checkpoint.name, checkpoint.fingerprint, plan.known()
-    )
-
-
-@contextmanager
-def _running(
-    plan: EncodePlan, task: EncodeTask, advance: Callable[[int], None]
-) -> Iterator[tuple[Report, Manifest]]:
-    """What stands around the encoding itself: the record before, manifest and failures after."""
     settings, destination = plan.settings, plan.destination
-    report = Report(advance, settings.share, strict=settings.strict)
+    threads = settings.workers or workers.threads
+    task = EncodeTask(
+        destination, settings, checkpoint.name, checkpoint.fingerprint, plan.known(), threads
+    )
     settle_record(destination, task.record, is_planned=plan.makes, overwrite=settings.overwrite)
     _refuse_surplus(plan)
+    manifest = task.new_manifest()
+    tally = Tally(advance, settings.share, settings.strict, manifest=manifest)
     try:
-        with report.running(), closing(Manifest(destination, settings.share)) as manifest:
+        with tally.running(), closing(manifest) if manifest else nullcontext():
             for problem in plan.problems if settings.share.rank == 0 else ():
-                report.fail(problem)
-            yield report, manifest
-            if settings.shard_size and not report.interrupted:
+                tally.fail(problem)
+            workers.run(task, plan.my_units(), tally)
+            if manifest and not tally.interrupted:
                 manifest.write()
     finally:
-        write_failures(destination, report.problems, settings.share)
+        write_failures(destination, tally.problems, settings.share)
+    return tally
 
 
 def _refuse_surplus(plan: EncodePlan) -> None:
-    """Shards behind the last one are another run's, whose pictures would be there twice."""
+    """Shards after the last one are another run's: their pictures would be in DEST twice."""
     if not plan.settings.shard_size:
         return
     for name in plan.destination.top_names():
@@ -103,3 +83,170 @@ def _refuse_surplus(plan: EncodePlan) -> None:
                 f"`{plan.destination.place(name)}` is more than this run's sources need",
                 "choose another DEST; or, if sources are gone for good, remove the shards of DEST",
             )
+
+
+@dataclass(frozen=True)
+class EncodeTask(Task[Unit]):
+    """What each process of a run knows, whichever units it encodes; it can be pickled.
+
+    `weights` and `weights_sha256` name the checkpoint; `known` are all the run's outputs;
+    `threads` read, and as many write.
+    """
+
+    destination: Destination
+    settings: EncodeSettings
+    weights: str
+    weights_sha256: str
+    known: KnownOutputs
+    threads: int
+
+    @property
+    def record(self) -> RunRecord:
+        settings = self.settings
+        return RunRecord(
+            kind="latents",
+            weights=self.weights,
+            weights_sha256=self.weights_sha256,
+            prep=settings.prep.describe(),
+            output=settings.save_dtype,
+            layout=SHARDS if settings.shard_size else FILES,
+            shard_size=settings.shard_size,
+            names=WHOLE if settings.keep_extension else STEM,
+        )
+
+    @property
+    def strict(self) -> bool:
+        return self.settings.strict
+
+    def new_manifest(self) -> Manifest | None:
+        settings = self.settings
+        return Manifest(self.destination, settings.share) if settings.shard_size else None
+
+    def do(self, parts: Iterable[Unit], codec: PixelCodec, tally: Tally) -> None:
+        encoding = _Encoding(self, codec, tally)
+        with closing(encoding.storage):
+            encoding.run(encoding.jobs(parts))
+
+
+class _Encoding(Pipeline[Job, Picture, Latent | None]):
+    """The encoding of some units."""
+
+    write_bytes = 64 << 20  # latents are small
+
+    def __init__(self, task: EncodeTask, codec: PixelCodec, tally: Tally) -> None:
+        super().__init__(codec, tally, threads=task.threads)
+        self.task, self.settings = task, task.settings
+        self.prep = task.settings.prep.describe()
+        self.expected = Expected(task.weights_sha256, self.prep, task.settings.save_dtype)
+        self.buffers = Buffers(codec.host_memory)
+        self.storage = self._storage()
+
+    def _storage(self) -> Storage:
+        destination, manifest = self.task.destination, self.tally.manifest
+        if manifest is None:
+            return FileStorage(destination, self.expected, self.writer)
+        return ShardStorage(
+            destination,
+            self.expected,
+            self.writer,
+            known=self.task.known.__contains__,
+            manifest=manifest,
+            overwrite=self.settings.overwrite,
+        )
+
+    def jobs(self, units: Iterable[Unit]) -> Iterator[Job | Problem]:
+        """What is to be done in the units; pictures of finished tars are counted as skipped."""
+        for unit in units:
+            finished = self._finished(unit)
+            if finished is None:
+                yield from unit.jobs(self.task.destination.holds)
+                continue
+            _log.info("skipping the tar of %s: its latents are all there", unit.folder)
+            for latent in finished:
+                if self.tally.manifest is not None:
+                    self.tally.manifest.add(latent.key, latent.file.key, latent.info)
+                self.tally.skip()
+
+    def _finished(self, unit: Unit) -> Sequence[StoredLatent] | None:
+        """The latents of a tar that need not be fetched; None if the unit must be looked at."""
+        settings = self.settings
+        if not (unit.etag and settings.shard_size) or settings.overwrite:
+            return None
+        return all_stored(
+            self.task.destination,
+            unit.shard_name,
+            etag=unit.etag,
+            shard_size=settings.shard_size,
+            is_ours=lambda latent: self._made_from(unit, latent),
+        )
+
+    def _made_from(self, unit: Unit, stored: StoredLatent) -> bool:
+        info = stored.info
+        return (
+            self.expected.matches(stored)
+            and info.source_etag == unit.etag
+            and info.source.startswith(unit.folder)
+            and self.settings.layout.output(info.source) == stored.key
+        )
+
+    def label(self, item: Job) -> str:
+        return item.planned.entry.key
+
+    def read(self, item: Job, reserve: Reserve) -> Picture | None:
+        entry = item.planned.entry
+        if not self.settings.overwrite and self.storage.holds(item, source_state(entry)):
+            _log.debug("skipping %s: encoded already", entry.key)
+            return None
+        return read_picture(
+            entry,
+            self.settings.prep,
+            patch=self.codec.architecture.downsample,
+            reserve=reserve,
+            buffers=self.buffers,
+        )
+
+    def patches(self, loaded: Picture) -> int:
+        return patches_of(loaded.prepared.pixels)
+
+    def begin(self, pack: Sequence[Picture]) -> Callable[[], Sequence[Latent | None]]:
+        return self.codec.begin_encoding([picture.prepared.pixels for picture in pack])
+
+    def skipped(self, item: Job) -> None:
+        self.storage.settle(item)
+
+    def failed(self, item: Job) -> None:
+        self.storage.fail(item)
+
+    def save(self, item: Job, loaded: Picture, result: Latent | None) -> None:
+        if result is None:
+            self.fail(item, "the network gave NaN or infinity, in float32 too")
+            return
+        with np.errstate(over="ignore"):  # what overflows is refused on the next line
+            latent = result.astype(self.settings.save_dtype, copy=False)
+        if not is_finite(latent):
+            self.fail(item, "latents exceed float16; use --save-dtype float32")
+            return
+        self.tally.pixels += loaded.prepared.width * loaded.prepared.height
+        self.storage.save(item, latent, self._info(item.planned.entry, loaded))
+        self.storage.settle(item)
+
+    def _info(self, entry: Entry, picture: Picture) -> LatentInfo:
+        prepared, architecture = picture.prepared, self.codec.architecture
+        return LatentInfo(
+            stae_version=__version__,
+            architecture=architecture.describe(),
+            weights=self.task.weights,
+            weights_sha256=self.task.weights_sha256,
+            downsample=architecture.downsample,
+            latent_channels=architecture.channels,
+            source=entry.key,
+            source_size=picture.source.size,
+            source_mtime_ns=picture.source.mtime_ns,
+            source_etag=picture.source.etag,
+            width=prepared.width,
+            height=prepared.height,
+            original_width=prepared.original_width,
+            original_height=prepared.original_height,
+            prep=self.prep,
+            compute_dtype=str(self.codec.dtype).removeprefix("torch."),
+        )

@@ -1,4 +1,4 @@
-"""The plan of an encode run: what it reads and makes, and which part of it is this process's."""
+"""The plan of an encode run: its inputs, outputs and units, and which units are this process's."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from stae_cli.storage.sources import SourceList, list_sources
 
 @dataclass(frozen=True)
 class EncodeSettings:
-    """How a folder is encoded: what is done to the pixels, and how results are kept.
+    """How images are prepared, and how latents are stored.
 
-    `shard_size` pictures share a file; 0 gives each one of its own. `share` is this process's
-    part of the run. `strict` ends the run at the first failure.
+    `shard_size` pictures share a file; 0 gives each its own. `share` is this process's part of the
+    run. `strict` ends the run at the first failure. `workers` are threads.
     """
 
     prep: Prep
@@ -47,7 +47,7 @@ class EncodeSettings:
 
 
 class KnownOutputs:
-    """Whether an output is one of a run's; eight bytes for each, so that it can be sent along.
+    """Whether an output is one of a run's; eight bytes for each, so that it can be pickled.
 
     Args:
         outputs: of all listed files.
@@ -75,7 +75,7 @@ def _digest(output: str) -> int:
 class EncodePlan:
     """Everything that is known before the network is needed.
 
-    `outputs` are those of all listed files; `units` the whole run's, which tars belong to too.
+    `outputs` are those of all listed files; `units` are the whole run's, those of tars too.
     """
 
     outputs: Sequence[Planned]
@@ -88,7 +88,7 @@ class EncodePlan:
 
     @property
     def total(self) -> int | None:
-        """How many inputs this process has; None where tars keep that to themselves."""
+        """How many inputs this process has; None with tars, which are not listed yet."""
         share, size = self.settings.share, self.settings.layout.unit_size
         if self.tars:
             return None
@@ -100,13 +100,13 @@ class EncodePlan:
         return [self.units[index] for index in self._mine()]
 
     def known(self) -> KnownOutputs:
-        """The outputs of the whole run, for those who make shards; else nobody asks."""
+        """The outputs of the whole run; empty without shards, which need it."""
         if not self.settings.shard_size:
             return KnownOutputs()
         return KnownOutputs((planned.output for planned in self.outputs), self.tars)
 
     def makes(self, name: str) -> bool:
-        """Whether DEST's file of this name is an output of the run, as far as that shows."""
+        """Whether DEST's file of this name is, or may be, an output of the run."""
         if name.endswith(SUFFIX) and any(name.startswith(f"{folder}/") for folder in self.tars):
             return True
         if not self.settings.shard_size:
@@ -120,7 +120,7 @@ class EncodePlan:
 
     @cached_property
     def _listed(self) -> frozenset[str]:
-        """A set of a million names, made only where it is needed."""
+        """Made only when needed: it may hold a million names."""
         return frozenset(planned.output for planned in self.outputs)
 
     def _mine(self) -> list[int]:

@@ -1,7 +1,8 @@
-"""Processes of this machine, one for each of its devices, that do a run's parts between them."""
+"""Local workers: processes of this machine, one for each of its devices, that share a run."""
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import signal
@@ -14,44 +15,38 @@ from typing import TYPE_CHECKING, Any
 
 from stae_cli.errors import StaeError
 from stae_cli.interrupts import HELD
-from stae_cli.runs.tally import Tally
-from stae_cli.runs.workers import Worker, Workers
+from stae_cli.runs.tally import PartTally, Tally
+from stae_cli.runs.workers import CodecMaker, Task, Worker, Workers
 
 if TYPE_CHECKING:
     from ctypes import c_byte
 
-PATIENCE = 0.2  # seconds between looks at whether to stop
+PATIENCE = 0.2  # seconds between checks whether to stop
 LAST_PATIENCE = 60.0  # seconds that a process has to end what is in flight
+
+_log = logging.getLogger(__name__)
 
 
 class Processes(Workers):
-    """A process for each of `devices`, as `pick_device` names them.
+    """A process for each of `devices`, as `pick_device` names them."""
 
-    Args:
-        devices: their names.
-        prepare: called first in each process; it can be pickled.
-    """
-
-    def __init__(
-        self, devices: Sequence[str], *, prepare: Callable[[], None] | None = None
-    ) -> None:
-        self.devices = devices
-        self.prepare = prepare
+    def __init__(self, devices: Sequence[str], make_codec: CodecMaker) -> None:
+        self.devices, self.make_codec = devices, make_codec
 
     @property
     def threads(self) -> int:
         return max(1, (os.cpu_count() or 1) // len(self.devices))
 
-    def tallies(
-        self, worker: Worker, parts: Iterable[Any], *, interrupted: Callable[[], bool]
-    ) -> Iterator[Tally]:
+    def run(self, task: Task[Any], parts: Iterable[Any], tally: Tally) -> None:
+        worker = Worker(task, self.make_codec)
         stop = multiprocessing.get_context("spawn").RawValue("b", 0)
         children: list[_Child] = []
         try:
             with _blocked_signals():
                 for device in self.devices:
-                    children.append(_Child(worker, device, stop, len(self.devices), self.prepare))
-            yield from _results(children, iter(parts), stop, interrupted)
+                    children.append(_Child(worker, device, stop, len(self.devices)))
+            for part in _done(children, iter(parts), stop, lambda: tally.interrupted):
+                tally.add(part)
         finally:
             stop.value = 1
             for child in children:
@@ -59,47 +54,41 @@ class Processes(Workers):
 
 
 class _Child:
-    """One process, and the pipe on which parts go to it and tallies come back.
+    """One process, and the pipe on which parts go to it and their tallies come back.
 
-    Nothing is shared but one byte without a lock: a process that is killed takes nothing along
-    which another one waits for.
+    All that processes share is one byte without a lock: none can wait for one that was killed.
     """
 
-    def __init__(
-        self,
-        worker: Worker,
-        device: str,
-        stop: c_byte,
-        count: int,
-        prepare: Callable[[], None] | None,
-    ) -> None:
+    def __init__(self, worker: Worker, device: str, stop: c_byte, count: int) -> None:
         context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
         self.pipe, theirs = context.Pipe()
         worker = replace(worker, device=device)
-        self._process = context.Process(target=_serve, args=(theirs, worker, stop, count, prepare))
+        self._process = context.Process(target=_serve, args=(theirs, worker, stop, count))
         self._process.start()
-        theirs.close()  # so that an end of the process is the end of the pipe
+        theirs.close()  # so that the pipe ends when the process ends
+        _log.info("started process %s on %s", self._process.pid, device)
 
     def give(self, part: Any) -> None:
-        """Sends a part; if the process is dead, that shows where its tally is awaited."""
+        """Sends a part; a dead process is noticed where its tally is awaited."""
         with suppress(OSError):
             self.pipe.send(part)
 
     def end(self) -> None:
-        """Waits for the process, but not for ever: what it writes is there whole or not at all."""
+        """Waits for the process for a while, then kills it: its outputs are whole or absent."""
         self.pipe.close()
         self._process.join(LAST_PATIENCE)
+        _log.info("process %s ended with %s", self._process.pid, self._process.exitcode)
         self._process.kill()
         self._process.join()
 
 
-def _results(
+def _done(
     children: Sequence[_Child],
     parts: Iterator[Any],
     stop: c_byte,
     interrupted: Callable[[], bool],
-) -> Iterator[Tally]:
-    """The tallies as they come; once interrupted, those of what was begun."""
+) -> Iterator[PartTally]:
+    """The tallies as they come; once interrupted, those of the parts that were begun."""
     busy: dict[Any, _Child] = {}
     for child, part in zip(children, parts, strict=False):
         child.give(part)
@@ -123,13 +112,13 @@ def _results(
         if dead:
             raise StaeError(
                 "a process of the run died: it was killed, or memory was short",
-                "run the same command again: it goes on where it stopped",
+                "run the same command again: it continues where it stopped",
             )
 
 
 @contextmanager
 def _blocked_signals() -> Iterator[None]:
-    """Keeps Ctrl-C, which all processes of a terminal get, from those that start within."""
+    """Keeps Ctrl-C, which a terminal sends to all its processes, from those that start within."""
     if not hasattr(signal, "pthread_sigmask"):  # on Windows
         yield
         return
@@ -140,19 +129,11 @@ def _blocked_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _serve(
-    pipe: Connection,
-    worker: Worker,
-    stop: c_byte,
-    count: int,
-    prepare: Callable[[], None] | None,
-) -> None:
-    """The life of a process: parts come and tallies go, until nobody is at the other end."""
+def _serve(pipe: Connection, worker: Worker, stop: c_byte, count: int) -> None:
+    """The life of a process: parts come and tallies go, until the pipe is closed."""
     for number in HELD:  # the first process gets them too, and says when to stop
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    if prepare is not None:
-        prepare()
     if worker.device == "cpu":
         import torch
 

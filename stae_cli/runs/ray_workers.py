@@ -1,4 +1,4 @@
-"""Ray: a run's parts done by actors on the machines of a cluster, through Ray Data."""
+"""Ray workers: actors on the machines of a cluster that share a run, through Ray Data."""
 
 from __future__ import annotations
 
@@ -12,64 +12,75 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 from stae_cli.errors import DeviceError, StaeError
-from stae_cli.runs.tally import Tally
-from stae_cli.runs.workers import Worker, Workers
+from stae_cli.runs.tally import PartTally, Tally
+from stae_cli.runs.workers import CodecMaker, Task, Worker, Workers
 
-PATIENCE = 0.2  # seconds between looks at whether to stop
+PATIENCE = 0.2  # seconds between checks whether to stop
 RETRIES = 3  # of a part whose actor dies: it may be the part that kills it
 CPU_THREADS = 2  # one reads while the other waits for the network, on the one core of an actor
+
+_log = logging.getLogger(__name__)
 
 
 class RayActors(Workers):
     """Between `smallest` and `largest` actors, each with a GPU or a CPU of its own.
 
-    Ray starts actors again that died, elsewhere if their machine is gone, with the part they had;
-    what of it was done is found done.
+    Ray restarts actors that died, elsewhere if their machine is gone, with the part they had; its
+    finished outputs are skipped.
 
     Args:
         device: `cuda`, `cpu` or `auto`.
         address: of the cluster; None leaves it to Ray, which may start one on this machine.
-        smallest: how many to wait for.
-        largest: None for as many as there are devices now.
+        smallest: how many actors to start with.
+        largest: None for one on each of the cluster's present devices.
+        make_codec: gives each actor its codec.
     """
 
     def __init__(
-        self, device: str, address: str | None, smallest: int = 1, largest: int | None = None
+        self,
+        device: str,
+        address: str | None,
+        smallest: int,
+        largest: int | None,
+        make_codec: CodecMaker,
     ) -> None:
         self.device, self.address = device, address
         self.smallest, self.largest = smallest, largest
+        self.make_codec = make_codec
 
     @property
     def threads(self) -> int:
         gpus = self._devices("GPU")
-        if not self._on_gpus or not gpus:  # those of a cluster that grows on demand are to come
+        if not self._on_gpus or not gpus:  # a cluster that grows on demand may have none yet
             return CPU_THREADS
         return max(1, self._devices("CPU") // gpus)
 
-    def tallies(
-        self, worker: Worker, parts: Iterable[Any], *, interrupted: Callable[[], bool]
-    ) -> Iterator[Tally]:
+    def run(self, task: Task[Any], parts: Iterable[Any], tally: Tally) -> None:
         rows = [{"part": pickle.dumps(part)} for part in parts]
         if not rows:
             return
         device = "cuda" if self._on_gpus else "cpu"
+        worker = Worker(task, self.make_codec, device)
         with contextlib.redirect_stdout(sys.stderr):  # Ray prints there what happens to actors
-            results = self._results(replace(worker, device=device), rows)
+            results = self._results(worker, rows)
             try:
-                yield from _until(interrupted, results)
+                for part in _until(lambda: tally.interrupted, results):
+                    tally.add(part)
             finally:
-                self._ray.shutdown()  # ends the actors, also in the midst of their parts
+                self._ray.shutdown()  # ends the actors, also in the middle of their parts
 
     def _results(self, worker: Worker, rows: list[dict[str, Any]]) -> Iterator[Any]:
         from ray.data import ActorPoolStrategy, from_items
 
         largest = self.largest or max(
             self.smallest, self._devices("GPU" if self._on_gpus else "CPU")
+        )
+        _log.info(
+            "%d to %d actors do %d parts on %s", self.smallest, largest, len(rows), worker.device
         )
         data = from_items(rows, override_num_blocks=len(rows))
         rows.clear()  # Ray has them now
@@ -111,29 +122,31 @@ class RayActors(Workers):
         try:
             _knock(self.address)
             ray.init(
-                address=self.address, logging_level=logging.ERROR, log_to_driver=False,
+                address=self.address,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
                 include_dashboard=False,
-            )  # fmt: skip
-        except Exception as error:  # of many kinds, some of them bare
+            )
+        except Exception as error:  # Ray raises many kinds, also plain ones
             raise StaeError(
                 f"cannot reach Ray at `{self.address or 'its default address'}`: {error}",
                 "check `--ray-address` and RAY_ADDRESS, that the cluster runs, and whether it "
                 "wants a token (RAY_AUTH_MODE=token)",
             ) from error
         finally:
-            signal.signal(signal.SIGTERM, handler)  # Ray puts its own in its place
+            signal.signal(signal.SIGTERM, handler)  # Ray replaces it
         ray.data.DataContext.get_current().enable_progress_bars = False
         for log in logging.getLogger("ray.data").handlers:
             if isinstance(log, logging.StreamHandler):  # the others write files
-                log.setLevel(logging.CRITICAL + 1)  # what ends a run is said by the run
+                log.setLevel(logging.CRITICAL + 1)  # the run reports what ends it
         return ray
 
 
 class _Actor:
-    """A worker as Ray Data calls it: rows of parts to rows of tallies."""
+    """A worker as Ray Data calls it: rows with parts to rows with tallies."""
 
     def __init__(self, worker: Worker, folder: str) -> None:
-        with contextlib.suppress(OSError):  # elsewhere; relative paths are missed soon enough
+        with contextlib.suppress(OSError):  # not on that machine: relative paths fail by themselves
             os.chdir(folder)
         self._worker = worker
 
@@ -143,18 +156,18 @@ class _Actor:
 
 
 def _knock(address: str | None) -> None:
-    """Raises OSError where nobody listens: Ray would try for minutes."""
+    """Raises OSError if nothing listens there: Ray would try for minutes."""
     host, _, port = (address or "").replace("[", "").replace("]", "").rpartition(":")
     if host and port.isdecimal() and "/" not in host:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def _until(interrupted: Callable[[], bool], results: Iterator[Any]) -> Iterator[Tally]:
-    """The tallies out of the rows of results, as long as nobody interrupts."""
+def _until(interrupted: Callable[[], bool], results: Iterator[Any]) -> Iterator[PartTally]:
+    """The tallies in the rows of results, until the run is interrupted."""
     found: queue.Queue[Any] = queue.Queue()
     threading.Thread(target=_collect, args=(results, found), daemon=True).start()
     while True:
-        stopping = interrupted()  # what has come already is counted
+        stopping = interrupted()  # finished parts that are in the queue are still counted
         try:
             row = found.get(timeout=0 if stopping else PATIENCE)
         except queue.Empty:
@@ -169,7 +182,7 @@ def _until(interrupted: Callable[[], bool], results: Iterator[Any]) -> Iterator[
 
 
 def _collect(results: Iterator[Any], found: queue.Queue[Any]) -> None:
-    """Runs in a thread of its own: waiting for Ray, this process would miss signals."""
+    """Runs in a thread of its own: the main thread would miss signals while it waits for Ray."""
     try:
         for row in results:
             found.put(row)
@@ -182,5 +195,5 @@ def _ended(error: Exception) -> StaeError:
     reason = str(error).strip().splitlines() or [""]
     return StaeError(
         f"Ray ended the run: {type(error).__name__}: {reason[-1]}",
-        "Ray's logs say more; run the same command again: it goes on where it stopped",
+        "Ray's logs say more; run the same command again: it continues where it stopped",
     )

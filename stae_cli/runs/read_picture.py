@@ -1,4 +1,4 @@
-"""Reading one image for the network, with what its source was when it was read."""
+"""Reading one image for the network, with the state of its source."""
 
 from __future__ import annotations
 
@@ -10,66 +10,57 @@ from stae_cli.images.buffers import Buffers, Pixels
 from stae_cli.images.read import open_image
 from stae_cli.images.resize import Prep, Prepared, prepare
 from stae_cli.network.architecture import UNIT
-from stae_cli.storage.entry import SourceState
-from stae_cli.storage.names import Planned
-
-READ_AHEAD_BYTES = 256 << 20
+from stae_cli.storage.entry import Entry, SourceState
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One image, read and prepared."""
+    """One image, read and prepared, and the state of its source meanwhile."""
 
-    planned: Planned
     prepared: Prepared
     source: SourceState
 
-    @property
-    def patches(self) -> int:
-        """How many patches of 8x8 pixels it has: what budgets count in."""
-        return patches_of(self.prepared.pixels)
-
 
 def patches_of(pixels: Pixels) -> int:
-    """How many patches of 8x8 pixels (H, W, 3) are, whatever the network's own patch is."""
+    """How many patches of 8x8 pixels (H, W, 3) hold, whatever the network's own patch is."""
     return pixels.size // (3 * UNIT**2)
 
 
-def source_state(planned: Planned) -> SourceState:
-    """What the source is now.
+def source_state(entry: Entry) -> SourceState:
+    """The state of the source now.
 
     Raises:
-        InputError: it is gone, or its name cannot be recorded.
-        OSError: it cannot be reached.
+        InputError: its name cannot be recorded.
+        OSError: it is gone or cannot be reached.
     """
     try:
-        planned.entry.key.encode()
+        entry.key.encode()
     except UnicodeEncodeError as error:
-        raise InputError("its name is no valid UTF-8; rename it") from error
-    return planned.entry.state()
+        raise InputError("its name is not valid UTF-8; rename it") from error
+    return entry.state()
 
 
 def read_picture(
-    planned: Planned, prep: Prep, *, patch: int, reserve: Reserve, buffers: Buffers
+    entry: Entry, prep: Prep, *, patch: int, reserve: Reserve, buffers: Buffers
 ) -> Picture:
     """Reads and prepares one image.
 
     Args:
-        planned: the entry.
+        entry: the image.
         prep: what to do to its size.
         patch: what sides must be multiples of.
         reserve: called with the bytes of pixels before they are decoded.
-        buffers: where pixels get their memory.
+        buffers: allocates memory for pixels.
 
     Raises:
-        InputError: it is no sound image, or changed while it was read.
+        InputError: it is not a sound image, or changed while it was read.
         OSError: it cannot be read.
     """
-    before = source_state(planned)
-    with planned.entry.open() as file:
-        image = open_image(file, name=planned.entry.key, buffers=buffers)
+    before = source_state(entry)
+    with entry.open() as file:
+        image = open_image(file, name=entry.key, buffers=buffers)
         reserve(image.width * image.height * 3)
         prepared = prepare(image, prep, patch=patch)
-    if planned.entry.state() != before:
+    if entry.state() != before:
         raise InputError("it changed while it was read")
-    return Picture(planned, prepared, before)
+    return Picture(prepared, before)

@@ -1,30 +1,29 @@
-"""Images to reconstructions beside them: the run behind `stae roundtrip`."""
+"""Images to reconstructions and figures: the run behind `stae roundtrip`."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stae_cli.flow.batching import pack
-from stae_cli.flow.read_ahead import Reserve, read_ahead
-from stae_cli.flow.write_behind import WriteBehind
+from stae_cli.flow.read_ahead import Reserve
 from stae_cli.images.buffers import Buffers, Pixels
 from stae_cli.images.comparison import comparison
 from stae_cli.images.read import IMAGE_SUFFIXES
 from stae_cli.images.resize import Prep
 from stae_cli.images.write import write_picture
 from stae_cli.latents.failures import write_failures
-from stae_cli.latents.format import is_finite
+from stae_cli.latents.format import Latent, is_finite
+from stae_cli.latents.writer import Written
 from stae_cli.metrics import Overall, Score, compare, overall
-from stae_cli.runs.read_picture import READ_AHEAD_BYTES, Picture, read_picture
-from stae_cli.runs.tally import Report, problem_or
+from stae_cli.runs.pipeline import Pipeline
+from stae_cli.runs.read_picture import Picture, patches_of, read_picture
+from stae_cli.runs.tally import Tally
 from stae_cli.storage.destination import Destination
 from stae_cli.storage.entry import Problem
 from stae_cli.storage.names import Planned, plan_outputs
@@ -35,13 +34,12 @@ if TYPE_CHECKING:
     from stae_cli.checkpoints.checkpoint import Checkpoint
     from stae_cli.codec.pixel_codec import PixelCodec
 
-WRITE_BEHIND_BYTES = 256 << 20
 METRICS_NAME = "metrics.json"
 
 
 @dataclass(frozen=True)
 class RoundtripSettings:
-    """How images are prepared, and by how many threads files are read and written."""
+    """How images are prepared; `workers` threads read, and as many write."""
 
     prep: Prep
     workers: int | None = None
@@ -74,8 +72,8 @@ class Scored:
 
 
 @dataclass
-class RoundtripReport(Report):
-    """What a run did, with the figures of each image."""
+class RoundtripTally(Tally):
+    """The tally of a run, with the figures of each image."""
 
     scored: list[Scored] = field(default_factory=list)
 
@@ -107,7 +105,7 @@ def roundtrip(
     codec: PixelCodec,
     *,
     advance: Callable[[int], None],
-) -> RoundtripReport:
+) -> RoundtripTally:
     """Encodes and decodes every image, and writes pictures and metrics.
 
     Latents pass through float16, as they would on disk, so that the figures are those of
@@ -122,95 +120,76 @@ def roundtrip(
     Raises:
         StaeError: DEST can no longer be written to.
     """
-    report = RoundtripReport(advance)
+    tally = RoundtripTally(advance)
     for problem in plan.problems:
-        report.fail(problem)
+        tally.fail(problem)
     try:
-        with report.running():
-            _Roundtrip(plan, codec, report).run()
-            if not report.interrupted:
-                _write_metrics(plan, checkpoint, codec, report)
+        with tally.running():
+            _Roundtrip(plan, codec, tally).run(plan.outputs)
+            tally.scored.sort(key=lambda one: one.key)  # the threads end in any order
+            if not tally.interrupted:
+                _write_metrics(plan, checkpoint, codec, tally)
     finally:
-        write_failures(plan.destination, report.problems, report.share)
-    return report
+        write_failures(plan.destination, tally.problems, tally.share)
+    return tally
 
 
-class _Roundtrip:
-    """One run's state: the plan, the network and the report."""
+class _Roundtrip(Pipeline[Planned, Picture, Pixels | None]):
+    """The encoding and decoding of a run's images."""
 
-    def __init__(self, plan: RoundtripPlan, codec: PixelCodec, report: RoundtripReport) -> None:
-        self.plan, self.codec, self.report = plan, codec, report
-        self.threads = plan.settings.workers or os.cpu_count() or 1
-        self.patch = codec.architecture.downsample
+    def __init__(self, plan: RoundtripPlan, codec: PixelCodec, tally: RoundtripTally) -> None:
+        super().__init__(codec, tally, threads=plan.settings.workers or os.cpu_count() or 1)
+        self.plan, self.scored = plan, tally.scored
         self.buffers = Buffers(codec.host_memory)
 
-    def run(self) -> None:
-        report = self.report
-        writer = WriteBehind(
-            threads=self.threads, max_bytes=WRITE_BEHIND_BYTES, on_written=report.written
-        )
-        ahead = read_ahead(
-            self.plan.outputs, self._read, threads=self.threads, max_bytes=READ_AHEAD_BYTES
-        )
-        with writer, closing(ahead) as results:
-            packs = pack(
-                report.sift(results),
-                patches=lambda picture: picture.patches,
-                limit=self.codec.batch_patches,
-            )
-            for pictures in report.drawing(packs, "reading"):
-                with report.spending("network"):
-                    reconstructions = self._reconstructed(pictures)
-                with report.spending("writing"):
-                    for picture, pixels in zip(pictures, reconstructions, strict=True):
-                        self._save(picture, pixels, writer)
-            with report.spending("writing"):
-                writer.drain()
-        report.scored.sort(key=lambda one: one.key)  # the threads end in any order
+    def label(self, item: Planned) -> str:
+        return item.entry.key
 
-    def _read(self, planned: Planned, reserve: Reserve) -> Picture | Problem:
-        """Runs in a reading thread."""
-        prep = self.plan.settings.prep
-        return problem_or(
-            planned.entry.key,
-            lambda: read_picture(
-                planned, prep, patch=self.patch, reserve=reserve, buffers=self.buffers
-            ),
+    def read(self, item: Planned, reserve: Reserve) -> Picture:
+        return read_picture(
+            item.entry,
+            self.plan.settings.prep,
+            patch=self.codec.architecture.downsample,
+            reserve=reserve,
+            buffers=self.buffers,
         )
 
-    def _reconstructed(self, pictures: Sequence[Picture]) -> list[Pixels | None]:
+    def patches(self, loaded: Picture) -> int:
+        return patches_of(loaded.prepared.pixels)
+
+    def begin(self, pack: Sequence[Picture]) -> Callable[[], Sequence[Pixels | None]]:
+        encoded = self.codec.begin_encoding([picture.prepared.pixels for picture in pack])
+        return lambda: self._decoded(encoded())
+
+    def _decoded(self, latents: Sequence[Latent | None]) -> list[Pixels | None]:
         """None where the latent or the picture is not finite in the form it would be stored."""
-        latents = self.codec.encode_pixels([picture.prepared.pixels for picture in pictures])
-        results: list[Pixels | None] = [None] * len(pictures)
+        results: list[Pixels | None] = [None] * len(latents)
         with np.errstate(over="ignore"):
             halves = [None if z is None else z.astype(np.float16) for z in latents]
-        good = [i for i, half in enumerate(halves) if half is not None and is_finite(half)]
-        decoded = self.codec.decode_pixels([half for i in good if (half := halves[i]) is not None])
+        good = {i: half for i, half in enumerate(halves) if half is not None and is_finite(half)}
+        decoded = self.codec.decode_pixels(list(good.values()))
         for index, pixels in zip(good, decoded, strict=True):
             results[index] = pixels
         return results
 
-    def _save(self, picture: Picture, pixels: Pixels | None, writer: WriteBehind[int]) -> None:
-        planned, prepared = picture.planned, picture.prepared
-        if pixels is None:
-            reason = "the network gave NaN or infinity, or latents that exceed float16"
-            self.report.fail(Problem(planned.entry.key, reason))
+    def save(self, item: Planned, loaded: Picture, result: Pixels | None) -> None:
+        if result is None:
+            self.fail(item, "the network gave NaN or infinity, or latents that exceed float16")
             return
+        prepared = loaded.prepared
         original = prepared.pixels[: prepared.height, : prepared.width]
-        reconstruction = pixels[: prepared.height, : prepared.width]
+        reconstruction = result[: prepared.height, : prepared.width]
 
-        def write() -> int:
+        def write() -> Written:
             score = compare(original, reconstruction)
-            size = self._write(f"{planned.output}.reconstruction.png", reconstruction)
+            size = self._write(f"{item.output}.reconstruction.png", reconstruction)
             panels = comparison(original, reconstruction)
-            size += self._write(f"{planned.output}.comparison.png", panels)
-            self.report.scored.append(
-                Scored(planned.entry.key, prepared.width, prepared.height, score)
-            )
-            return size
+            size += self._write(f"{item.output}.comparison.png", panels)
+            self.scored.append(Scored(item.entry.key, prepared.width, prepared.height, score))
+            return Written(1, size)
 
-        self.report.pixels += prepared.width * prepared.height
-        writer.submit(4 * pixels.nbytes, write)  # the original and the panels are held too
+        self.tally.pixels += prepared.width * prepared.height
+        self.writer.submit(4 * result.nbytes, write)  # the original and the panels are held too
 
     def _write(self, name: str, pixels: Pixels) -> int:
         with self.plan.destination.writing(name) as path:
@@ -219,19 +198,19 @@ class _Roundtrip:
 
 
 def _write_metrics(
-    plan: RoundtripPlan, checkpoint: Checkpoint, codec: PixelCodec, report: RoundtripReport
+    plan: RoundtripPlan, checkpoint: Checkpoint, codec: PixelCodec, tally: RoundtripTally
 ) -> None:
     figures: dict[str, Any] = {
         "weights": checkpoint.name,
         "weights_sha256": checkpoint.fingerprint,
         "prep": plan.settings.prep.describe(),
         "compute_dtype": str(codec.dtype).removeprefix("torch."),
-        "overall": report.overall.as_json() if report.overall else None,
+        "overall": tally.overall.as_json() if tally.overall else None,
         "images": [
             {"source": one.key, "width": one.width, "height": one.height, **one.score.as_json()}
-            for one in report.scored
+            for one in tally.scored
         ],
-        "failed": [{"source": p.key, "reason": p.reason} for p in report.problems],
+        "failed": [{"source": p.key, "reason": p.reason} for p in tally.problems],
     }
     with plan.destination.writing(METRICS_NAME) as path:
         path.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Literal, TypeVar
 
 from stae_cli.errors import InputError, StaeError
 from stae_cli.interrupts import Interrupts, held_interrupts
+from stae_cli.latents.manifest import Manifest
 from stae_cli.storage.entry import Problem
 from stae_cli.storage.shares import Share
 
@@ -28,10 +30,11 @@ def problem_or(key: str, read: Callable[[], Item]) -> Item | Problem:
 
 
 @dataclass(frozen=True)
-class Tally:
+class PartTally:
     """What became of one part of a run that another process did; small, and can be pickled.
 
-    `manifest` holds lines for the run's manifest; `error` is what ended the part before its time.
+    `manifest` holds lines for the run's manifest, `log` what was logged, `error` what ended the
+    part early.
     """
 
     done: int
@@ -40,23 +43,25 @@ class Tally:
     pixels: int
     bytes_written: int
     waits: Mapping[Stage, float]
-    manifest: bytes = b""
-    error: StaeError | None = None
+    manifest: bytes
+    log: Sequence[logging.LogRecord]
+    error: StaeError | None
 
 
 @dataclass
-class Report:
-    """Counts of inputs, and seconds that the run's own thread spent on or waiting for each stage.
+class Tally:
+    """Counts of inputs, and the seconds that the run's own thread spent on each stage.
 
-    Reading and writing go on in other threads meanwhile: a stage's seconds are those in which the
-    run could not go on without it. Of a `strict` run the first failure is the end. `stopped` says
-    whether someone else asks for an end.
+    Files are read and written by other threads meanwhile: the seconds of a stage are those in which
+    the run waited for it. A `strict` run ends at the first failure. `stopped` says whether another
+    process asks for an end. `manifest` lists the latents of a run that makes shards.
     """
 
     advance: Callable[[int], None]
     share: Share = field(default_factory=Share)
     strict: bool = False
     stopped: Callable[[], bool] = lambda: False
+    manifest: Manifest | None = None
     done: int = 0
     skipped: int = 0
     problems: list[Problem] = field(default_factory=list)
@@ -75,7 +80,7 @@ class Report:
         self.advance(outputs)
 
     def skip(self) -> None:
-        """One output was there already."""
+        """One output was done already."""
         self.skipped += 1
         self.advance(1)
 
@@ -90,44 +95,45 @@ class Report:
         if self.strict:
             raise StaeError(
                 f"{problem.key}: {problem.reason}",
-                "mend or move it, or go on past failures without `--strict`",
+                "fix or move it, or omit `--strict` to go on past failures",
             )
 
-    def tally(self, manifest: bytes = b"", error: StaeError | None = None) -> Tally:
-        """The counts so far, for another process's `add`."""
-        return Tally(
-            self.done, self.skipped, self.problems, self.pixels, self.bytes_written, self.waits,
-            manifest, error,
-        )  # fmt: skip
+    def part(
+        self, *, manifest: bytes, log: Sequence[logging.LogRecord], error: StaeError | None
+    ) -> PartTally:
+        """The counts so far, for the `add` of the process that began the run."""
+        return PartTally(
+            done=self.done,
+            skipped=self.skipped,
+            problems=self.problems,
+            pixels=self.pixels,
+            bytes_written=self.bytes_written,
+            waits=self.waits,
+            manifest=manifest,
+            log=log,
+            error=error,
+        )
 
-    def add(self, tally: Tally) -> None:
-        """Counts what another process did.
+    def add(self, part: PartTally) -> None:
+        """Counts what another process did, and logs what it logged.
 
         Raises:
             StaeError: what ended it.
         """
-        self.done += tally.done
-        self.skipped += tally.skipped
-        self.problems += tally.problems
-        self.pixels += tally.pixels
-        self.bytes_written += tally.bytes_written
-        for stage, seconds in tally.waits.items():
+        for record in part.log:
+            logging.getLogger(record.name).handle(record)
+        if self.manifest is not None:
+            self.manifest.extend(part.manifest)
+        self.done += part.done
+        self.skipped += part.skipped
+        self.problems += part.problems
+        self.pixels += part.pixels
+        self.bytes_written += part.bytes_written
+        for stage, seconds in part.waits.items():
             self.waits[stage] += seconds
-        self.advance(tally.done + tally.skipped + len(tally.problems))
-        if tally.error is not None:
-            raise tally.error
-
-    def sift(self, results: Iterable[Item | Problem | None]) -> Iterator[Item]:
-        """The items among results; problems and skipped ones (None) are counted."""
-        for result in results:
-            if self.interrupted:
-                return
-            if result is None:
-                self.skip()
-            elif isinstance(result, Problem):
-                self.fail(result)
-            else:
-                yield result
+        self.advance(part.done + part.skipped + len(part.problems))
+        if part.error is not None:
+            raise part.error
 
     @contextmanager
     def spending(self, stage: Stage) -> Iterator[None]:
@@ -139,7 +145,7 @@ class Report:
             self.waits[stage] += time.perf_counter() - started
 
     def drawing(self, items: Iterable[Item], stage: Stage) -> Iterator[Item]:
-        """The items, the time to get each booked on a stage; none any more once interrupted."""
+        """The items until the run is interrupted; the time to get each is booked on a stage."""
         iterator = iter(items)
         while not self.interrupted:
             with self.spending(stage):
@@ -151,7 +157,7 @@ class Report:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Books the whole run; a signal meanwhile takes its course when the block is over."""
+        """Books the whole run; a signal meanwhile takes effect when the block is over."""
         started = time.perf_counter()
         try:
             with held_interrupts() as self._interrupts:
@@ -161,5 +167,5 @@ class Report:
 
     @property
     def interrupted(self) -> bool:
-        """Whether a signal or someone else asks the run to end after what is in flight."""
+        """Whether a signal or another process asks the run to end after what is in flight."""
         return self._interrupts.signal is not None or self.stopped()

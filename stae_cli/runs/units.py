@@ -1,4 +1,4 @@
-"""Units: the parts of a run that processes share, each always the same pictures in one order."""
+"""Units: the parts of an encode run, each always the same pictures in the same order."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from stae_cli.storage.names import (
 from stae_cli.storage.sources import Listing
 from stae_cli.storage.tars import DamagedTar, Tar, members
 
-UNIT = 256  # pictures, where each has a file of its own
+UNIT = 256  # pictures, if each has its own file
 SHARD = re.compile(rf"shard-(\d{{5,18}}){re.escape(SUFFIX)}")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How outputs are named: `shard_size` pictures to a shard, or a file each if that is 0."""
+    """How outputs are named: `shard_size` pictures to a shard, or a file for each if it is 0."""
 
     shard_size: int = 0
     keep_extension: bool = False
@@ -53,14 +53,14 @@ class Layout:
 class Unit:
     """Pictures that one process encodes: some of those listed, or those of a tar.
 
-    It can be pickled, to be encoded elsewhere.
+    It can be pickled.
 
     Args:
         first_shard: the number of the first shard.
-        folder: of the shards, with a `/` behind it, or empty.
+        folder: of the shards, with a `/` at its end, or empty.
         etag: of the tar, if it has one.
-        find: gives the pictures, in order; what cannot be used among them as problems. Raises
-            InputError where none can be found.
+        find: gives the pictures in order, and a problem for each that cannot be used. Raises
+            InputError if the tar cannot be read.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Unit:
         """What is to be done, in order.
 
         Args:
-            exists: whether DEST holds a file: surplus shards of a tar are problems too, then.
+            exists: whether DEST holds a file; with it, surplus shards of a tar are problems too.
         """
         try:
             if self.layout.shard_size:
@@ -98,10 +98,9 @@ class Unit:
             yield Problem(f"{self.folder.removesuffix('/')}.tar", error.message)
 
     def _sharded(self, exists: Callable[[str], bool] | None) -> Iterator[Job | Problem]:
-        """Finds all pictures before the first job: a tar that cannot be read changes nothing.
+        """Finds all pictures before the first job, so that an unreadable tar changes nothing.
 
-        Nor does it take anything away if it can be read in part: the rest may be a copy that is
-        under way, or damaged.
+        If a tar can be read in part, nothing is removed: the rest may be damaged or still copied.
         """
         pictures, problems, part = [], 0, False
         for found in self.find():
@@ -183,7 +182,7 @@ def _named(entry: Entry, layout: Layout, first: dict[str, Entry]) -> Planned | P
 
 
 def _refuse_shared_folders(planned: Sequence[Planned], tars: Sequence[Tar]) -> None:
-    """A tar's pictures have a folder of their own, named like it."""
+    """Raises UsageError if something else would write into the folder of a tar's pictures."""
     prefixes: dict[str, Tar] = {}
     for tar in tars:
         other = prefixes.setdefault(folded(tar.prefix), tar)

@@ -1,19 +1,25 @@
-"""Workers: processes that do a run's parts between them, each with a codec of its own."""
+"""Workers: what does a run's parts, in this process or in others, each with a codec of its own."""
 
 from __future__ import annotations
 
+import logging
+import os
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
+from logging.handlers import QueueHandler
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from stae_cli._version import __version__
 from stae_cli.errors import StaeError
+from stae_cli.latents.manifest import Manifest
 from stae_cli.latents.run_record import RunRecord, read_record
-from stae_cli.runs.tally import Report, Tally
+from stae_cli.runs.tally import PartTally, Tally
 from stae_cli.storage.destination import Destination
 
 if TYPE_CHECKING:
@@ -22,35 +28,82 @@ if TYPE_CHECKING:
     from stae_cli.checkpoints.checkpoint import Checkpoint
     from stae_cli.codec.pixel_codec import PixelCodec
 
-Part = TypeVar("Part", contravariant=True)
+Part = TypeVar("Part")
+
+PACKAGE_LOG = logging.getLogger("stae_cli")
+_log = logging.getLogger(__name__)
 
 
-class Task(Protocol[Part]):
+class Task(ABC, Generic[Part]):
     """What is to be done with each part of a run; it can be pickled, and so can the parts."""
 
-    @property
-    def destination(self) -> Destination:
-        """DEST, prepared."""
-
-    @property
-    def record(self) -> RunRecord:
-        """What DEST says of its outputs."""
+    destination: Destination
 
     @property
     def strict(self) -> bool:
-        """Whether the first failure is the end."""
+        """Whether the first failure ends the run."""
+        return False
 
-    def do(self, part: Part, codec: PixelCodec, report: Report) -> bytes:
-        """Does a part, counts it in `report`, and returns lines for the run's manifest.
+    @property
+    @abstractmethod
+    def record(self) -> RunRecord:
+        """What DEST records of its outputs."""
+
+    def new_manifest(self) -> Manifest | None:
+        """An empty manifest for one process, if the run writes one."""
+        return None
+
+    @abstractmethod
+    def do(self, parts: Iterable[Part], codec: PixelCodec, tally: Tally) -> None:
+        """Does some parts, as far as they are not done yet, and counts them in `tally`.
 
         Raises:
-            StaeError: the run cannot go on.
+            StaeError: DEST belongs to another run, or can no longer be written to.
         """
+
+
+class Workers(ABC):
+    """Where a run's network runs, and how parts get there.
+
+    `codec` is this process's, if the network runs here.
+    """
+
+    codec: PixelCodec | None = None
+
+    @property
+    @abstractmethod
+    def threads(self) -> int:
+        """Reading threads for each worker, unless the user says otherwise."""
+
+    @abstractmethod
+    def run(self, task: Task[Any], parts: Iterable[Any], tally: Tally) -> None:
+        """Has all the parts done, begun in their order, and counts them in `tally`.
+
+        If the tally is interrupted, parts that are half done may be cut short.
+
+        Raises:
+            StaeError: the run cannot go on; or a worker cannot be had, or died.
+        """
+
+
+class ThisProcess(Workers):
+    """The process that began the run: it reads ahead and packs across parts, as if all were one."""
+
+    def __init__(self, codec: PixelCodec) -> None:
+        self.codec = codec
+
+    @property
+    def threads(self) -> int:
+        return os.cpu_count() or 1
+
+    def run(self, task: Task[Any], parts: Iterable[Any], tally: Tally) -> None:
+        assert self.codec is not None
+        task.do(parts, self.codec, tally)
 
 
 @dataclass(frozen=True)
 class CodecMaker:
-    """How each worker gets its codec: `load` gives the checkpoint, wherever the worker is."""
+    """How each worker gets its codec: `load` gives the checkpoint, on any machine of the run."""
 
     load: Callable[[], Checkpoint]
     weights_sha256: str
@@ -61,7 +114,7 @@ class CodecMaker:
         """The codec on a device of this machine.
 
         Raises:
-            StaeError: the device or the checkpoint is not there, or is another one.
+            StaeError: the device or the checkpoint is missing, or the checkpoint is another one.
         """
         checkpoint = self.load()
         if checkpoint.fingerprint != self.weights_sha256:
@@ -76,25 +129,30 @@ class CodecMaker:
         """The same, of a checkpoint that is loaded already.
 
         Raises:
-            DeviceError: the device is not there.
+            DeviceError: the device is missing.
         """
         from stae_cli.codec.device import pick_device
         from stae_cli.codec.pixel_codec import PixelCodec
 
-        return PixelCodec(
+        codec = PixelCodec(
             checkpoint.model(),
             device=pick_device(device),
             dtype=self.dtype,
             batch_patches=self.batch_patches,
         )
+        dtype = str(codec.dtype).removeprefix("torch.")
+        _log.info("device %s, %s, %d patches at once", codec.device, dtype, codec.batch_patches)
+        if codec.unfused:
+            _log.info("no fast kernels on %s: %s", codec.device, codec.unfused)
+        return codec
 
 
 @dataclass
 class Worker:
-    """Does parts of a run, one at a time.
+    """Does parts of a run in another process than the one that began it, one at a time.
 
-    It can be pickled before its first part, when the codec is made. `version` is that of the
-    process which began the run.
+    It can be pickled before its first part, when the codec is made. `version` and `log_level` are
+    those of the process that began the run.
     """
 
     task: Task[Any]
@@ -102,23 +160,36 @@ class Worker:
     device: str = "auto"
     stopped: Callable[[], bool] | None = None
     version: str = __version__
+    log_level: int = field(default_factory=PACKAGE_LOG.getEffectiveLevel)
 
-    def __call__(self, part: Any) -> Tally:
-        """What became of one part; what ended it before its time is in the tally too."""
-        report = Report(
-            lambda _: None, strict=self.task.strict, stopped=self.stopped or (lambda: False)
+    def __call__(self, part: Any) -> PartTally:
+        """What became of one part; an error that ended it early is in the tally too."""
+        tally = Tally(
+            lambda _: None,
+            strict=self.task.strict,
+            stopped=self.stopped or (lambda: False),
+            manifest=self._manifest,
         )
-        manifest = b""
+        lines = b""
         ended: StaeError | None = None
-        try:
-            if not report.interrupted:
-                manifest = self.task.do(part, self._codec, report)
-        except StaeError as error:
-            # Anew: the one that was raised holds frames, whose threads would wait for their end.
-            ended = type(error)(error.message, error.hint)
-        except Exception as error:  # noqa: BLE001 (it has to reach the user from here, too)
-            ended = _unexpected(error)
-        return report.tally(manifest, ended)
+        with _kept_log(self.log_level) as log:
+            try:
+                if not tally.interrupted:
+                    self.task.do([part], self._codec, tally)
+                    lines = self._manifest.take() if self._manifest else b""
+            except StaeError as error:
+                # A copy: the raised one holds frames, and with them threads that wait for it.
+                ended = type(error)(error.message, error.hint)
+            except Exception as error:  # noqa: BLE001 (it has to reach the user from here, too)
+                _log.info("an unexpected error", exc_info=True)
+                ended = _unexpected(error)
+        records = [log.get() for _ in range(log.qsize())]
+        return tally.part(manifest=lines, log=records, error=ended)
+
+    @cached_property
+    def _manifest(self) -> Manifest | None:
+        """One for all the parts of a process, so that DEST's is outdated once."""
+        return self.task.new_manifest()
 
     @cached_property
     def _codec(self) -> PixelCodec:
@@ -136,33 +207,23 @@ class Worker:
         return self.make_codec.codec(self.device)
 
 
+@contextmanager
+def _kept_log(level: int) -> Iterator[SimpleQueue[logging.LogRecord]]:
+    """What is logged within at this level, in a form that can be pickled."""
+    records: SimpleQueue[logging.LogRecord] = SimpleQueue()
+    handler, before = QueueHandler(records), PACKAGE_LOG.level
+    PACKAGE_LOG.setLevel(level)
+    PACKAGE_LOG.addHandler(handler)
+    try:
+        yield records
+    finally:
+        PACKAGE_LOG.removeHandler(handler)
+        PACKAGE_LOG.setLevel(before)
+
+
 def _unexpected(error: Exception) -> StaeError:
     where = traceback.extract_tb(error.__traceback__)[-1]
     return StaeError(
         f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})",
         "this should not happen: please report it; what is done is kept",
     )
-
-
-class Workers(ABC):
-    """Where workers are, and how parts get to them."""
-
-    @property
-    @abstractmethod
-    def threads(self) -> int:
-        """Reading threads for each, unless the user says otherwise."""
-
-    @abstractmethod
-    def tallies(
-        self, worker: Worker, parts: Iterable[Any], *, interrupted: Callable[[], bool]
-    ) -> Iterator[Tally]:
-        """Has copies of `worker` do the parts; yields each part's tally when it is done.
-
-        Args:
-            worker: what each process starts with.
-            parts: in the order in which they are begun.
-            interrupted: whether to come to an end; parts that are half done may be cut short.
-
-        Raises:
-            StaeError: a worker cannot be had, or died.
-        """

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from stae_cli.errors import UsageError
-from stae_cli.flow.read_ahead import Reserve
-from stae_cli.flow.scan import scanning
+from stae_cli.flow.read_ahead import Reserve, scanning
 from stae_cli.images.read import IMAGE_SUFFIXES
 from stae_cli.latents.format import SUFFIX
 from stae_cli.latents.manifest import NAME, read_manifests

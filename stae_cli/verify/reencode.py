@@ -11,17 +11,15 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from stae_cli.errors import InputError
-from stae_cli.flow.batching import pack
-from stae_cli.flow.read_ahead import Reserve
-from stae_cli.flow.scan import scanning
+from stae_cli.flow.read_ahead import Reserve, scanning
 from stae_cli.images.buffers import Buffers
 from stae_cli.images.resize import parse_described
 from stae_cli.latents.format import Latent, StoredLatent
 from stae_cli.latents.listing import stored_in
+from stae_cli.runs.pipeline import packed
 from stae_cli.runs.read_picture import Picture, read_picture
 from stae_cli.runs.tally import problem_or
 from stae_cli.storage.entry import Entry, Problem
-from stae_cli.storage.names import Planned
 from stae_cli.storage.remote_entry import RemoteEntry
 from stae_cli.verify.against import WithSource
 from stae_cli.verify.findings import CheckedLatent, Finding
@@ -95,7 +93,7 @@ def reencode(
     reader = _Reader(codec)
     in_files = sorted(sample, key=lambda pair: pair[0].file.key)  # headers are read once
     with scanning(in_files, reader.read, workers=workers) as results:
-        for found in pack(results, patches=_patches, limit=codec.batch_patches):
+        for found in packed(results, patches=_patches, limit=codec.batch_patches):
             yield from (_unreadable(p) for p in found if isinstance(p, Problem))
             pairs = [pair for pair in found if isinstance(pair, _Pair)]
             if pairs:
@@ -123,7 +121,7 @@ class _Reader:
         if stored is None:
             raise InputError("it was removed during the check")
         picture = read_picture(
-            Planned(source, checked.key),
+            source,
             parse_described(stored.info.prep),
             patch=self.patch,
             reserve=reserve,

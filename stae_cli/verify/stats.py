@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stae_cli.errors import InputError, StaeError
-from stae_cli.flow.read_ahead import Reserve
-from stae_cli.flow.scan import scanning
+from stae_cli.flow.read_ahead import Reserve, scanning
 from stae_cli.latents.format import SUFFIX, Latent, StoredLatent, is_finite
 from stae_cli.latents.listing import stored_in
 from stae_cli.runs.tally import problem_or

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stae_cli.errors import StaeError, UsageError
-from stae_cli.flow.scan import scanning
+from stae_cli.flow.read_ahead import scanning
 from stae_cli.images.read import IMAGE_SUFFIXES
 from stae_cli.latents.failures import read_failures
 from stae_cli.latents.format import SUFFIX

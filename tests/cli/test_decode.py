@@ -79,7 +79,7 @@ def test_the_photos_themselves_are_never_overwritten(stae, photos, latents, tiny
     before = {path: path.read_bytes() for path in photos.rglob("*.png")}
     ran = stae("decode", latents, photos, "--weights", tiny)
     assert ran.code == 3
-    assert "no whole picture of stae" in ran.err
+    assert "not a complete picture of stae" in ran.err
     assert all(path.read_bytes() == data for path, data in before.items())
 
 

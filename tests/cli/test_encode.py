@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 
 from stae_cli.checkpoints.checkpoint import read_checkpoint, write_checkpoint
 from stae_cli.codec.pixel_codec import PixelCodec
-from stae_cli.latents.listing import read_latent
+from stae_cli.latents.format import read_latent
+from stae_cli.runs.pipeline import Pipeline
 from tests.pictures import EXAMPLES, noise, write_photos
 from tests.seeded import TINY, seeded_tensors
 from tests.signals import heed_interrupts
@@ -423,9 +424,7 @@ def test_a_killed_run_goes_on_where_it_stopped(stae, tiny, tmp_path, number, cod
 
 def test_memory_stays_bounded_when_every_size_differs(stae, tiny, tmp_path, monkeypatch):
     """What is read and not yet encoded never exceeds the bounds, however many files there are."""
-    import stae_cli.runs.encoding as room
-
-    monkeypatch.setattr(room, "READ_AHEAD_BYTES", 100_000)
+    monkeypatch.setattr(Pipeline, "read_bytes", 100_000)
     seen = []
     encode_pixels = PixelCodec.encode_pixels
 

@@ -19,10 +19,10 @@ from stae_cli import LatentDataset, __version__
 from stae_cli.checkpoints.checkpoint import read_checkpoint
 from stae_cli.images.resize import Prep
 from stae_cli.latents.run_record import settle_record
-from stae_cli.runs import decode_plan as decodeplan
 from stae_cli.runs import units
 from stae_cli.runs.encode import EncodeTask
 from stae_cli.runs.encode_plan import EncodeSettings, KnownOutputs
+from stae_cli.runs.pipeline import Pipeline
 from stae_cli.runs.workers import CodecMaker, Worker
 from stae_cli.storage.destination import FolderDestination
 from stae_cli.storage.sources import list_sources
@@ -38,7 +38,7 @@ posix = pytest.mark.skipif(os.name == "nt", reason="no such signals")
 def source(tmp_path, monkeypatch):
     """Nine photos and what is none; units of two."""
     monkeypatch.setattr(units, "UNIT", 2)
-    monkeypatch.setattr(decodeplan, "PART", 2)
+    monkeypatch.setattr("stae_cli.runs.decode.PART", 2)
     photos = write_photos(tmp_path / "source")
     (photos / "broken.png").write_bytes(b"\x89PNG and nothing else")
     return photos
@@ -160,6 +160,27 @@ def test_two_processes_make_what_one_does(stae, source, tiny, tmp_path, options)
     assert decoded[0] == decoded[1]
 
 
+@pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
+def test_the_log_says_what_is_skipped_and_why_something_is_encoded_again(
+    stae, source, tiny, tmp_path, caplog, device
+):
+    """What another process logs reaches the log of the first."""
+    encode = ("encode", source, tmp_path / "out", "--weights", tiny, "--device", device)
+    stae(*encode)
+    os.utime(source / "p1.png", ns=(1, 1))
+    (tmp_path / "out" / "p2.safetensors").write_bytes(b"")
+    caplog.set_level("DEBUG", "stae_cli")
+    stae(*encode)
+    said = [record.getMessage() for record in caplog.records]
+    assert "skipping p0.png: encoded already" in said
+    assert "encoding p1.png again: it has changed since it was encoded" in said
+    assert [line for line in said if "p2.safetensors is damaged" in line]
+    assert len([line for line in said if "device cpu, float32" in line]) in (1, 2)
+    assert len([line for line in said if line.startswith("started process")]) == 2 * (
+        device != "cpu"
+    )
+
+
 def test_a_strict_run_of_two_processes_stops(stae, source, tiny, tmp_path):
     ran = stae(
         "encode", source, tmp_path / "out", "--weights", tiny, "--strict", "--device", "cpu,cpu"
@@ -199,7 +220,7 @@ def task(tiny, tmp_path):
     destination = FolderDestination(tmp_path / "out")
     destination.prepare()
     sha = checkpoint.fingerprint
-    task = EncodeTask(destination, EncodeSettings(Prep()), "tiny", sha, KnownOutputs())
+    task = EncodeTask(destination, EncodeSettings(Prep()), "tiny", sha, KnownOutputs(), threads=2)
     settle_record(destination, task.record, is_planned=lambda _: False, overwrite=False)
     return task, CodecMaker(lambda: checkpoint, sha, None, None)
 
@@ -224,7 +245,7 @@ def test_a_worker_elsewhere_refuses_what_is_not_the_same_there(task, other_tiny,
 def test_a_worker_that_stops_leaves_no_thread_waiting(task, tmp_path, monkeypatch):
     """Threads that wait for their turn to read would keep its process from its end."""
     task, maker = task
-    monkeypatch.setattr("stae_cli.runs.encoding.READ_AHEAD_BYTES", 5000)
+    monkeypatch.setattr(Pipeline, "read_bytes", 5000)
     photos = write_photos(tmp_path / "photos", count=40)
     (photos / "a.png").write_bytes(b"\x89PNG and nothing else")
     listing = list_sources([photos], None, suffixes=[".png"])

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from stae_cli.errors import StaeError
 from stae_cli.storage.destination import Destination
 from stae_cli.storage.entry import Problem
-from stae_cli.storage.shares import Share, is_shared_file
+from stae_cli.storage.shares import Share, shared_lines
 
 NAME = "failures"
 
@@ -27,11 +26,10 @@ def write_failures(destination: Destination, problems: Sequence[Problem], share:
     for other in destination.top_names():
         if share.outdates(other, NAME) or (other == name and not problems):
             destination.remove(other)
-    if not problems:
-        return
-    lines = [json.dumps({"source": p.key, "reason": p.reason}) for p in problems]
-    with destination.writing(name) as path:
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if problems:
+        lines = [json.dumps({"source": p.key, "reason": p.reason}) for p in problems]
+        with destination.writing(name) as path:
+            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def read_failures(destination: Destination) -> list[Problem]:
@@ -42,16 +40,7 @@ def read_failures(destination: Destination) -> list[Problem]:
     Raises:
         StaeError: DEST cannot be read.
     """
-    problems = []
-    try:
-        for name in destination.top_names():
-            if is_shared_file(name, NAME):
-                with destination.entry(name).open() as file:
-                    problems += [_problem(name, line) for line in file.read().splitlines()]
-    except OSError as error:
-        reason = error.strerror or error
-        raise StaeError(f"cannot read the failures in `{destination.place()}`: {reason}") from error
-    return problems
+    return [_problem(name, line) for name, line in shared_lines(destination, NAME)]
 
 
 def _problem(name: str, line: bytes) -> Problem:

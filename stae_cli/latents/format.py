@@ -65,6 +65,11 @@ class LatentInfo:
     source_etag: str = ""
     data_crc32: str = ""
 
+    @property
+    def source_state(self) -> SourceState:
+        """The source's state when it was encoded."""
+        return SourceState(self.source_size, self.source_mtime_ns, self.source_etag)
+
     def to_metadata(self) -> dict[str, str]:
         """The safetensors metadata of a file of one latent: strings only."""
         return {"format": FORMAT, "format_version": FORMAT_VERSION, **self.to_strings()}

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
-from stae_cli.errors import StaeError
 from stae_cli.latents.format import LatentInfo
 from stae_cli.storage.destination import Destination
 from stae_cli.storage.entry import Problem
-from stae_cli.storage.shares import Share, is_shared_file
+from stae_cli.storage.shares import Share, shared_lines
 
 NAME = "manifest"
-PIECE = 1 << 20  # bytes of a manifest that are read in one request
 MEMORY_BYTES = 16 << 20  # more than that waits on disk
 
 
@@ -39,17 +35,7 @@ def read_manifests(destination: Destination) -> Iterator[ManifestLine | Problem]
     Raises:
         StaeError: DEST cannot be read.
     """
-    for name in destination.top_names():
-        if is_shared_file(name, NAME):
-            try:
-                with destination.entry(name).open() as file:
-                    # Without a buffer each line of an object would be a request.
-                    whole = isinstance(file, io.BufferedIOBase)
-                    lines = file if whole else io.BufferedReader(cast(io.RawIOBase, file), PIECE)
-                    yield from (_parsed(name, line) for line in lines)
-            except OSError as error:
-                place = destination.place(name)
-                raise StaeError(f"cannot read `{place}`: {error.strerror or error}") from error
+    return (_parsed(name, line) for name, line in shared_lines(destination, NAME))
 
 
 def _parsed(name: str, line: bytes) -> ManifestLine | Problem:
@@ -101,7 +87,7 @@ class Manifest:
         if not self._outdated:
             self._outdated = True
             self.destination.remove(self.name)
-            self._remove_those_shared_otherwise()
+            self._remove_outdated()
 
     def write(self) -> None:
         """Writes all that was added, whole or not at all.
@@ -109,7 +95,7 @@ class Manifest:
         Raises:
             StaeError: DEST cannot be written to.
         """
-        self._remove_those_shared_otherwise()
+        self._remove_outdated()
         with self.destination.writing(self.name) as path, path.open("wb") as file:
             self._lines.seek(0)
             shutil.copyfileobj(self._lines, file)
@@ -123,7 +109,7 @@ class Manifest:
         """The name of this process's file."""
         return self.share.file_name(NAME)
 
-    def _remove_those_shared_otherwise(self) -> None:
+    def _remove_outdated(self) -> None:
         for other in self.destination.top_names():
             if self.share.outdates(other, NAME):
                 self.destination.remove(other)

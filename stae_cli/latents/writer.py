@@ -59,12 +59,11 @@ class Expected:
     def made(self, stored: StoredLatent, planned: Planned, state: SourceState) -> bool:
         """Whether a stored latent was made from this source with these settings."""
         info, key = stored.info, planned.entry.key
-        recorded = SourceState(info.source_size, info.source_mtime_ns, info.source_etag)
         if not self.matches(stored):
             _log.info("encoding %s again: its latent has other weights or settings", key)
         elif info.source != key:
             _log.info("encoding %s: the latent in its place was made from %s", key, info.source)
-        elif recorded != state:
+        elif info.source_state != state:
             _log.info("encoding %s again: it has changed since it was encoded", key)
         else:
             return True

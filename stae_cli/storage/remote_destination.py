@@ -80,7 +80,7 @@ class RemoteDestination(Destination):
         return self.store.place(name)
 
     def entry(self, name: str) -> RemoteOutput:
-        return RemoteOutput(name, self.store, name)
+        return RemoteOutput(name, self.store)
 
     def names(self) -> Iterator[str]:
         try:

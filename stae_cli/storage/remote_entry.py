@@ -24,27 +24,26 @@ HEAD = 256 << 10  # bytes of an object's beginning, where headers are, that are 
 PIECE = 16 << 20  # bytes of a tar fetched in one request
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RemoteEntry(Entry):
-    """An object that is read whole: `name` below the store's root, in the state it was listed in.
+    """An object that is read whole, in the state that was listed; its key is its name in the store.
 
     If an object is replaced between listing and reading, the old state is recorded with it, so the
     next run encodes it again.
     """
 
     store: Store
-    name: str
     listed: SourceState
 
     @property
     def place(self) -> str:
-        return self.store.place(self.name)
+        return self.store.place(self.key)
 
     def state(self) -> SourceState:
         return self.listed
 
     def open(self) -> BinaryIO:
-        data = self.store.read(self.name)
+        data = self.store.read(self.key)
         if len(data) != self.listed.size:
             raise InputError("it changed since it was listed")
         return io.BytesIO(data)
@@ -59,17 +58,17 @@ class RemoteEntry(Entry):
         _log.debug("fetching `%s`, %d bytes", self.place, self.listed.size)
         fetched = Fetched(tempfile.TemporaryFile())  # noqa: SIM115
         for begin in range(0, self.listed.size, PIECE):
-            fetched.append(self.store.read(self.name, begin, min(begin + PIECE, self.listed.size)))
-        if self.store.state(self.name) != self.listed:
+            fetched.append(self.store.read(self.key, begin, min(begin + PIECE, self.listed.size)))
+        if self.store.state(self.key) != self.listed:
             raise InputError("it changed since it was listed")
         return fetched
 
     def in_parts(self) -> RemoteOutput:
         """The same object, read in parts."""
-        return RemoteOutput(self.key, self.store, self.name)
+        return RemoteOutput(self.key, self.store)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RemoteOutput(Entry):
     """A latent file on a store, in its current state; read in parts, since shards are large.
 
@@ -78,15 +77,14 @@ class RemoteOutput(Entry):
     """
 
     store: Store
-    name: str
 
     @property
     def place(self) -> str:
-        return self.store.place(self.name)
+        return self.store.place(self.key)
 
     def state(self) -> SourceState:
         try:
-            return self.store.state(self.name)
+            return self.store.state(self.key)
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -98,7 +96,7 @@ class RemoteOutput(Entry):
     def read(self, begin: int, end: int) -> bytes:
         """The bytes from `begin` up to `end`, in one request."""
         try:
-            return self.store.read(self.name, begin, end)
+            return self.store.read(self.key, begin, end)
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -119,7 +117,7 @@ def _object_file() -> Any:
 
         def __init__(self, entry: RemoteOutput, size: int) -> None:
             self.entry = entry
-            path = entry.store.path(entry.name)
+            path = entry.store.path(entry.key)
             super().__init__(entry.store.fs, path, block_size=HEAD, cache_type="first", size=size)
 
         def _fetch_range(self, begin: int, end: int) -> bytes:
@@ -232,7 +230,7 @@ def list_objects(
         if store.kind() == "file":
             folder, _, name = store.root.rpartition("/")
             above = Store(store.url.rpartition("/")[0], store.fs, folder)
-            yield RemoteEntry(name, above, name, above.state(name))
+            yield RemoteEntry(name, above, above.state(name))
             return
         _refuse_inside(store, dest)
         for name, info in store.objects():
@@ -258,7 +256,7 @@ def _entry(
         return None
     try:
         check_key(name)
-        return RemoteEntry(name, store, name, state_of(info))
+        return RemoteEntry(name, store, state_of(info))
     except InputError as error:
         return Problem(name, error.message)
 

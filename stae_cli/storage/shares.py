@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
-from stae_cli.errors import UsageError
+from stae_cli.errors import StaeError, UsageError
+from stae_cli.storage.destination import Destination
 
 SUFFIX = ".jsonl"
+PIECE = 1 << 20  # bytes of an object that are read in one request
 
 
 @dataclass(frozen=True)
@@ -49,3 +54,23 @@ def is_shared_file(file_name: str, name: str) -> bool:
     if not file_name.endswith(SUFFIX):  # almost always so, and called millions of times
         return False
     return re.fullmatch(rf"{name}(-\d+-of-\d+)?{re.escape(SUFFIX)}", file_name) is not None
+
+
+def shared_lines(destination: Destination, name: str) -> Iterator[tuple[str, bytes]]:
+    """The lines of the file `name` of all processes in DEST, each with the name of its file.
+
+    Raises:
+        StaeError: DEST cannot be read.
+    """
+    for found in destination.top_names():
+        if not is_shared_file(found, name):
+            continue
+        try:
+            with destination.entry(found).open() as file:
+                # Without a buffer each line of an object would be a request.
+                whole = isinstance(file, io.BufferedIOBase)
+                lines = file if whole else io.BufferedReader(cast(io.RawIOBase, file), PIECE)
+                yield from ((found, line) for line in lines)
+        except OSError as error:
+            reason = error.strerror or error
+            raise StaeError(f"cannot read `{destination.place(found)}`: {reason}") from error

@@ -7,8 +7,8 @@ import logging
 import os
 import tarfile
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from stae_cli.errors import InputError
@@ -54,112 +54,87 @@ def tar_of(entry: FileEntry | RemoteEntry) -> Tar:
     return Tar(key if prefix.rpartition("/")[2] in ("", ".", "..") else prefix, entry)
 
 
-@dataclass(frozen=True)
-class LocalMember(Entry):
-    """A member of a local tar: `size` bytes from `offset`, in the tar as it was `listed`.
+@dataclass(frozen=True, slots=True)
+class Member(Entry):
+    """A file in a tar: `size` bytes from `offset`; its state is that of the tar, with this size."""
 
-    Its state is its own size with the time of the tar.
-    """
-
-    tar: Path
-    listed: SourceState
+    archive: Archive
     offset: int
     size: int
 
     @property
     def place(self) -> str:
-        return f"{self.tar}:{self.key}"
+        return f"{self.archive.place}:{self.key}"
 
     def state(self) -> SourceState:
-        return SourceState(self.size, self.listed.mtime_ns)
+        return replace(self.archive.listed, size=self.size)
 
     def open(self) -> BinaryIO:
-        with _opened_as_listed(self.tar, self.listed) as file:
-            file.seek(self.offset)
-            data = file.read(self.size)
-            if len(data) < self.size or not _is_as_listed(file, self.listed):
-                raise InputError(f"`{self.tar}` {CHANGED}")
-        return io.BytesIO(data)
+        return io.BytesIO(self.archive.read(self.offset, self.size))
 
 
-def _opened_as_listed(path: Path, listed: SourceState) -> BinaryIO:
-    """Opens a file that must not have changed, since offsets in it are known from before.
+@dataclass(frozen=True)
+class LocalArchive:
+    """A local tar, which must not change, since offsets in it are known."""
 
-    Raises:
-        InputError: it changed since it was listed.
-        OSError: it cannot be read.
-    """
-    file = path.open("rb")
-    if not _is_as_listed(file, listed):
-        file.close()
-        raise InputError(f"`{path}` {CHANGED}")
-    return file
+    place: str
+    listed: SourceState
+
+    def stream(self) -> BinaryIO:
+        """The tar from its beginning.
+
+        Raises:
+            InputError: it changed since it was listed.
+            OSError: it cannot be read.
+        """
+        file = open(self.place, "rb")  # noqa: PTH123, SIM115
+        if not _is_as_listed(file, self.listed):
+            file.close()
+            raise InputError(f"`{self.place}` {CHANGED}")
+        return file
+
+    def read(self, begin: int, size: int) -> bytes:
+        """Some bytes of the tar; raises what `stream` raises."""
+        with self.stream() as file:
+            file.seek(begin)
+            data = file.read(size)
+            if len(data) < size or not _is_as_listed(file, self.listed):
+                raise InputError(f"`{self.place}` {CHANGED}")
+        return data
 
 
 def _is_as_listed(file: BinaryIO, listed: SourceState) -> bool:
-    """Whether an open file has the size and time that were listed."""
     found = os.fstat(file.fileno())
     return SourceState(found.st_size, found.st_mtime_ns) == listed
 
 
 @dataclass(frozen=True)
-class FetchedMember(Entry):
-    """A member of a fetched tar; its state is its own size with the tag of the tar."""
-
-    tar: RemoteEntry
-    fetched: Fetched
-    offset: int
-    size: int
-
-    @property
-    def place(self) -> str:
-        return f"{self.tar.place}:{self.key}"
-
-    def state(self) -> SourceState:
-        return SourceState(self.size, etag=self.tar.listed.etag)
-
-    def open(self) -> BinaryIO:
-        data = self.fetched.read(self.offset, self.size)
-        if len(data) < self.size:
-            raise InputError(f"`{self.tar.place}` is truncated")
-        return io.BytesIO(data)
-
-
-@dataclass(frozen=True)
-class _LocalArchive:
-    """A local tar, read in place."""
-
-    path: Path
-    listed: SourceState
-
-    def stream(self) -> BinaryIO:
-        return _opened_as_listed(self.path, self.listed)
-
-    def member(self, key: str, offset: int, size: int) -> Entry:
-        return LocalMember(key, self.path, self.listed, offset, size)
-
-
-@dataclass(frozen=True)
-class _FetchedArchive:
+class FetchedArchive:
     """A tar from a store in a temporary file, kept while one of its members is referenced."""
 
-    entry: RemoteEntry
+    place: str
+    listed: SourceState
     fetched: Fetched
 
     def stream(self) -> BinaryIO:
+        """The tar from its beginning."""
         return self.fetched.open()
 
-    def member(self, key: str, offset: int, size: int) -> Entry:
-        return FetchedMember(key, self.entry, self.fetched, offset, size)
+    def read(self, begin: int, size: int) -> bytes:
+        """Some bytes of the tar."""
+        data = self.fetched.read(begin, size)
+        if len(data) < size:
+            raise InputError(f"`{self.place}` is truncated")
+        return data
 
 
-Archive = _LocalArchive | _FetchedArchive
+Archive = LocalArchive | FetchedArchive
 
 
 def _archive(entry: FileEntry | RemoteEntry) -> Archive:
     if isinstance(entry, RemoteEntry):
-        return _FetchedArchive(entry, entry.fetch())
-    return _LocalArchive(entry.path, entry.state())
+        return FetchedArchive(entry.place, entry.listed, entry.fetch())
+    return LocalArchive(entry.place, entry.state())
 
 
 def members(tar: Tar, *, suffixes: Collection[str]) -> Iterator[Entry | Problem]:
@@ -210,7 +185,10 @@ def _check_end(file: tarfile.TarFile) -> None:
 
 
 def _member(
-    tar: Tar, archive: Archive, info: tarfile.TarInfo, suffixes: Collection[str]
+    tar: Tar,
+    archive: LocalArchive | FetchedArchive,
+    info: tarfile.TarInfo,
+    suffixes: Collection[str],
 ) -> Entry | Problem | None:
     name = info.name.removeprefix("./")
     path = PurePosixPath(name)
@@ -228,4 +206,4 @@ def _member(
         return Problem(key, "a link or special file in a tar")
     if info.size > MEMBER_LIMIT:
         return Problem(key, f"{info.size} bytes, too large for an image")
-    return archive.member(key, info.offset_data, info.size)
+    return Member(key, archive, info.offset_data, info.size)

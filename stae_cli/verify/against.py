@@ -14,7 +14,7 @@ from stae_cli.storage.destination import Destination
 from stae_cli.storage.entry import Entry, Problem, SourceState
 from stae_cli.storage.names import output_name
 from stae_cli.storage.sources import Listing
-from stae_cli.storage.tars import FetchedMember, LocalMember, members
+from stae_cli.storage.tars import Member, members
 from stae_cli.verify.findings import CheckedLatent, Finding
 
 BATCH = 256  # sources whose state a thread reads at once
@@ -65,8 +65,8 @@ class Against:
 
     def _is_new(self, entry: Entry) -> bool:
         """Whether this is the first source with its key; tars may hold a member twice."""
-        is_member = isinstance(entry, LocalMember | FetchedMember)
-        place = entry.place.removesuffix(f":{entry.key}") if is_member else entry.place
+        is_member = isinstance(entry, Member)
+        place = entry.archive.place if isinstance(entry, Member) else entry.place
         is_new = entry.key not in self.seen
         other = self.seen.setdefault(entry.key, place)
         if is_new or (is_member and other == place):

@@ -127,8 +127,7 @@ def _checked(stored: StoredLatent, file: Entry) -> CheckedLatent:
             f"{info.architecture}, {info.latent_channels} channels, 1/{info.downsample}",
         )
     )
-    state = SourceState(info.source_size, info.source_mtime_ns, info.source_etag)
-    return CheckedLatent(stored.key, file, info.source, state, made_with)
+    return CheckedLatent(stored.key, file, info.source, info.source_state, made_with)
 
 
 @lru_cache(maxsize=64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from stae_cli.errors import InputError, StaeError
 from stae_cli.flow.read_ahead import Reserve, scanning
-from stae_cli.latents.format import SUFFIX, Latent, StoredLatent, is_finite
+from stae_cli.latents.format import SUFFIX, Latent, LatentInfo, StoredLatent, is_finite
 from stae_cli.latents.listing import stored_in
 from stae_cli.runs.tally import problem_or
 from stae_cli.storage.entry import Entry, Problem
@@ -90,11 +90,10 @@ class Surveyed:
 
 @dataclass(frozen=True)
 class _File:
-    """The moments of one file's latents."""
+    """The moments of a file's latents; `place` and `info` are those of the first."""
 
-    entry: Entry
-    first: StoredLatent | None = None
-    several: StoredLatent | None = None  # one with other weights than the first
+    place: str = ""
+    info: LatentInfo | None = None
     moments: Moments | None = None
     keys: Sequence[str] = ()
     latents: int = 0
@@ -159,27 +158,29 @@ def survey(
         StaeError: there are no valid latents, or latents of several checkpoints.
     """
     listing = list_sources(sources, None, suffixes=[SUFFIX], hidden=True)
-    found, whole, first = Surveyed(problems=list(listing.problems)), None, None
+    found, whole = Surveyed(problems=list(listing.problems)), None
+    place, info = "", None  # of the first latent
     keys = array("q")  # hashes, since there may be many millions
     with scanning(listing.entries, _read, workers=workers) as files:
         for file in files:
             found.problems += file.problems
-            if file.first is None:
+            if file.info is None:
                 continue
-            first = first or file.first
-            _refuse_several(first, file.several or file.first)
+            if info is None:
+                place, info = file.place, file.info
+            _refuse_several(place, info, file.place, file.info)
             found.files += 1
             found.latents += file.latents
             keys.extend(map(hash, file.keys))
             if file.moments is not None:
                 whole = file.moments if whole is None else whole + file.moments
             advance(file.latents)
-    if whole is None or first is None or whole.count < 2:
+    if whole is None or info is None or whole.count < 2:
         raise StaeError(
             "there are too few valid latents for statistics",
             "`stae verify` reports what is wrong with a folder of latents",
         )
-    found.weights, found.weights_sha256 = first.info.weights, first.info.weights_sha256
+    found.weights, found.weights_sha256 = info.weights, info.weights_sha256
     found.repeated = len(keys) - len(np.unique(np.frombuffer(keys, np.int64)))
     found.statistics = statistics_of(whole)
     return found
@@ -188,35 +189,22 @@ def survey(
 def _read(entry: Entry, reserve: Reserve) -> _File:
     """Runs in a reading thread."""
     result = problem_or(entry.key, lambda: _moments_in(entry, reserve))
-    return _File(entry, problems=[result]) if isinstance(result, Problem) else result
+    return _File(problems=[result]) if isinstance(result, Problem) else result
 
 
 def _moments_in(entry: Entry, reserve: Reserve) -> _File:
     here = on_this_machine(entry)
     stored = stored_in(here)
-    if not stored:
-        return _File(entry)
+    place, info = _place(stored[0]), stored[0].info
+    for latent in stored:
+        _refuse_several(place, info, _place(latent), latent.info)
     reserve(max(latent.size for latent in stored))
-    fingerprint = stored[0].info.weights_sha256
-    several = next((s for s in stored if s.info.weights_sha256 != fingerprint), None)
     problems: list[Problem] = []
     whole, latents = None, 0
-    for moments in _parts(here, stored, problems) if several is None else ():
+    for moments in _parts(here, stored, problems):
         whole, latents = moments if whole is None else whole + moments, latents + 1
-    return _File(
-        entry,
-        first=_listed(stored[0], entry),
-        several=several and _listed(several, entry),
-        moments=whole,
-        keys=[latent.key for latent in stored],
-        latents=latents,
-        problems=problems,
-    )
-
-
-def _listed(stored: StoredLatent, entry: Entry) -> StoredLatent:
-    """The same without a reference to the fetched file, which can then be deleted."""
-    return replace(stored, file=entry)
+    keys = [latent.key for latent in stored]
+    return _File(place, info, whole, keys, latents, problems)
 
 
 def _parts(
@@ -232,18 +220,16 @@ def _parts(
                 problems.append(Problem(latent.label, "it holds NaN or infinity"))
 
 
-def _refuse_several(first: StoredLatent, other: StoredLatent) -> None:
-    mine, theirs = first.info, other.info
-    if mine.weights_sha256 != theirs.weights_sha256:
+def _refuse_several(place: str, info: LatentInfo, other: str, theirs: LatentInfo) -> None:
+    if info.weights_sha256 != theirs.weights_sha256:
         raise StaeError(
-            f"`{_place(first)}` was made with `{mine.weights}` ({mine.weights_sha256[:12]}), "
-            f"`{_place(other)}` with `{theirs.weights}` ({theirs.weights_sha256[:12]})",
+            f"`{place}` was made with `{info.weights}` ({info.weights_sha256[:12]}), "
+            f"`{other}` with `{theirs.weights}` ({theirs.weights_sha256[:12]})",
             "take the statistics of each checkpoint's latents separately",
         )
-    if mine.latent_channels != theirs.latent_channels:
+    if info.latent_channels != theirs.latent_channels:
         raise InputError(
-            f"`{_place(other)}` has {theirs.latent_channels} channels, `{_place(first)}` "
-            f"{mine.latent_channels}",
+            f"`{other}` has {theirs.latent_channels} channels, `{place}` {info.latent_channels}",
             "`stae verify` reports which of them is damaged",
         )
 

@@ -172,7 +172,7 @@ def test_a_tar_that_is_done_is_not_fetched_again(stae, memory, tiny, tmp_path, m
     fetch = RemoteEntry.fetch
 
     def watched(entry):
-        fetched.append(entry.name)
+        fetched.append(entry.key)
         return fetch(entry)
 
     monkeypatch.setattr(RemoteEntry, "fetch", watched)

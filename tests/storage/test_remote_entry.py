@@ -40,7 +40,7 @@ def test_a_url_is_no_path():
 def test_parts_are_those_of_the_object(store):
     data = np.random.default_rng(0).integers(0, 256, 2 * HEAD + 77, np.uint8).tobytes()
     store.fs.pipe_file("/box/x", data)
-    with RemoteOutput("x", store, "x").open() as file:
+    with RemoteOutput("x", store).open() as file:
         assert file.read(8) == data[:8]
         assert file.read(HEAD) == data[8 : HEAD + 8]
         for begin, size in ((0, 5), (HEAD - 3, 6), (HEAD + 9, 99), (len(data) - 4, 9), (1, HEAD)):
@@ -53,7 +53,7 @@ def test_parts_are_those_of_the_object(store):
 
 def test_an_object_that_is_not_what_was_listed_is_refused(store):
     store.fs.pipe_file("/box/x", b"12345")
-    entry = RemoteEntry("x", store, "x", store.state("x"))
+    entry = RemoteEntry("x", store, store.state("x"))
     assert entry.open().read() == b"12345"
     assert entry.fetch().read(1, 3) == b"234"
     store.fs.pipe_file("/box/x", b"abcde")
@@ -66,7 +66,7 @@ def test_an_object_that_is_not_what_was_listed_is_refused(store):
 
 def test_readers_of_a_fetched_object_have_positions_of_their_own(store):
     store.fs.pipe_file("/box/x", data := bytes(range(200)) * 200)
-    fetched = RemoteEntry("x", store, "x", store.state("x")).fetch()
+    fetched = RemoteEntry("x", store, store.state("x")).fetch()
     with fetched.open() as first, fetched.open() as second:
         assert first.read(9000) == data[:9000]
         assert fetched.read(77, 5) == data[77:82]
@@ -84,7 +84,7 @@ def test_members_are_read_while_a_fetched_tar_is_listed(store):
             info.size = 2000
             file.addfile(info, io.BytesIO(number.to_bytes(2) * 1000))
     store.fs.pipe_file("/box/a.tar", content.getvalue())
-    tar = tar_of(RemoteEntry("a.tar", store, "a.tar", store.state("a.tar")))
+    tar = tar_of(RemoteEntry("a.tar", store, store.state("a.tar")))
     with ThreadPoolExecutor(4) as pool:
         reads = [pool.submit(lambda e: e.open().read(), m) for m in members(tar, suffixes=[".jpg"])]
     assert [read.result() for read in reads] == [n.to_bytes(2) * 1000 for n in range(1000)]
@@ -94,7 +94,7 @@ def test_what_was_fetched_is_closed_even_out_of_a_cycle(store):
     # The parts of a cycle are finalized in any order, so try several: a file that is finalized
     # before what holds it warns, and warnings are errors here.
     store.fs.pipe_file("/box/x", b"12345")
-    entry = RemoteEntry("x", store, "x", store.state("x"))
+    entry = RemoteEntry("x", store, store.state("x"))
     before = len(list(Path("/dev/fd").iterdir()))
     for _ in range(9):
         holders = [entry.fetch(), {}]

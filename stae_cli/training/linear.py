@@ -5,11 +5,11 @@ an activation exactly. Units that the map does not need keep their random input 
 output weights of zero: the function is linear, and yet every unit can learn from the first step.
 
 An early step of Adam moves every weight by about the learning rate, whatever the weight's size, so
-what a layer adds leaps by the rate times the sum of its inputs' magnitudes. The many ways to write
+a layer's output changes by the rate times the sum of its inputs' magnitudes. The many ways to write
 the same function differ in that by orders of magnitude. Here each latent has one channel of the
 decoder's features to itself: spread over all of them, the first component alone would move every
-weight of the generator the same way, and a step at 5e-4 would raise the error a hundredfold. For
-the same reason what is silent has small inputs, and the field is large before `last`.
+weight of the generator the same way, and a step at 5e-4 would increase the error a hundredfold. For
+the same reason silent branches have small inputs, and the field is large before `last`.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ from stae_cli.training.photos import Crops
 PATCHES = 1 << 17  # to fit on: 700 for each of the 192 values of a patch of 8x8,
 SEEN = 64  # or as many pixels in cells of latents; patches of 32x32 are a quarter as many
 PURPOSE = 1
-ENCODED = 3.0  # size of the encoder's features, which a step of the first layer then hardly moves
-QUIET = 0.3  # of the usual size: first layers of what is silent
+ENCODED = 3.0  # size of the encoder's features; a step of the first layer then hardly moves them
+QUIET = 0.3  # of the usual size: first layers of silent branches
 FAINT = 0.05  # size of features that hold no latent, so that gradients reach them
 COLOURS = 0.1  # size of the rows of `last`; the field before it is that much larger
 
@@ -157,7 +157,7 @@ def _silence(block: nn.Module) -> None:
 
 
 def _set_encoder(encoder: Encoder, sizes: Architecture, pca: Pca) -> None:
-    """All the directions go in, mixed and nearer to equal strength; the first ones come out."""
+    """All directions go in, mixed and more alike in strength; the leading ones come out."""
     kept = min(sizes.width, len(pca.mean))
     mixing = _orthonormal(sizes.width, kept)  # (width, kept)
     strength = ENCODED * (pca.deviations[:kept] + 1e-3).rsqrt()  # half-way to equal variances
@@ -172,7 +172,7 @@ def _set_encoder(encoder: Encoder, sizes: Architecture, pca: Pca) -> None:
 
 
 def _set_conv_in(projection: Projection, latents: int) -> None:
-    """Features of which the first ones are the latents; the others are faint and random."""
+    """Features: the first ones are the latents, the others are faint and random."""
     _set_pairs(projection, torch.eye(latents).double())
     first, last = _conv(projection.model[0]), _conv(projection.model[2])
     _hush(first)
@@ -182,7 +182,7 @@ def _set_conv_in(projection: Projection, latents: int) -> None:
 
 
 def _set_shuffle(decoder: ShuffleDecoder, latents: int, pca: Pca) -> None:
-    """Features whose first ones are the latents, the others faint; then the directions."""
+    """Features as in `_set_conv_in`, then the directions as the weights of the painting layer."""
     _set_conv_in(decoder.conv_in, latents)
     painter = _conv(decoder.shuffle[0])
     nn.init.zeros_(painter.weight)
@@ -191,7 +191,7 @@ def _set_shuffle(decoder: ShuffleDecoder, latents: int, pca: Pca) -> None:
 
 
 def _set_pairs(projection: Projection, rows: Tensor) -> None:
-    """Hidden units (+a, -a) for each row; what is behind the activation starts at zero."""
+    """Hidden units (+a, -a) for each row; the layer behind the activation starts at zero."""
     first, last = _conv(projection.model[0]), _conv(projection.model[2])
     pairs = torch.cat([rows, -rows])
     first.weight[: len(pairs), :, 0, 0] = pairs

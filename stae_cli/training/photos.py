@@ -1,4 +1,4 @@
-"""The photos: decoded once and kept in memory as uint8; and the crops that steps draw from them."""
+"""The photos, decoded once and kept in memory as uint8; and the crops that are drawn from them."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def load_photos(
 
     Raises:
         UsageError: a source does not exist.
-        StaeError: there is no photo to train on.
+        StaeError: no photo can be used.
     """
     found = PhotoSet([[] for _ in sources])
     items = _listed(sources, seed, found)

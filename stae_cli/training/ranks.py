@@ -12,7 +12,7 @@ from torch import distributed
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of how many processes this is; `local` counts within its machine."""
+    """The number of this process among all of them; `local` counts within its machine."""
 
     rank: int = 0
     processes: int = 1
@@ -24,7 +24,7 @@ class Ranks:
         return self.rank == 0
 
     def device(self, device: torch.device) -> torch.device:
-        """The card of its own that each process has."""
+        """The device of this process: each one has a card of its own."""
         if self.processes > 1 and device.type == "cuda" and device.index is None:
             return torch.device("cuda", self.local)
         return device
@@ -46,22 +46,22 @@ class Ranks:
         return float(shared) / self.processes
 
     def agreed_any(self, flag: bool, device: torch.device) -> bool:
-        """Whether any process says so."""
+        """Whether the flag is set in any process."""
         return self.mean(float(flag), device) > 0
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Waits until all processes are here."""
         if self.processes > 1:
             distributed.barrier()
 
 
 @contextmanager
 def joined(device: str, *, attempt: int = 0) -> Iterator[Ranks]:
-    """The processes that torchrun started, joined while it lasts; else this one alone.
+    """Joins the processes that torchrun started for the duration of a block; else this one alone.
 
     Args:
         device: where the network will run; `cpu` talks by gloo, CUDA by NCCL.
-        attempt: how often torchrun has started them anew.
+        attempt: how often torchrun has restarted them.
     """
     if not distributed.is_torchelastic_launched():
         yield Ranks()

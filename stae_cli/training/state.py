@@ -114,7 +114,7 @@ class Log:
         self._write("a", [line])
 
     def cut(self, step: int) -> None:
-        """Drops what was logged after a step: a resumed run logs it again.
+        """Drops the lines after a step: a resumed run logs them again.
 
         Raises:
             StaeError: the file cannot be read or written.

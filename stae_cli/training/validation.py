@@ -62,7 +62,7 @@ class Validation:
 def reconstructions(
     model: StupidAE, pictures: Sequence[Pixels], device: torch.device
 ) -> list[Pixels]:
-    """What the network makes of pictures whose sides the patch divides.
+    """The network's reconstructions of pictures whose sides the patch divides.
 
     Raises:
         DivergedError: it gives NaN or infinity.

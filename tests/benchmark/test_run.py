@@ -83,14 +83,14 @@ def test_ours_is_the_measure_of_the_others(report: Report) -> None:
 
 
 def test_the_report_says_what_it_ran_on_and_serialises(report: Report) -> None:
-    told = json.loads(json.dumps(report.as_json(), allow_nan=False))
-    assert told["machine"]["device"] == "cpu"
-    assert told["machine"]["accelerator"] is None
-    assert told["machine"]["threads"] == torch.get_num_threads()
-    assert (told["architecture"], told["weights"]) == (TINY.describe(), "tiny")
-    assert told["dtype"] == "float32"
-    assert told["results"][1]["case"] == {"width": 16, "height": 16, "batch": 3}
-    assert all(each["memory_bytes"] is None for each in told["results"][0]["timings"])
+    found = json.loads(json.dumps(report.as_json(), allow_nan=False))
+    assert found["machine"]["device"] == "cpu"
+    assert found["machine"]["accelerator"] is None
+    assert found["machine"]["threads"] == torch.get_num_threads()
+    assert (found["architecture"], found["weights"]) == (TINY.describe(), "tiny")
+    assert found["dtype"] == "float32"
+    assert found["results"][1]["case"] == {"width": 16, "height": 16, "batch": 3}
+    assert all(each["memory_bytes"] is None for each in found["results"][0]["timings"])
 
 
 def test_the_machines_own_speed_is_that_of_the_faster_product(report: Report) -> None:

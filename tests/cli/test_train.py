@@ -324,6 +324,19 @@ def test_a_run_that_replaces_a_checkpoint_goes_on_after_interruptions(
     assert stae(*command).json["resumed_at"] == 0  # of a finished run nothing is left to go on
 
 
+def test_where_a_run_goes_on_from_is_logged(stae, photos, tiny, out, interrupted, caplog):
+    caplog.set_level("INFO", "stae_cli.training")
+    interrupted(10)
+    assert stae(*arguments(photos, out, tiny)).code == 130
+    assert "state.pt` does not exist" in caplog.text
+    assert "process 1 of 1 trains on cpu in float32 after step 0" in caplog.text
+    interrupted(None)
+    caplog.clear()
+    assert stae(*arguments(photos, out, tiny, "--json")).json["resumed_at"] == 10
+    assert "going on from `" in caplog.text
+    assert "after step 10" in caplog.text
+
+
 def test_another_checkpoint_than_the_run_began_with_is_not_replaced(
     stae, photos, tiny, out, interrupted
 ):

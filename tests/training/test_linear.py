@@ -140,7 +140,7 @@ def test_a_second_stage_starts_as_the_linear_autoencoder_of_the_firsts_latents(c
 
 
 def test_each_stage_is_set_by_itself(pca):
-    """Neither moves the other: what is quiet at the start is made so once."""
+    """Neither moves the other: quiet layers are made so once."""
     with seeded(0):
         model = StupidAE(TWO)
     before = copy.deepcopy(model.state_dict())

@@ -1,4 +1,4 @@
-"""The photos of a run: what is kept, what is left aside, and the crops drawn from them."""
+"""The photos of a run: which are kept, which are skipped, and the crops drawn from them."""
 
 import numpy as np
 import pytest
@@ -32,12 +32,15 @@ def test_photos_are_decoded_upright(tmp_path):
     assert photos.sources[0][0].shape == (40, 24, 3)
 
 
-def test_small_and_damaged_photos_are_counted_and_skipped(tmp_path):
+def test_small_and_damaged_photos_are_counted_and_skipped(tmp_path, caplog):
+    caplog.set_level("DEBUG", "stae_cli")
     folder = write(tmp_path / "photos", (40, 40), (40, 31), (31, 40))
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     photos = load_photos([folder], crop=32, memory=1 << 20)
     assert (photos.photos, photos.small, photos.left_out) == (1, 2, 0)
     assert [problem.key for problem in photos.problems] == ["broken.png"]
+    assert "skipped broken.png: " in caplog.text
+    assert "skipped 1.png: smaller than the crop of 32" in caplog.text
 
 
 def test_what_does_not_fit_in_memory_is_left_out_of_all_sources_alike(tmp_path):
@@ -47,8 +50,8 @@ def test_what_does_not_fit_in_memory_is_left_out_of_all_sources_alike(tmp_path):
     assert photos.left_out == 5
 
 
-def test_only_pictures_of_runs_are_passed_over(tmp_path):
-    """A folder of that name without a log, other pictures beside one, and what is named itself."""
+def test_only_pictures_of_runs_are_skipped(tmp_path):
+    """Not those of a folder without a log, other pictures, or a picture that is named itself."""
     run = write(tmp_path / "mine.training", (32, 32))
     Image.fromarray(noise(32, 32)).save(run / "curve.png")
     assert [entry.key for entry in list_photos(run).entries] == ["0.png", "curve.png"]

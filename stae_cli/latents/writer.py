@@ -58,7 +58,9 @@ class Expected:
         """Whether a stored latent was made from this source with these settings."""
         info = stored.info
         return (
-            self.matches(stored) and info.source == planned.entry.key and info.source_state == state
+            self.matches(stored)
+            and info.source == planned.entry.key
+            and SourceState(info.source_size, info.source_mtime_ns, info.source_etag) == state
         )
 
 

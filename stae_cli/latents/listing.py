@@ -106,7 +106,7 @@ def stored_in(entry: Entry) -> list[StoredLatent]:
 def read_latent(path: os.PathLike[str] | str, key: str | None = None) -> tuple[Latent, LatentInfo]:
     """Reads one latent that `stae encode` wrote, and what is recorded of it.
 
-    Data that are not those that were written are refused, by their checksum.
+    Each call reads the header of the whole file; `LatentDataset` reads it once, for many latents.
 
         latent, info = read_latent("latents/cat.safetensors")
         latent, info = read_latent("shards/shard-00000.safetensors", "photos/cat")
@@ -122,8 +122,8 @@ def read_latent(path: os.PathLike[str] | str, key: str | None = None) -> tuple[L
 
     Raises:
         UsageError: a shard without a key, or a key for a file of one latent.
-        InputError: the file is absent, damaged, or not a latent of ours; or the shard has no such
-            key.
+        InputError: the file is absent, damaged (its data are compared with their checksum), or not
+            a latent of ours; or the shard has no such key.
     """
     file = FileEntry(Path(path).name, os.fspath(path))
     try:

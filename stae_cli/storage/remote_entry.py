@@ -108,7 +108,7 @@ def _object_file() -> Any:
     """Fsspec's buffered file over our requests; defined on first use, since fsspec is optional.
 
     The file that a store itself opens would not do: it looks up the size again, raises errors of
-    its package, and `memory://` gives away the stored object.
+    its package, and `memory://` hands out the stored object itself.
     """
     from fsspec.spec import AbstractBufferedFile
 
@@ -121,7 +121,8 @@ def _object_file() -> Any:
             super().__init__(entry.store.fs, path, block_size=HEAD, cache_type="first", size=size)
 
         def _fetch_range(self, begin: int, end: int) -> bytes:
-            return self.entry.read(begin, end) if begin < end else b""  # else at its end
+            # At the end of the object fsspec asks for an empty range, which stores refuse.
+            return self.entry.read(begin, end) if begin < end else b""
 
     return ObjectFile
 

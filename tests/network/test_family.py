@@ -17,6 +17,7 @@ from tests.pictures import noise
 from tests.seeded import seeded_model, tiny_like
 
 NAMES = list(PRESETS)
+ROUNDING = 1e-4  # of float32 in pixels; some CPUs' products depend on how many rows they have
 GEGLU = 2048 * 512 + 512 * 1024  # weights of a block: up to gate and act, down again
 
 
@@ -233,7 +234,7 @@ def test_tiles_leave_no_seams(tiny, name, height, width, limit):
     generator = torch.Generator().manual_seed(limit)
     latents = torch.randn(1, architecture.channels, height, width, generator=generator)
     tiled = PixelCodec(model, device="cpu", batch_patches=limit * architecture.units)
-    torch.testing.assert_close(tiled.decode(latents), codec.decode(latents), rtol=0, atol=2e-5)
+    torch.testing.assert_close(tiled.decode(latents), codec.decode(latents), rtol=0, atol=ROUNDING)
 
 
 def reach(model, rows=9):

@@ -259,7 +259,7 @@ def test_the_halo_is_the_networks_field_of_view(tiny, name):
 
 def test_a_side_between_two_positions_is_refused(tiny):
     _, codec = tiny["f32c64"]
-    with pytest.raises(InputError, match="no multiple of 32"):
+    with pytest.raises(InputError, match="not a multiple of 32"):
         codec.encode(torch.zeros(1, 3, 32, 40))
     with pytest.raises(InputError, match=r"\(B, 64, h, w\)"):
         codec.decode(torch.zeros(1, 16, 2, 2))

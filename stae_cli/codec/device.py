@@ -24,7 +24,7 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
     """`auto`, `cpu`, `cuda`, `cuda:N` or `mps` as a device of this machine.
 
     Raises:
-        DeviceError: it was asked for and is absent; there is no silent fall-back.
+        DeviceError: the device is absent; there is no silent fall-back.
     """
     if name == "auto":
         if torch.cuda.is_available():

@@ -35,7 +35,7 @@ def rows_of(images: Tensor, size: int, *, dimensions: tuple[int, ...] = (3, 4)) 
         dimensions: how many there may be.
 
     Raises:
-        InputError: a side is no multiple of the size, or it is none of these.
+        InputError: a side is not a multiple of the size, or the tensor is none of these.
     """
     if not isinstance(images, Tensor):
         raise InputError(f"cannot encode a {type(images).__name__}", "give tensors")
@@ -49,14 +49,14 @@ def rows_of(images: Tensor, size: int, *, dimensions: tuple[int, ...] = (3, 4)) 
     height, width = rows.shape[-3:-1]
     if height % size or width % size or not height or not width:
         raise InputError(
-            f"an image of {width}x{height} has a side that is no multiple of {size}",
+            f"an image of {width}x{height} has a side that is not a multiple of {size}",
             "pad or crop it first; `stae encode` pads and records the true size",
         )
     return rows
 
 
 def _colours(images: Tensor) -> int | None:
-    """Where the colours are: sides of 3 are no multiple of a patch, so that there is no doubt."""
+    """Where the colours are: sides of 3 are never a multiple of a patch, so there is no doubt."""
     usual = (-1, -3) if images.dtype == torch.uint8 else (-3, -1)
     return next((axis for axis in usual if images.shape[axis] == COLOURS), None)
 

@@ -17,8 +17,8 @@ class PackedLatents:
 
     Attributes:
         tokens: (N, C), one row per latent position: picture by picture, each row-major.
-        sizes: (h, w) of each picture's grid. Plain numbers, whatever device the tokens are on, so
-            that nobody has to wait for the device in order to know them.
+        sizes: (h, w) of each picture's grid. Plain numbers, whatever device the tokens are on:
+            reading them does not wait for the device.
 
     Raises:
         InputError: the sizes do not add up to the number of tokens.

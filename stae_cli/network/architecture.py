@@ -53,7 +53,7 @@ class Architecture:
     convolution, maps cells of the first one's latents to its own: those are the network's.
 
     Raises:
-        UsageError: there is no such kernel or head.
+        UsageError: an unknown kernel or head.
     """
 
     name: str
@@ -198,7 +198,7 @@ def parse_architecture(text: str) -> Architecture:
 
 
 def _built(sizes: dict[str, Any]) -> Architecture | None:
-    """What the sizes describe; None if that is no network."""
+    """What the sizes describe; None if that is not a network."""
     name, head, second = (sizes.pop(key, None) for key in ("name", "head", "second"))
     if not isinstance(name, str) or name in PRESETS or not _are_sizes(sizes):
         return None

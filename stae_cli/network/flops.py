@@ -117,7 +117,7 @@ def count(architecture: Architecture, width: int, height: int) -> Cost:
     """Counts a StupidAE for one picture of `width` x `height` pixels.
 
     Raises:
-        UsageError: a side is no multiple of the patch.
+        UsageError: a side is not a multiple of the patch.
     """
     check_size(width, height, multiple=architecture.downsample)
     with torch.device("meta"):
@@ -139,11 +139,11 @@ def check_size(width: int, height: int, *, multiple: int) -> None:
     """Checks that a network can take pictures of this size as they are.
 
     Raises:
-        UsageError: a side is no positive multiple of `multiple`.
+        UsageError: a side is not a positive multiple of `multiple`.
     """
     if width < 1 or height < 1 or width % multiple or height % multiple:
         raise UsageError(
-            f"size {width}x{height} has a side that is no multiple of {multiple}",
+            f"size {width}x{height} has a side that is not a multiple of {multiple}",
             f"give multiples of {multiple}, such as 512 or 1024",
         )
 

@@ -37,7 +37,7 @@ def test_without_diffusers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_size_that_no_peer_takes() -> None:
-    with pytest.raises(UsageError, match="no multiple of 8"):
+    with pytest.raises(UsageError, match="not a multiple of 8"):
         count_peer("sdxl", 1020, 1024)
 
 

@@ -151,7 +151,7 @@ def test_requests_that_make_no_sense_fail_before_anything_is_timed() -> None:
     def refuse(case: Case) -> None:
         raise AssertionError(f"timed {case}")
 
-    with pytest.raises(UsageError, match="no multiple of 8"):
+    with pytest.raises(UsageError, match="not a multiple of 8"):
         run(model, [Case(16, 16), Case(20, 16)], weights="tiny", on_case=refuse)
     with pytest.raises(UsageError, match="unknown network `flux`"):
         run(model, [Case(16, 16)], weights="tiny", against=["flux"], on_case=refuse)

@@ -112,8 +112,8 @@ def test_the_chart_is_written(bench, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--size", "20"], ["no multiple of 8"]),
-        (["--size", "0"], ["no multiple of 8"]),
+        (["--size", "20"], ["not a multiple of 8"]),
+        (["--size", "0"], ["not a multiple of 8"]),
         (["--size", "16", "--size", "big"], ["malformed size `big`"]),
         (["--batch", "0"], ["--batch"]),
         (["--against", "reference,flux"], ["unknown network `flux`", "sdxl"]),
@@ -273,7 +273,7 @@ def test_transformers_sizes_and_batches_all_meet(bench):
     ("arguments", "words"),
     [
         (["--loop", "--transformer", "giant"], ["unknown transformer `giant`", "huge"]),
-        (["--loop", "--size", "24"], ["no multiple of 16"]),
+        (["--loop", "--size", "24"], ["not a multiple of 16"]),
         (["--loop", "--path", "photos"], ["`--loop` and `--path`"]),
     ],
     ids=lambda each: " ".join(each) if each[0].startswith("--") else "",

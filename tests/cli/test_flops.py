@@ -60,7 +60,7 @@ def test_without_diffusers_the_extra_is_named(stae, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--size", "1001"], ["no multiple of 8"]),
+        (["--size", "1001"], ["not a multiple of 8"]),
         (["--size", "64x"], ["malformed size `64x`"]),
         (["--against", "reference"], ["unknown network `reference`", "sdxl, taesd"]),
     ],

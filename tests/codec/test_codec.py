@@ -19,6 +19,7 @@ from stae_cli.codec.tiling import LEAST_PATCHES
 from stae_cli.errors import DeviceError, InputError
 from tests.seeded import TINY, seeded_model
 
+ROUNDING = 1e-4  # of float32 in pixels; some CPUs' products depend on how many rows they have
 ENDS_OF_MEMORY = [
     torch.OutOfMemoryError("simulated: only a device has its own memory"),
     RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
@@ -198,7 +199,7 @@ def test_memory_that_ends_halves_the_pieces(model, monkeypatch, error):
 
     monkeypatch.setattr(codec.tiler.form, "decode", with_little_memory)
     image = codec.decode(torch.ones(1, 16, 40, 40))
-    torch.testing.assert_close(image, whole, rtol=0, atol=2e-5)
+    torch.testing.assert_close(image, whole, rtol=0, atol=ROUNDING)
     assert codec.batch_patches == 1024
     assert codec.ran_out_of_memory
 

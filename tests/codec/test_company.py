@@ -1,8 +1,12 @@
 """A latent has the same bytes in any company; codecs serve threads, streams and others' graphs."""
 
 import gc
+import os
+import subprocess
+import sys
 import threading
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +25,39 @@ def model():
 def levels(*shape, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+
+
+CAPABILITIES = {  # what torch's and oneDNN's kernels may use, less than this CPU may have
+    "as it is": {},
+    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "default": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"},
+}
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize(
+    ("network", "dtype", "threads"),
+    [
+        ("f8c16", "float32", 1),
+        ("tiny", "float32", 2),
+        ("f32c64", "float32", 1),
+        ("odd", "bfloat16", 1),
+        ("odd", "float16", 1),
+    ],
+)
+def test_a_latent_has_the_same_bytes_in_any_company(capability, network, dtype, threads):
+    """On CPUs of every kind: torch chooses its kernels when it is loaded."""
+    here = torch.backends.cpu.get_cpu_capability()
+    if capability != "as it is" and here not in ("AVX2", "AVX512"):
+        pytest.skip("not a CPU that can do as if it were another one")
+    ran = subprocess.run(
+        [sys.executable, "-m", "tests.codec.keeping_company", network, dtype, str(threads)],
+        capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2],
+        env={**os.environ, **CAPABILITIES[capability]},
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    if capability != "as it is":
+        assert ran.stdout.split()[0].lower() == capability
 
 
 def test_threads_do_not_mix_their_work(model):

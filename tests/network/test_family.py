@@ -17,6 +17,7 @@ from tests.pictures import noise
 from tests.seeded import seeded_model, tiny_like
 
 NAMES = list(PRESETS)
+ROUNDING = 1e-4  # of float32 in pixels; some CPUs' products depend on how many rows they have
 GEGLU = 2048 * 512 + 512 * 1024  # weights of a block: up to gate and act, down again
 
 
@@ -233,7 +234,7 @@ def test_tiles_leave_no_seams(tiny, name, height, width, limit):
     generator = torch.Generator().manual_seed(limit)
     latents = torch.randn(1, architecture.channels, height, width, generator=generator)
     tiled = PixelCodec(model, device="cpu", batch_patches=limit * architecture.units)
-    torch.testing.assert_close(tiled.decode(latents), codec.decode(latents), rtol=0, atol=2e-5)
+    torch.testing.assert_close(tiled.decode(latents), codec.decode(latents), rtol=0, atol=ROUNDING)
 
 
 def reach(model, rows=9):
@@ -258,7 +259,7 @@ def test_the_halo_is_the_networks_field_of_view(tiny, name):
 
 def test_a_side_between_two_positions_is_refused(tiny):
     _, codec = tiny["f32c64"]
-    with pytest.raises(InputError, match="no multiple of 32"):
+    with pytest.raises(InputError, match="not a multiple of 32"):
         codec.encode(torch.zeros(1, 3, 32, 40))
     with pytest.raises(InputError, match=r"\(B, 64, h, w\)"):
         codec.decode(torch.zeros(1, 16, 2, 2))

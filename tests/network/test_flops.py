@@ -91,7 +91,7 @@ def test_a_stage_without_operations_is_empty() -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(1020, 1024), (1024, 12), (0, 8), (-8, 8)])
 def test_sizes_that_the_network_cannot_take(width: int, height: int) -> None:
-    with pytest.raises(UsageError, match="no multiple of 8"):
+    with pytest.raises(UsageError, match="not a multiple of 8"):
         count(F8C16, width, height)
 
 

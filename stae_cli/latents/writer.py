@@ -63,7 +63,7 @@ class Expected:
             _log.info("encoding %s again: its latent has other weights or settings", key)
         elif info.source != key:
             _log.info("encoding %s: the latent in its place was made from %s", key, info.source)
-        elif SourceState(info.source_size, info.source_mtime_ns, info.source_etag) != state:
+        elif info.source_state != state:
             _log.info("encoding %s again: it has changed since it was encoded", key)
         else:
             return True

@@ -1,6 +1,6 @@
 """The charts of the page: time by size, and the path's speed by threads."""
 
-from stae_cli.images.chart import FAINT, Axis, Canvas, Frame, Line
+from stae_cli.images.drawing import FAINT, Axis, Canvas, Frame, Line
 
 SIZE = (780, 360)  # of a chart, in points
 FRAMES = (Frame(64, 66, 316, 306), Frame(394, 66, 646, 306))

@@ -13,7 +13,7 @@ from stae_cli._version import __version__
 if TYPE_CHECKING:
     from stae_cli.checkpoints.checkpoint import load_model as load_model
     from stae_cli.codec.codec import Codec as Codec
-    from stae_cli.codec.packed import PackedLatents as PackedLatents
+    from stae_cli.codec.tensors import PackedLatents as PackedLatents
     from stae_cli.errors import StaeError as StaeError
     from stae_cli.images.read import read_image as read_image
     from stae_cli.latents.dataset import LatentDataset as LatentDataset
@@ -26,7 +26,7 @@ _HOMES = {
     "Architecture": "stae_cli.network.architecture",
     "Codec": "stae_cli.codec.codec",
     "LatentDataset": "stae_cli.latents.dataset",
-    "PackedLatents": "stae_cli.codec.packed",
+    "PackedLatents": "stae_cli.codec.tensors",
     "StaeError": "stae_cli.errors",
     "StupidAE": "stae_cli.network.stupid_ae",
     "collate_latents": "stae_cli.latents.dataset",

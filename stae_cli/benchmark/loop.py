@@ -19,7 +19,7 @@ from stae_cli.benchmark.report import Case, Machine, Spread, describe_machine
 from stae_cli.benchmark.stopwatch import Key, Stopwatch, memory_errors, rounds_of
 from stae_cli.benchmark.transformer import SIZES, Step, check_transformers
 from stae_cli.codec.codec import Codec
-from stae_cli.codec.packed import PackedLatents
+from stae_cli.codec.tensors import PackedLatents
 from stae_cli.network.flops import check_size
 from stae_cli.network.stupid_ae import StupidAE
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, mse_loss, scaled_dot_product_attention
 
-from stae_cli.codec.packed import PackedLatents
+from stae_cli.codec.tensors import PackedLatents
 from stae_cli.errors import UsageError
 from stae_cli.network.stupid_ae import SEED, seeded
 

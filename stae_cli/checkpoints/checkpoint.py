@@ -15,8 +15,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stae_cli.checkpoints.linear_layout import KEY as LAYOUT_KEY
-from stae_cli.checkpoints.linear_layout import from_linear, is_linear
 from stae_cli.checkpoints.names import (
     PICKLE_SUFFIXES,
     SAFETENSORS_SUFFIX,
@@ -24,7 +22,14 @@ from stae_cli.checkpoints.names import (
     locate_available,
     locate_recorded,
 )
-from stae_cli.checkpoints.tensor_files import read_pickle, read_safetensors, write_safetensors
+from stae_cli.checkpoints.tensor_files import KEY as LAYOUT_KEY
+from stae_cli.checkpoints.tensor_files import (
+    from_linear,
+    is_linear,
+    read_pickle,
+    read_safetensors,
+    write_safetensors,
+)
 from stae_cli.errors import CheckpointError
 from stae_cli.network.architecture import F8C16, PRESETS, Architecture, parse_architecture
 from stae_cli.network.stupid_ae import StupidAE

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from stae_cli.errors import CheckpointError
-from stae_cli.storage.temp_files import remove_abandoned, temporary_name
+from stae_cli.storage.destination import remove_abandoned, temporary_name
 
 DAMAGED_PICKLE = (  # raised by torch.load on damaged files, as found by mutating files
     AssertionError,
@@ -123,3 +123,40 @@ def _unreadable(path: Path, error: BaseException) -> CheckpointError:
     return CheckpointError(
         f"cannot read checkpoint `{path}`: {reason}", "the file may be damaged: fetch it again"
     )
+
+
+KEY, LINEAR = "encoder_layout", "linear"  # the mark in the metadata
+ENCODER = "encoder."
+
+
+def to_linear(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Every convolution of the encoder, (out, in, k, k), as a matrix (out, in * k * k)."""
+    return {
+        name: tensor.flatten(1) if name.startswith(ENCODER) and tensor.ndim == 4 else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def from_linear(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `to_linear`, given tensors with the network's shapes as `expected`."""
+    matrices = to_linear(expected)
+    return {
+        name: tensor.view(expected[name].shape)
+        if name in matrices and tensor.shape == matrices[name].shape
+        else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def is_linear(metadata: Mapping[str, str]) -> bool:
+    """Whether a file's metadata marks the linear layout.
+
+    Raises:
+        CheckpointError: it names a layout that this version does not know.
+    """
+    layout = metadata.get(KEY)
+    if layout not in (None, LINEAR):
+        raise CheckpointError(
+            f"unknown {KEY} `{layout[:80]}` in a checkpoint", "it may need a newer stae"
+        )
+    return layout == LINEAR

@@ -88,8 +88,8 @@ def bench_network(
     Inputs are on the device. Speed does not depend on the weights: they are seeded unless
     --weights is given.
     """
-    from stae_cli.benchmark.chart import check_target, draw
     from stae_cli.benchmark.contenders import check_against
+    from stae_cli.benchmark.report import check_target, draw
     from stae_cli.benchmark.run import run
 
     device, cases, names = opt.parse_device(device), _cases(size, batch), opt.parse_names(against)

@@ -43,7 +43,7 @@ def finish(
     extra: Mapping[str, Any] | None = None,
 ) -> int:
     """Prints the report, with `extra` in the JSON, and returns the exit code."""
-    from stae_cli.latents.failures import failures_name
+    from stae_cli.latents.run_record import failures_name
 
     for problem in report.problems:
         print_error(f"{problem.key}: {problem.reason}")

@@ -100,7 +100,7 @@ def convert_weights(
     import torch
 
     from stae_cli.checkpoints.checkpoint import write_checkpoint
-    from stae_cli.checkpoints.linear_layout import KEY, LINEAR, to_linear
+    from stae_cli.checkpoints.tensor_files import KEY, LINEAR, to_linear
 
     if target.suffix != ".safetensors":
         raise UsageError(f"`{target}` does not end in .safetensors", "give a name that does")

@@ -11,12 +11,10 @@ import torch
 from torch import Tensor
 
 from stae_cli.codec import compile_ops as operators
-from stae_cli.codec.arithmetic import plain_arithmetic
 from stae_cli.codec.cpu.affine import Placement
 from stae_cli.codec.cuda.selftest import choose_form
-from stae_cli.codec.device import memory_errors, numbered, pick_device
-from stae_cli.codec.inputs import check_channels, check_tensors, rows_of
-from stae_cli.codec.packed import PackedLatents
+from stae_cli.codec.device import memory_errors, numbered, pick_device, plain_arithmetic
+from stae_cli.codec.tensors import PackedLatents, check_channels, check_tensors, rows_of
 from stae_cli.codec.tiling import Tiler
 from stae_cli.errors import InputError
 from stae_cli.network.stupid_ae import StupidAE

@@ -1,11 +1,15 @@
-"""The device that a codec runs on: its name, and what happens when its memory ends."""
+"""The device that a codec runs on: its name, its memory, and torch's settings for arithmetic."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import backends
 
 from stae_cli.errors import DeviceError
 
@@ -94,3 +98,107 @@ def too_little_memory(device: torch.device, error: RuntimeError) -> DeviceError:
 
 def _first_line(error: RuntimeError) -> str:
     return str(error).strip().partition("\n")[0]
+
+
+INHERITED = "none"  # torch's name for a precision that is left to the setting above it
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """An attribute of one of torch's backends, and the value without a shortcut."""
+
+    owner: Any
+    name: str
+    plain: object
+    above: Any = None  # the backend whose setting of the same name applies where none is made
+
+    def set_plain(self) -> object:
+        """Writes the plain value where another one applies; returns what `restore` takes."""
+        value = getattr(self.owner, self.name)
+        if value in (self.plain, INHERITED):
+            return None
+        inherited = self.above is not None and value == getattr(self.above, self.name)
+        setattr(self.owner, self.name, self.plain)
+        return INHERITED if inherited else value
+
+    def restore(self, value: object) -> None:
+        if value is not None:
+            setattr(self.owner, self.name, value)
+
+
+def _precision(owner: Any, above: Any) -> _Setting:
+    return _Setting(owner, "fp32_precision", "ieee", above)
+
+
+class _Settings:
+    """The process's settings for one type of device: plain as long as any thread is inside."""
+
+    def __init__(self, settings: Sequence[_Setting] = ()) -> None:
+        self._settings = settings
+        self._before: list[object] = []
+        self._inside = 0
+        self._lock = threading.Lock()
+
+    def enter(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = [setting.set_plain() for setting in self._settings]
+            self._inside += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                for setting, value in zip(self._settings, self._before, strict=True):
+                    setting.restore(value)
+
+
+_MKLDNN: Any = backends.mkldnn
+_CUDNN: Any = backends.cudnn
+
+# By these names alone, never by `set_float32_matmul_precision` or `allow_tf32`: torch refuses to
+# read those once the caller has used these, and these follow those.
+_SETTINGS = {
+    "cpu": _Settings(
+        (
+            _precision(_MKLDNN.matmul, _MKLDNN),
+            _precision(_MKLDNN.conv, _MKLDNN),
+        )
+    ),
+    "cuda": _Settings(
+        (
+            _precision(backends.cuda.matmul, _CUDNN),
+            _precision(_CUDNN.conv, _CUDNN),
+            _Setting(backends.cuda.matmul, "allow_fp16_accumulation", False),
+            _Setting(backends.cuda.matmul, "allow_fp16_reduced_precision_reduction", False),
+            _Setting(backends.cuda.matmul, "allow_bf16_reduced_precision_reduction", False),
+            _Setting(_CUDNN, "benchmark", False),  # waits for the device at each new size
+        )
+    ),
+    "mps": _Settings(),
+}
+
+
+@contextmanager
+def plain_arithmetic(device: torch.device) -> Iterator[None]:
+    """Turns off the caller's autocast and every reduced-precision shortcut, then restores them.
+
+    Autocast is the thread's own. The other settings are the process's: the first thread inside
+    turns them off, and the last one out restores what the first one found. What another thread
+    sets meanwhile applies at once, and is lost then. Never hold it open across a `yield`: the
+    caller of a generator would compute with these settings, and might never finish it.
+    """
+    settings = _SETTINGS[device.type]
+    settings.enter()
+    try:
+        with _without_autocast(device.type):
+            yield
+    finally:
+        settings.leave()
+
+
+def _without_autocast(kind: str) -> AbstractContextManager[object]:
+    """Asks first, which takes a tenth of the time."""
+    if torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()

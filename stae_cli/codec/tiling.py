@@ -10,10 +10,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from stae_cli.codec.arithmetic import plain_arithmetic
-from stae_cli.codec.device import ran_out, too_little_memory
+from stae_cli.codec.device import plain_arithmetic, ran_out, too_little_memory
 from stae_cli.codec.inference import InferenceForm
-from stae_cli.codec.inputs import COLOURS, count_of, rows_of
+from stae_cli.codec.tensors import COLOURS, count_of, rows_of
 from stae_cli.network.architecture import Architecture
 
 LEAST_PATCHES = 256

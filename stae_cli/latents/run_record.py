@@ -1,9 +1,9 @@
-"""The run record, `DEST/stae.json`: the settings that made every output in DEST."""
+"""What a run leaves beside its outputs: the record of its settings, and its failures."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import PurePosixPath
 from typing import Literal, get_args
@@ -13,7 +13,8 @@ from stae_cli.images.write import PictureFormat, read_picture_record
 from stae_cli.latents.format import SUFFIX as LATENT_SUFFIX
 from stae_cli.latents.listing import stored_in
 from stae_cli.storage.destination import Destination
-from stae_cli.storage.entry import Entry, FileEntry
+from stae_cli.storage.entry import Entry, FileEntry, Problem
+from stae_cli.storage.shares import Share, shared_lines
 
 NAME = "stae.json"
 FORMAT_VERSION = "1"
@@ -174,3 +175,45 @@ def _damaged(place: str) -> StaeError:
     return StaeError(
         f"`{place}` is not a run record of stae", "choose another DEST, or delete that file"
     )
+
+
+FAILURES = "failures"
+
+
+def failures_name(share: Share) -> str:
+    """The name of this process's file."""
+    return share.file_name(FAILURES)
+
+
+def write_failures(destination: Destination, problems: Sequence[Problem], share: Share) -> None:
+    """Rewrites this process's file, or removes it if nothing failed.
+
+    Files of runs with another number of processes are outdated, and removed.
+    """
+    name = failures_name(share)
+    for other in destination.top_names():
+        if share.outdates(other, FAILURES) or (other == name and not problems):
+            destination.remove(other)
+    if problems:
+        lines = [json.dumps({"source": p.key, "reason": p.reason}) for p in problems]
+        with destination.writing(name) as path:
+            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def read_failures(destination: Destination) -> list[Problem]:
+    """The failures of all processes of the last run.
+
+    A line that cannot be read is a failure under the file's own name.
+
+    Raises:
+        StaeError: DEST cannot be read.
+    """
+    return [_problem(name, line) for name, line in shared_lines(destination, FAILURES)]
+
+
+def _problem(name: str, line: bytes) -> Problem:
+    try:
+        row = json.loads(line)
+        return Problem(str(row["source"]), str(row["reason"]))
+    except (ValueError, KeyError, TypeError):
+        return Problem(name, "holds a line that cannot be read")

@@ -14,10 +14,9 @@ from stae_cli.errors import InputError, StaeError, UsageError
 from stae_cli.flow.read_ahead import Reserve
 from stae_cli.images.buffers import Pixels
 from stae_cli.images.write import LONGEST_SIDE, PictureFormat, read_picture_record, write_picture
-from stae_cli.latents.failures import write_failures
 from stae_cli.latents.format import SUFFIX, Latent, LatentInfo, StoredLatent, is_finite
 from stae_cli.latents.listing import list_latents
-from stae_cli.latents.run_record import NO_PREP, RunRecord, settle_record
+from stae_cli.latents.run_record import NO_PREP, RunRecord, settle_record, write_failures
 from stae_cli.latents.writer import Written
 from stae_cli.runs.pipeline import Pipeline
 from stae_cli.runs.tally import Tally

@@ -14,10 +14,17 @@ from stae_cli._version import __version__
 from stae_cli.errors import StaeError
 from stae_cli.flow.read_ahead import Reserve
 from stae_cli.images.buffers import Buffers
-from stae_cli.latents.failures import write_failures
 from stae_cli.latents.format import Latent, LatentInfo, StoredLatent, is_finite
 from stae_cli.latents.manifest import Manifest
-from stae_cli.latents.run_record import FILES, SHARDS, STEM, WHOLE, RunRecord, settle_record
+from stae_cli.latents.run_record import (
+    FILES,
+    SHARDS,
+    STEM,
+    WHOLE,
+    RunRecord,
+    settle_record,
+    write_failures,
+)
 from stae_cli.latents.shard_writer import ShardStorage, all_stored
 from stae_cli.latents.writer import Expected, FileStorage, Job, Storage
 from stae_cli.runs.encode_plan import EncodePlan, EncodeSettings, KnownOutputs

@@ -13,12 +13,12 @@ import numpy as np
 
 from stae_cli.flow.read_ahead import Reserve
 from stae_cli.images.buffers import Buffers, Pixels
-from stae_cli.images.comparison import comparison
+from stae_cli.images.drawing import comparison
 from stae_cli.images.read import IMAGE_SUFFIXES
 from stae_cli.images.resize import Prep
 from stae_cli.images.write import write_picture
-from stae_cli.latents.failures import write_failures
 from stae_cli.latents.format import Latent, is_finite
+from stae_cli.latents.run_record import write_failures
 from stae_cli.latents.writer import Written
 from stae_cli.metrics import Overall, Score, compare, overall
 from stae_cli.runs.pipeline import Pipeline

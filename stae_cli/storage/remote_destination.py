@@ -14,10 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stae_cli.errors import StaeError, UsageError
-from stae_cli.storage.destination import Destination, FolderDestination
+from stae_cli.storage.destination import Destination, FolderDestination, host_name, process_lives
 from stae_cli.storage.fsspec_store import Store, is_url, reason_of, store_at, unreachable
 from stae_cli.storage.remote_entry import RemoteOutput
-from stae_cli.storage.temp_files import host_name, process_lives
 
 _log = logging.getLogger(__name__)
 

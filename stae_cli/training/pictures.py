@@ -13,12 +13,11 @@ from PIL import Image
 
 from stae_cli.errors import StaeError
 from stae_cli.images.buffers import Pixels
-from stae_cli.images.chart import BLUE, GREY, Axis, Canvas, Frame, Line
-from stae_cli.images.comparison import comparison
+from stae_cli.images.drawing import BLUE, GREY, Axis, Canvas, Frame, Line, comparison
 from stae_cli.metrics import psnr
 from stae_cli.network.stupid_ae import StupidAE
+from stae_cli.training.evaluation import centre, reconstructions
 from stae_cli.training.photos import PhotoSet
-from stae_cli.training.validation import centre, reconstructions
 
 WIDTH, HEIGHT = 760, 380  # points
 FRAME = Frame(60, 56, WIDTH - 24, HEIGHT - 44)

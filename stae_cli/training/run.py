@@ -18,7 +18,7 @@ from stae_cli.codec.device import is_memory_error
 from stae_cli.errors import StaeError
 from stae_cli.interrupts import Interrupts, held_interrupts
 from stae_cli.metrics import finite
-from stae_cli.training.description import describe, latent_statistics
+from stae_cli.training.evaluation import Validation, describe, latent_statistics
 from stae_cli.training.loop import LOG_STEPS, DivergedError, Loop
 from stae_cli.training.photos import Crops, PhotoSet, load_photos
 from stae_cli.training.pictures import draw_curve, draw_samples, sample_photos
@@ -26,7 +26,6 @@ from stae_cli.training.ranks import Ranks
 from stae_cli.training.recipe import TrainSettings
 from stae_cli.training.start import first_model
 from stae_cli.training.state import damage_reported
-from stae_cli.training.validation import Validation
 from stae_cli.training.workspace import Workspace
 
 VALIDATION_SHARE = 0.03  # of the time, at most

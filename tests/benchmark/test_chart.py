@@ -9,18 +9,20 @@ import pytest
 import torch
 from PIL import Image
 
-from stae_cli.benchmark.chart import COLOURS, check_target, draw
 from stae_cli.benchmark.report import (
+    COLOURS,
     OURS,
     Case,
     CaseResult,
     Report,
     Spread,
     Timing,
+    check_target,
     describe_machine,
+    draw,
 )
 from stae_cli.errors import StaeError, UsageError
-from stae_cli.images.chart import SCALE
+from stae_cli.images.drawing import SCALE
 
 
 def timing(network: str, stage: str, speed: float) -> Timing:

@@ -14,8 +14,8 @@ from PIL import Image
 from stae_cli.codec.pixel_codec import PixelCodec
 from stae_cli.latents.listing import list_latents
 from stae_cli.storage import destination
+from stae_cli.storage.destination import temporary_name
 from stae_cli.storage.entry import FileEntry
-from stae_cli.storage.temp_files import temporary_name
 from tests.pictures import noise
 
 LAYOUTS = {"files": [], "shards": ["--shard-size", 8]}

@@ -7,7 +7,7 @@ import torch
 from torch import backends
 
 from stae_cli import Codec
-from stae_cli.codec.arithmetic import plain_arithmetic
+from stae_cli.codec.device import plain_arithmetic
 from stae_cli.errors import InputError
 from tests.seeded import TINY, seeded_model
 

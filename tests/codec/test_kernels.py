@@ -19,15 +19,15 @@ from torch.nn.functional import gelu
 pytest.importorskip("triton")
 
 from stae_cli.codec import inference
-from stae_cli.codec.arithmetic import plain_arithmetic
 from stae_cli.codec.cpu.affine import Affine, Placement
 from stae_cli.codec.cpu.folding import PlainBackend
 from stae_cli.codec.cpu.layers import FieldHead, normed
 from stae_cli.codec.cuda import folding, kernels
 from stae_cli.codec.cuda.folding import FusedBackend
 from stae_cli.codec.cuda.layers import FusedFieldHead, FusedTrunk, GegluStep, write_tanh_gelu
+from stae_cli.codec.device import plain_arithmetic
 from stae_cli.codec.inference import InferenceForm
-from stae_cli.codec.inputs import centred, patches_of
+from stae_cli.codec.tensors import centred, patches_of
 from stae_cli.network.architecture import PRESETS, Architecture
 from tests.seeded import TINY, seeded_model, tiny_like
 

@@ -12,13 +12,13 @@ import torch
 
 pytest.importorskip("triton")
 
-from stae_cli.codec.arithmetic import plain_arithmetic
 from stae_cli.codec.cpu.affine import Placement
 from stae_cli.codec.cpu.folding import PlainBackend, Weights
 from stae_cli.codec.cuda import folding, kernels, selftest
 from stae_cli.codec.cuda.folding import FusedBackend
 from stae_cli.codec.cuda.layers import FusedFieldHead
 from stae_cli.codec.cuda.selftest import UnfusedError, choose_form, fused_form
+from stae_cli.codec.device import plain_arithmetic
 from stae_cli.network.architecture import PRESETS, Architecture
 from tests.seeded import seeded_model, tiny_like
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stae_cli.errors import StaeError
-from stae_cli.images.chart import SCALE, Axis, Canvas, Frame, Line
+from stae_cli.images.drawing import SCALE, Axis, Canvas, Frame, Line
 
 FRAME = Frame(20, 10, 120, 60)
 

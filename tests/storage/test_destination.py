@@ -8,8 +8,7 @@ import time
 import pytest
 
 from stae_cli.errors import StaeError, UsageError
-from stae_cli.storage.destination import FolderDestination
-from stae_cli.storage.temp_files import STALE_SECONDS
+from stae_cli.storage.destination import STALE_SECONDS, FolderDestination
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from stae_cli.errors import StaeError, UsageError
-from stae_cli.training.description import latent_statistics
+from stae_cli.training.evaluation import latent_statistics
 from stae_cli.training.loop import Average, Clock, learning_rate
 from stae_cli.training.optimizers import Snoo
 from stae_cli.training.photos import Crops, load_photos

@@ -31,7 +31,7 @@ from stae_cli.codec.cpu.layers import (
     Trunk,
 )
 from stae_cli.codec.cpu.winograd import winograd
-from stae_cli.codec.inputs import centred, patches_of
+from stae_cli.codec.tensors import centred, patches_of
 from stae_cli.network.architecture import Stage
 from stae_cli.network.stupid_ae import (
     Decoder,

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, linear, silu
 
 from stae_cli.codec.cpu.affine import Affine
-from stae_cli.codec.inputs import COLOURS
+from stae_cli.codec.tensors import COLOURS
 from stae_cli.network.stupid_ae import CHANNEL_NORM_EPS, COLUMN_NORM_FLOOR
 
 Layer = Callable[[Tensor], Tensor]  # rows (N, width) to as many

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from stae_cli.codec.inputs import COLOURS
+from stae_cli.codec.tensors import COLOURS
 from stae_cli.network.stupid_ae import CHANNEL_NORM_EPS, COLUMN_NORM_FLOOR
 
 LANES = 4  # columns of a patch in the last product: its colours, and one that stays empty

@@ -18,7 +18,7 @@ from torch.nn.functional import conv2d
 from stae_cli.codec.cpu.affine import Affine
 from stae_cli.codec.cpu.layers import FieldHead, Project, Size, by_size, chunks, empty_rows
 from stae_cli.codec.cuda import kernels
-from stae_cli.codec.inputs import COLOURS
+from stae_cli.codec.tensors import COLOURS
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from stae_cli.codec.cpu.affine import Placement
 from stae_cli.codec.cpu.folding import PlainBackend
 from stae_cli.codec.device import ran_out
 from stae_cli.codec.inference import InferenceForm
-from stae_cli.codec.inputs import patches_of
+from stae_cli.codec.tensors import patches_of
 from stae_cli.network.architecture import Architecture
 from stae_cli.network.stupid_ae import StupidAE
 

@@ -1,8 +1,4 @@
-"""Charts, drawn with Pillow: text, bars and lines in points, sharp on screens of double density.
-
-Pillow is there wherever stae is, and a curve belongs to every training run; so the charts of runs
-and of benchmarks share this canvas instead of a plotting library.
-"""
+"""Drawing with Pillow: the canvas of all charts, and comparisons of pictures."""
 
 from __future__ import annotations
 
@@ -11,9 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from stae_cli.errors import StaeError
+from stae_cli.images.buffers import Pixels
 
 SCALE = 2  # pixels in a point
 MARK = 2.5  # radius of a marked point
@@ -130,3 +128,59 @@ def _label(value: float) -> str:
     if value != round(value):
         return f"{value:g}"
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.0f}"
+
+
+WIDEST_PANEL = 1024
+NARROWEST_PANEL = 256  # smaller pictures are enlarged by integers, so that labels fit
+GAIN = 8
+LABELS = ("original", "reconstruction", f"difference x {GAIN}, grey = equal")
+MARGIN = 8
+SHEET, LABEL = (250, 250, 250), (30, 30, 30)
+
+
+def comparison(original: Pixels, reconstruction: Pixels) -> Pixels:
+    """Three labelled panels in a row.
+
+    The third is 128 + 8 (reconstruction - original), clipped: mid-grey where they are equal.
+
+    Args:
+        original: (H, W, 3) uint8.
+        reconstruction: (H, W, 3) uint8 of the same size.
+    """
+    difference = (reconstruction.astype(np.int16) - original) * GAIN + 128
+    shown = (original, reconstruction, difference.clip(0, 255).astype(np.uint8))
+    panels = [_fitted(Image.fromarray(pixels)) for pixels in shown]
+    width, height = panels[0].size
+    font = _font(width)
+    strip = 2 * MARGIN + sum(font.getmetrics())
+    sheet = Image.new("RGB", (3 * width + 4 * MARGIN, strip + height + MARGIN), SHEET)
+    draw = ImageDraw.Draw(sheet)
+    for index, (panel, label) in enumerate(zip(panels, LABELS, strict=True)):
+        left = MARGIN + index * (width + MARGIN)
+        draw.text((left, MARGIN), label, fill=LABEL, font=font)
+        sheet.paste(panel, (left, strip))
+    return np.asarray(sheet)
+
+
+def _fitted(panel: Image.Image) -> Image.Image:
+    width, height = panel.size
+    if width > WIDEST_PANEL:
+        size = WIDEST_PANEL, max(1, round(height * WIDEST_PANEL / width))
+        return panel.resize(size, Image.Resampling.BOX)
+    factor = -(-NARROWEST_PANEL // width)
+    return panel.resize((width * factor, height * factor), Image.Resampling.NEAREST)
+
+
+def _font(width: int) -> ImageFont.FreeTypeFont:
+    """The built-in font, in the largest size whose longest label fits over a panel."""
+    longest = max(LABELS, key=len)
+    size = 22
+    while size > 8 and _loaded(size).getlength(longest) > width:
+        size -= 1
+    return _loaded(size)
+
+
+def _loaded(size: int) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(size=size)
+    assert isinstance(font, ImageFont.FreeTypeFont)  # Pillow is built with FreeType everywhere
+    return font

@@ -27,6 +27,10 @@ REFERENCE = "reference"
 CACHE_BYTES = 128 << 20  # more than the last cache of most devices
 FEWEST, MOST = 2, 32  # buffers
 
+# Of the peers.
+FACTOR = 8
+LATENT_CHANNELS = 4
+
 
 def _unfused(model: StupidAE, device: torch.device, dtype: torch.dtype) -> Codec:
     """The codec without Triton kernels, which only CUDA devices run."""
@@ -167,10 +171,6 @@ class Inputs:
         return torch.empty(shape, dtype=dtype, device=self._device).uniform_(
             -1, 1, generator=generator
         )
-
-
-FACTOR = 8
-LATENT_CHANNELS = 4
 
 
 @dataclass(frozen=True)

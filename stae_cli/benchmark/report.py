@@ -19,6 +19,19 @@ from stae_cli.images.drawing import BLUE, FAINT, GREY, INK, Canvas
 
 OURS = "stae"
 
+MARGIN, GUTTER = 28, 36
+NAMES, BAR, VALUES = 74, 240, 140  # widths of a panel's three columns
+PANEL = NAMES + BAR + VALUES
+HEADING, CASE_HEADING, STAGE_HEADING = 64, 30, 22
+ROW, THICKNESS, BETWEEN_CASES = 24, 14, 14
+TRACK = "#f0f2f5"
+COLOURS = {OURS: BLUE}
+OTHERS = (GREY, "#e0a458", "#7fb5a6", "#c48bb4")
+CAPTION = (
+    "Bars are medians, lines reach from the 10th to the 90th percentile of the rounds. "
+    "Each panel has its own scale."
+)
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -162,21 +175,6 @@ def _cpu_name() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
-
-
-MARGIN, GUTTER = 28, 36
-NAMES, BAR, VALUES = 74, 240, 140  # widths of a panel's three columns
-PANEL = NAMES + BAR + VALUES
-HEADING, CASE_HEADING, STAGE_HEADING = 64, 30, 22
-ROW, THICKNESS, BETWEEN_CASES = 24, 14, 14
-
-TRACK = "#f0f2f5"
-COLOURS = {OURS: BLUE}
-OTHERS = (GREY, "#e0a458", "#7fb5a6", "#c48bb4")
-CAPTION = (
-    "Bars are medians, lines reach from the 10th to the 90th percentile of the rounds. "
-    "Each panel has its own scale."
-)
 
 
 def check_target(path: Path) -> None:

@@ -32,6 +32,9 @@ DAMAGED_PICKLE = (  # raised by torch.load on damaged files, as found by mutatin
     zipfile.BadZipFile,
 )
 
+KEY, LINEAR = "encoder_layout", "linear"  # the mark in the metadata
+ENCODER = "encoder."
+
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a safetensors file, and its metadata.
@@ -123,10 +126,6 @@ def _unreadable(path: Path, error: BaseException) -> CheckpointError:
     return CheckpointError(
         f"cannot read checkpoint `{path}`: {reason}", "the file may be damaged: fetch it again"
     )
-
-
-KEY, LINEAR = "encoder_layout", "linear"  # the mark in the metadata
-ENCODER = "encoder."
 
 
 def to_linear(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -17,7 +17,6 @@ from stae_cli.cli.bench_report import (
     print_warnings,
 )
 from stae_cli.cli.console import print_json, print_note
-from stae_cli.cli.report import log_codec
 from stae_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -148,7 +147,6 @@ def bench_path(
     place = pick_device(opt.parse_device(device))
     checkpoint = load_weights(weights, architecture)
     codec = PixelCodec(checkpoint.model(), device=place, dtype=opt.parse_dtype(dtype))
-    log_codec(codec)
     with TemporaryDirectory(prefix="stae-bench-") as folder:
         times = time_path(folders, checkpoint, codec, workers=workers, folder=Path(folder))
     machine = describe_machine(place)

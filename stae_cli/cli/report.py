@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from stae_cli.cli.console import log_info, print_error, print_json, print_note, print_warning
+from stae_cli.cli.console import print_error, print_json, print_note, print_warning
 
 if TYPE_CHECKING:
     from stae_cli.codec.codec import Codec
@@ -19,17 +19,6 @@ if TYPE_CHECKING:
 
 ALL_GOOD, SOME_FAILED = 0, 3
 NAMED = 3  # photos in a warning
-
-
-def log_codec(codec: Codec) -> None:
-    """Logs what runs the network, and where."""
-    import torch
-
-    dtype = str(codec.dtype).removeprefix("torch.")
-    log_info(f"device {codec.device}, {dtype}, {torch.get_num_threads()} threads of torch")
-    if codec.device.type == "cuda":
-        log_info(f"fast kernels: {f'no, {codec.unfused}' if codec.unfused else 'yes'}")
-    log_info(f"at most {codec.batch_patches} patches on the device at once")
 
 
 def finish(

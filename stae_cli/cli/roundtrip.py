@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from stae_cli.checkpoints.names import DEFAULT_WEIGHTS
 from stae_cli.cli import options as opt
 from stae_cli.cli.console import print_fact, print_table, progress_bar
-from stae_cli.cli.report import finish, log_codec
+from stae_cli.cli.report import finish
 
 if TYPE_CHECKING:
     from stae_cli.metrics import Overall
@@ -54,7 +54,6 @@ def roundtrip(
     codec = PixelCodec(
         checkpoint.model(), device=place, dtype=opt.parse_dtype(dtype), batch_patches=batch_patches
     )
-    log_codec(codec)
     with progress_bar(plan.total, what="roundtrip", quiet=quiet) as advance:
         report = run(plan, checkpoint, codec, advance=advance)
     if not (quiet or as_json):

@@ -16,7 +16,7 @@ from stae_cli.cli.console import (
     print_table,
     progress_bar,
 )
-from stae_cli.cli.report import ALL_GOOD, SOME_FAILED, log_codec
+from stae_cli.cli.report import ALL_GOOD, SOME_FAILED
 
 if TYPE_CHECKING:
     from stae_cli.codec.pixel_codec import PixelCodec
@@ -84,7 +84,6 @@ def verify(
         found = run(plan, advance=advance)
     if found.sample:
         codec = _codec(found, weights, device, dtype)
-        log_codec(codec)
         with progress_bar(len(found.sample), what="encode again", quiet=quiet) as advance:
             compare_sample(found, codec, workers=workers, advance=advance)
     _print_findings(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
@@ -21,6 +22,8 @@ from stae_cli.network.stupid_ae import StupidAE
 
 # Patches of 8x8 pixels that the decoder holds at once, about 5 kB of float32 each on the CPU.
 BATCH_PATCHES = {"cpu": 32768, "cuda": 131072, "mps": 32768}
+_log = logging.getLogger(__name__)
+
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
@@ -85,6 +88,10 @@ class Codec:
         at_once = batch_patches or BATCH_PATCHES[self.device.type]
         self.tiler = Tiler(form, self.architecture, at_once)
         self._number = operators.register(self.tiler)
+        kind, threads = str(self.dtype).removeprefix("torch."), torch.get_num_threads()
+        which = f"plain form ({self.unfused})" if self.unfused else "fast form"
+        facts = self.device, kind, which, at_once, threads
+        _log.info("device %s, %s, %s, %d patches at once, %d threads", *facts)
 
     @property
     def batch_patches(self) -> int:

@@ -23,6 +23,10 @@ MESSAGES = (
     "unable to find an engine to execute this computation",  # cuDNN's
 )
 
+INHERITED = "none"  # torch's name for a precision that is left to the setting above it
+_MKLDNN: Any = backends.mkldnn
+_CUDNN: Any = backends.cudnn
+
 
 def pick_device(name: str | torch.device = "auto") -> torch.device:
     """`auto`, `cpu`, `cuda`, `cuda:N` or `mps` as a device of this machine.
@@ -100,9 +104,6 @@ def _first_line(error: RuntimeError) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-INHERITED = "none"  # torch's name for a precision that is left to the setting above it
-
-
 @dataclass(frozen=True)
 class _Setting:
     """An attribute of one of torch's backends, and the value without a shortcut."""
@@ -152,9 +153,6 @@ class _Settings:
                 for setting, value in zip(self._settings, self._before, strict=True):
                     setting.restore(value)
 
-
-_MKLDNN: Any = backends.mkldnn
-_CUDNN: Any = backends.cudnn
 
 # By these names alone, never by `set_float32_matmul_precision` or `allow_tf32`: torch refuses to
 # read those once the caller has used these, and these follow those.

@@ -20,6 +20,14 @@ BLUE, GREY = "#2f6fde", "#9aa7b8"
 
 Point = tuple[float, float]
 
+# Of comparisons.
+WIDEST_PANEL = 1024
+NARROWEST_PANEL = 256  # smaller pictures are enlarged by integers, so that labels fit
+GAIN = 8
+LABELS = ("original", "reconstruction", f"difference x {GAIN}, grey = equal")
+MARGIN = 8
+SHEET, LABEL = (250, 250, 250), (30, 30, 30)
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -128,14 +136,6 @@ def _label(value: float) -> str:
     if value != round(value):
         return f"{value:g}"
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.0f}"
-
-
-WIDEST_PANEL = 1024
-NARROWEST_PANEL = 256  # smaller pictures are enlarged by integers, so that labels fit
-GAIN = 8
-LABELS = ("original", "reconstruction", f"difference x {GAIN}, grey = equal")
-MARGIN = 8
-SHEET, LABEL = (250, 250, 250), (30, 30, 30)
 
 
 def comparison(original: Pixels, reconstruction: Pixels) -> Pixels:

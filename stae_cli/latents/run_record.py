@@ -23,6 +23,8 @@ OPTIONAL = {"shard_size", "names"}  # earlier versions did not write them
 FILES, SHARDS = "files", "shards"  # layouts
 STEM, WHOLE = "without extensions", "with extensions"  # names of outputs
 
+FAILURES = "failures"
+
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -175,9 +177,6 @@ def _damaged(place: str) -> StaeError:
     return StaeError(
         f"`{place}` is not a run record of stae", "choose another DEST, or delete that file"
     )
-
-
-FAILURES = "failures"
 
 
 def failures_name(share: Share) -> str:

@@ -28,8 +28,6 @@ _log = logging.getLogger(__name__)
 
 ABSENT = (FileNotFoundError, NotADirectoryError)
 
-_log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
 class Written:
@@ -175,8 +173,6 @@ def stored_at(destination: Destination, name: str) -> list[StoredLatent]:
     found = _stored_unless_damaged(destination, name)
     if found is None:  # or replaced by another process between two reads
         found = _stored_unless_damaged(destination, name)
-        if found is None:
-            _log.info("%s is damaged, and is made again", destination.place(name))
     return found or []
 
 

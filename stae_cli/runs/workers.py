@@ -134,17 +134,12 @@ class CodecMaker:
         from stae_cli.codec.device import pick_device
         from stae_cli.codec.pixel_codec import PixelCodec
 
-        codec = PixelCodec(
+        return PixelCodec(
             checkpoint.model(),
             device=pick_device(device),
             dtype=self.dtype,
             batch_patches=self.batch_patches,
         )
-        dtype = str(codec.dtype).removeprefix("torch.")
-        _log.info("device %s, %s, %d patches at once", codec.device, dtype, codec.batch_patches)
-        if codec.unfused:
-            _log.info("no fast kernels on %s: %s", codec.device, codec.unfused)
-        return codec
 
 
 @dataclass

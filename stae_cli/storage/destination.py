@@ -18,6 +18,11 @@ from pathlib import Path
 from stae_cli.errors import StaeError, UsageError
 from stae_cli.storage.entry import Entry, FileEntry
 
+_log = logging.getLogger(__name__)
+TEMPORARY = re.compile(r"\.stae-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}\.tmp")
+STALE_SECONDS = 24 * 3600
+STARTED = time.time()  # this process, or a little later
+
 
 class Destination(ABC):
     """Where a run writes its outputs; their names are relative to it, with `/`."""
@@ -170,13 +175,6 @@ class FolderDestination(Destination):
             return StaeError(f"the disk is full: cannot write `{target}`", hint)
         reason = error.strerror or str(error)
         return StaeError(f"cannot write `{target}`: {reason}", "check DEST and its permissions")
-
-
-_log = logging.getLogger(__name__)
-
-TEMPORARY = re.compile(r"\.stae-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}\.tmp")
-STALE_SECONDS = 24 * 3600
-STARTED = time.time()  # this process, or a little later
 
 
 def temporary_name() -> str:

@@ -26,6 +26,9 @@ from stae_cli.training.loop import DivergedError, Loop
 from stae_cli.training.photos import Crops, PhotoSet, digest_of, list_photos
 from stae_cli.training.recipe import TrainSettings
 
+POSITIONS = 1 << 17  # of 8x8 pixels, or as many pixels in larger ones
+PURPOSE = 2
+
 
 class Validation:
     """Photos that are encoded and decoded whole, through float16 latents and 8-bit pixels.
@@ -107,10 +110,6 @@ def centre(photo: Pixels, *, patch: int, longest: int | None = None) -> Pixels:
 def _psnr(original: Pixels, reconstruction: Pixels) -> float:
     difference = np.subtract(original, reconstruction, dtype=np.float32)
     return psnr(float(np.square(difference).mean(dtype=np.float64)) / HALF_RANGE**2)
-
-
-POSITIONS = 1 << 17  # of 8x8 pixels, or as many pixels in larger ones
-PURPOSE = 2
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from PIL import Image
 from stae_cli.checkpoints.checkpoint import fingerprint, read_checkpoint, write_checkpoint
 from stae_cli.errors import StaeError
 from stae_cli.network.architecture import Architecture
-from stae_cli.training import run, validation
+from stae_cli.training import evaluation, run
 from stae_cli.training.loop import DivergedError, Loop
 from stae_cli.training.photos import Crops
 from stae_cli.training.workspace import Workspace
@@ -412,7 +412,7 @@ def test_the_pictures_of_runs_are_no_photos(stae, photos, tiny, tmp_path, interr
 
 
 def test_pictures_that_are_reproduced_exactly(stae, photos, tiny, out, monkeypatch):
-    monkeypatch.setattr(validation, "reconstructions", lambda _model, pictures, _device: pictures)
+    monkeypatch.setattr(evaluation, "reconstructions", lambda _model, pictures, _device: pictures)
     ran = stae(*arguments(photos, out, tiny, "--validate", photos, "--json", steps=10))
     assert ran.code == 0, ran.err
     assert ran.json["psnr"] is None

@@ -146,9 +146,7 @@ class _Stages:
         latents, reading = self._read(sample, read)
         units = self.codec.architecture.units
         packs = packed(
-            latents,
-            patches=lambda latent: units * latent[0].size,
-            limit=self.codec.batch_patches,
+            latents, patches=lambda latent: units * latent[0].size, limit=self.codec.batch_patches
         )
         pictures, network = self._computed(packs, self.codec.begin_decoding)
         return _by_stage(reading, network, self._written(pictures, write))

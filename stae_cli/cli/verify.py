@@ -54,10 +54,7 @@ def verify(
     reencode: Annotated[
         int,
         typer.Option(
-            "--reencode",
-            min=0,
-            metavar="N",
-            help="Encode N random sources again, and compare.",
+            "--reencode", min=0, metavar="N", help="Encode N random sources again, and compare."
         ),
     ] = 0,
     seed: Annotated[

@@ -157,12 +157,7 @@ class _Settings:
 # By these names alone, never by `set_float32_matmul_precision` or `allow_tf32`: torch refuses to
 # read those once the caller has used these, and these follow those.
 _SETTINGS = {
-    "cpu": _Settings(
-        (
-            _precision(_MKLDNN.matmul, _MKLDNN),
-            _precision(_MKLDNN.conv, _MKLDNN),
-        )
-    ),
+    "cpu": _Settings((_precision(_MKLDNN.matmul, _MKLDNN), _precision(_MKLDNN.conv, _MKLDNN))),
     "cuda": _Settings(
         (
             _precision(backends.cuda.matmul, _CUDNN),

@@ -98,11 +98,7 @@ class _ByteGate:
 
 
 def read_ahead(
-    items: Iterable[Item],
-    read: Callable[[Item, Reserve], Result],
-    *,
-    threads: int,
-    max_bytes: int,
+    items: Iterable[Item], read: Callable[[Item, Reserve], Result], *, threads: int, max_bytes: int
 ) -> Generator[Result, None, None]:
     """Yields `read(item, reserve)` for every item, in order, running ahead in threads.
 

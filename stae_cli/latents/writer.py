@@ -11,12 +11,7 @@ from typing import IO, Literal
 
 from stae_cli.errors import InputError, StaeError
 from stae_cli.flow.write_behind import WriteBehind
-from stae_cli.latents.format import (
-    Latent,
-    LatentInfo,
-    StoredLatent,
-    write_latent,
-)
+from stae_cli.latents.format import Latent, LatentInfo, StoredLatent, write_latent
 from stae_cli.latents.listing import stored_in
 from stae_cli.latents.safetensors_header import ForeignFileError
 from stae_cli.latents.shard_format import TarNote

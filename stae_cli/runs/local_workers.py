@@ -83,10 +83,7 @@ class _Child:
 
 
 def _done(
-    children: Sequence[_Child],
-    parts: Iterator[Any],
-    stop: c_byte,
-    interrupted: Callable[[], bool],
+    children: Sequence[_Child], parts: Iterator[Any], stop: c_byte, interrupted: Callable[[], bool]
 ) -> Iterator[PartTally]:
     """The tallies as they come; once interrupted, those of the parts that were begun."""
     busy: dict[Any, _Child] = {}

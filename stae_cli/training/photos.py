@@ -76,12 +76,7 @@ class _Photo:
 
 
 def load_photos(
-    sources: Sequence[Path],
-    *,
-    crop: int,
-    memory: int,
-    seed: int = 0,
-    workers: int | None = None,
+    sources: Sequence[Path], *, crop: int, memory: int, seed: int = 0, workers: int | None = None
 ) -> PhotoSet:
     """Decodes all photos below the sources, in an order that depends on the seed alone.
 

@@ -30,8 +30,7 @@ def two_stages(first: Checkpoint, wanted: Architecture | None) -> Architecture:
     """
     if first.architecture.second is not None:
         raise UsageError(
-            f"`{first.name}` has two stages already",
-            "omit `--stage` to train both of them further",
+            f"`{first.name}` has two stages already", "omit `--stage` to train both of them further"
         )
     for each in PRESETS.values() if wanted is None else (wanted,):
         if each.second is not None and each.first.is_like(first.architecture):

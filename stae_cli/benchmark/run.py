@@ -1,7 +1,6 @@
 """The benchmark: every network in shuffled rounds, beside the machine's own matrix products.
 
-Each round times every network's encoder and decoder and the products once, in a new order.
-Comparisons are made within a round, so that whatever else the machine does affects all alike.
+Comparisons are made within a round (see `stopwatch`), which times every encoder and decoder.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ from stae_cli.benchmark.stopwatch import (
     rounds_of,
 )
 from stae_cli.codec.codec import Codec
-from stae_cli.codec.device import is_memory_error
+from stae_cli.codec.device import dtype_name, is_memory_error
 from stae_cli.network.flops import check_size
 from stae_cli.network.stupid_ae import StupidAE
 
@@ -132,7 +131,7 @@ def run(
         describe_machine(first.device),
         model.architecture.describe(),
         weights,
-        str(first.dtype).removeprefix("torch."),
+        dtype_name(first.dtype),
         first.unfused,
         host_peak_bytes(),
         tuple(results),
@@ -161,7 +160,8 @@ def _run_case(
         if codec.device.type == "cuda":
             torch.cuda.empty_cache()  # what this network has cached, the next may need
     rounds, failed = _rounds(entrants, matmuls, seconds)
-    fastest, rates = _fastest(matmuls, rounds)
+    fastest = max(matmuls, key=lambda each: median(_rates(each, rounds)))
+    rates = _rates(fastest, rounds)
     return CaseResult(
         case,
         len(rounds),
@@ -213,12 +213,6 @@ def _entrants(
 def _rates(matmul: Matmul, rounds: Sequence[Round]) -> list[float]:
     """Operations per second in 10^12, in each round."""
     return [matmul.flops / times[matmul.key] / 1e12 for times in rounds]
-
-
-def _fastest(matmuls: Sequence[Matmul], rounds: Sequence[Round]) -> tuple[Matmul, list[float]]:
-    """The matrix product with the highest median rate, and its rates."""
-    fastest = max(matmuls, key=lambda each: median(_rates(each, rounds)))
-    return fastest, _rates(fastest, rounds)
 
 
 def _timing(

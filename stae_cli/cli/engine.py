@@ -170,17 +170,13 @@ def local_device(device: str, environment: Mapping[str, str]) -> str:
         return device
     for name in LOCAL_RANKS:
         if name in environment:
-            own = _own_accelerator(device, _number(name, environment[name]))
+            import torch
+
+            rank, count = _number(name, environment[name]), torch.cuda.device_count()
+            own = f"cuda:{rank % count}" if count else device
             log_info(f"device {own}, by {name}")
             return own
     return device
-
-
-def _own_accelerator(device: str, rank: int) -> str:
-    import torch
-
-    count = torch.cuda.device_count()
-    return f"cuda:{rank % count}" if count else device
 
 
 def parse_share(rank: int | None, count: int | None, environment: Mapping[str, str]) -> Share:

@@ -148,8 +148,5 @@ def _summary(found: Verification) -> dict[str, Any]:
         "made_with": found.made_with._asdict() if found.made_with else None,
         "reencoded": [asdict(each) for each in found.reencoded],
         "counts": dict(found.counts),
-        "findings": [
-            {"kind": finding.kind, "key": finding.key, "reason": finding.reason}
-            for finding in found.findings
-        ],
+        "findings": [asdict(finding) for finding in found.findings],
     }

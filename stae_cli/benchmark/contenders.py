@@ -169,7 +169,6 @@ class Inputs:
 class Peer:
     """An autoencoder that takes (B, 3, H, W) in [-1, 1] and has (B, 4, H/8, W/8) latents."""
 
-    name: str
     encoder: nn.Module
     decoder: nn.Module
 
@@ -183,7 +182,7 @@ class Peer:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Peer:
         """The same network elsewhere; its modules are moved, not copied."""
-        return Peer(self.name, self.encoder.to(device, dtype), self.decoder.to(device, dtype))
+        return Peer(self.encoder.to(device, dtype), self.decoder.to(device, dtype))
 
 
 def check_peers(names: Sequence[str]) -> None:
@@ -212,7 +211,7 @@ def load_peer(name: str) -> Peer:
     check_peers([name])
     with seeded():
         network = PEERS[name]().eval().requires_grad_(False)
-    return Peer(name, network.encoder, network.decoder)
+    return Peer(network.encoder, network.decoder)
 
 
 def count_peer(name: str, width: int, height: int) -> Cost:

@@ -26,6 +26,7 @@ PANEL = NAMES + BAR + VALUES
 HEADING, CASE_HEADING, STAGE_HEADING = 64, 30, 22
 ROW, THICKNESS, BETWEEN_CASES = 24, 14, 14
 TRACK = "#f0f2f5"
+COLOURS = {OURS: BLUE}
 OTHERS = (GREY, "#e0a458", "#7fb5a6", "#c48bb4")
 CAPTION = (
     "Bars are medians, lines reach from the 10th to the 90th percentile of the rounds. "
@@ -212,7 +213,9 @@ def draw(report: Report, path: Path) -> None:
         2 * MARGIN + 2 * PANEL + GUTTER, HEADING + sum(map(_height, report.results)) + MARGIN
     )
     canvas.text((MARGIN, 26), "Images per second", 17)
-    where = f"{report.dtype} on {_where(report.machine)}, torch {report.machine.torch}"
+    machine = report.machine
+    device = machine.accelerator or f"the CPU, {machine.cpu}, {machine.threads} threads"
+    where = f"{report.dtype} on {device}, torch {machine.torch}"
     canvas.text((MARGIN, 48), where, 11, FAINT)
     colours, top = _colours(report), HEADING
     for result in report.results:
@@ -264,11 +267,7 @@ def _height(result: CaseResult) -> int:
 
 def _colours(report: Report) -> dict[str, str]:
     others = dict.fromkeys(each for one in report.results for each in one.networks if each != OURS)
-    return {OURS: BLUE} | dict(zip(others, cycle(OTHERS), strict=False))
-
-
-def _where(machine: Machine) -> str:
-    return machine.accelerator or f"the CPU, {machine.cpu}, {machine.threads} threads"
+    return COLOURS | dict(zip(others, cycle(OTHERS), strict=False))
 
 
 def _figure(value: float) -> str:

@@ -6,7 +6,6 @@ Comparisons are made within a round (see `stopwatch`), which times every encoder
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 
@@ -119,7 +118,8 @@ def run(
     first = Codec(model, device=device, dtype=dtype)
     matmuls: Sequence[Matmul] = ()
     results = []
-    with _even_terms():
+    # On even terms: the others too get full float32 convolutions, as the codec has them.
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for number, case in enumerate(cases):
             on_case(case)
             with memory_errors(case):
@@ -231,10 +231,3 @@ def _timing(
         slowdown=Spread.of([time / base for time, base in zip(times, ours, strict=True)]),
         memory_bytes=entrant.warm_up.memory_bytes,
     )
-
-
-@contextmanager
-def _even_terms() -> Iterator[None]:
-    """No gradients, and full float32 convolutions for the others too, as the codec has them."""
-    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        yield

@@ -17,6 +17,7 @@ from stae_cli.cli.bench_report import (
     print_warnings,
 )
 from stae_cli.cli.console import print_json, print_note
+from stae_cli.cli.engine import local_codec
 from stae_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -137,15 +138,13 @@ def bench_path(
 
     from stae_cli.benchmark.path import time_path
     from stae_cli.benchmark.report import describe_machine
-    from stae_cli.codec.device import dtype_name, pick_device
-    from stae_cli.codec.pixel_codec import PixelCodec
+    from stae_cli.codec.device import dtype_name
 
-    place = pick_device(opt.parse_device(device))
-    checkpoint = load_weights(weights, architecture)
-    codec = PixelCodec(checkpoint.model(), device=place, dtype=opt.parse_dtype(dtype))
+    load = partial(load_weights, weights, architecture)
+    codec, checkpoint = local_codec(load, opt.parse_device(device), dtype)
     with TemporaryDirectory(prefix="stae-bench-") as folder:
         times = time_path(folders, checkpoint, codec, workers=workers, folder=Path(folder))
-    machine, computed_in = describe_machine(place), dtype_name(codec.dtype)
+    machine, computed_in = describe_machine(codec.device), dtype_name(codec.dtype)
     if as_json:
         print_json(path_as_json(times, machine, computed_in, checkpoint.name))
     elif not quiet:
@@ -192,7 +191,7 @@ def bench_loop(
         print_loop(report)
 
 
-def _announce(quiet: bool, case: "Case", transformer: str = "") -> None:  # noqa: FBT001
+def _announce(quiet: bool, case: "Case", transformer: str = "") -> None:
     if not quiet:
         print_note(f"timing {case}" + f", transformer {transformer}" * bool(transformer))
 

@@ -25,7 +25,9 @@ def print_warnings(report: Report) -> None:
             print_warning(f"{result.case}: {name} is left out: {reason}")
     spreads = (_spread(timing) for result in report.results for timing in result.timings)
     if any(spread > BUSY for spread in spreads):
-        print_warning("timings vary by more than 25%: the machine was busy, or rounds too few")
+        print_warning(
+            f"timings vary by more than {BUSY:.0%}: the machine was busy, or rounds too few"
+        )
 
 
 def print_network(report: Report) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -98,31 +99,22 @@ def contender(name: str, codec: Codec, model: StupidAE) -> Contender:
     if name in VARIANTS:
         codec = VARIANTS[name](model, codec.device, codec.dtype)
     elif name != OURS:
-        return _peer(codec, name)
+        peer, cost = load_peer(name).to(codec.device, codec.dtype), partial(count_peer, name)
+        return Contender(name, peer.encode, peer.decode, cost, LATENT_CHANNELS, FACTOR)
     return _stupid_ae(name, codec, model.architecture, takes_pixels=True)
 
 
 def _stupid_ae(
     name: str, network: Codec | StupidAE, sizes: Architecture, *, takes_pixels: bool
 ) -> Contender:
-    def cost(width: int, height: int) -> Cost:
-        return count(sizes, width, height)
-
-    encode, decode = network.encode, network.decode
-    return Contender(
-        name, encode, decode, cost, sizes.channels, sizes.downsample, takes_pixels=takes_pixels
-    )
-
-
-def _peer(codec: Codec, name: str) -> Contender:
-    peer = load_peer(name).to(codec.device, codec.dtype)
     return Contender(
         name,
-        peer.encode,
-        peer.decode,
-        lambda width, height: count_peer(name, width, height),
-        LATENT_CHANNELS,
-        FACTOR,
+        network.encode,
+        network.decode,
+        partial(count, sizes),
+        sizes.channels,
+        sizes.downsample,
+        takes_pixels=takes_pixels,
     )
 
 
@@ -177,7 +169,6 @@ class Inputs:
 class Peer:
     """An autoencoder that takes (B, 3, H, W) in [-1, 1] and has (B, 4, H/8, W/8) latents."""
 
-    name: str
     encoder: nn.Module
     decoder: nn.Module
 
@@ -191,7 +182,7 @@ class Peer:
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Peer:
         """The same network elsewhere; its modules are moved, not copied."""
-        return Peer(self.name, self.encoder.to(device, dtype), self.decoder.to(device, dtype))
+        return Peer(self.encoder.to(device, dtype), self.decoder.to(device, dtype))
 
 
 def check_peers(names: Sequence[str]) -> None:
@@ -220,7 +211,7 @@ def load_peer(name: str) -> Peer:
     check_peers([name])
     with seeded():
         network = PEERS[name]().eval().requires_grad_(False)
-    return Peer(name, network.encoder, network.decoder)
+    return Peer(network.encoder, network.decoder)
 
 
 def count_peer(name: str, width: int, height: int) -> Cost:
@@ -230,7 +221,6 @@ def count_peer(name: str, width: int, height: int) -> Cost:
         UsageError: no such peer, or a side is not a multiple of 8.
         StaeError: diffusers is not installed.
     """
-    check_peers([name])
     check_size(width, height, multiple=FACTOR)
     with torch.device("meta"):
         peer = load_peer(name)

@@ -19,6 +19,7 @@ from stae_cli.benchmark.report import Case, Machine, Spread, describe_machine
 from stae_cli.benchmark.stopwatch import Key, Stopwatch, memory_errors, rounds_of
 from stae_cli.benchmark.transformer import SIZES, Step, check_transformers
 from stae_cli.codec.codec import Codec
+from stae_cli.codec.device import dtype_name
 from stae_cli.codec.tensors import PackedLatents
 from stae_cli.network.flops import check_size
 from stae_cli.network.stupid_ae import StupidAE
@@ -125,8 +126,8 @@ def run_loop(
         describe_machine(codec.device),
         model.architecture.describe(),
         weights,
-        _name(codec.dtype),
-        _name(_step_dtype(codec.device)),
+        dtype_name(codec.dtype),
+        dtype_name(_step_dtype(codec.device)),
         tuple(results),
     )
 
@@ -187,7 +188,6 @@ class _Loop:
 def _result(case: Case, transformer: str, codec: Codec, seconds: float) -> LoopResult:
     loop = _Loop(case, transformer, codec)
     rounds = rounds_of(loop.tasks(), seconds)
-    shares = [times[ENCODING] / times[ON_THE_FLY] for times in rounds]
     cached, on_the_fly, encoding = (
         Spread.of([1000 * times[key] for times in rounds]) for key in (CACHED, ON_THE_FLY, ENCODING)
     )
@@ -200,14 +200,10 @@ def _result(case: Case, transformer: str, codec: Codec, seconds: float) -> LoopR
         cached=cached,
         on_the_fly=on_the_fly,
         encoding=encoding,
-        share=Spread.of(shares),
+        share=Spread.of([times[ENCODING] / times[ON_THE_FLY] for times in rounds]),
         latent_bytes=loop.latent_bytes,
     )
 
 
 def _step_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -30,7 +31,7 @@ from stae_cli.runs.tally import Tally
 from stae_cli.runs.units import listed_units
 from stae_cli.runs.workers import ThisProcess
 from stae_cli.storage.destination import FolderDestination
-from stae_cli.storage.entry import Entry, FileEntry
+from stae_cli.storage.entry import FileEntry
 from stae_cli.storage.names import Planned
 
 if TYPE_CHECKING:
@@ -119,9 +120,8 @@ class _Stages:
         buffers, info = Buffers(self.codec.host_memory), read_latent(example)[1]
 
         def read(planned: Planned, reserve: Reserve) -> Pixels:
-            prep = Prep()
             picture = read_picture(
-                planned.entry, prep, patch=self.patch, reserve=reserve, buffers=buffers
+                planned.entry, Prep(), patch=self.patch, reserve=reserve, buffers=buffers
             )
             return picture.prepared.pixels
 
@@ -154,40 +154,33 @@ class _Stages:
     def _read(
         self, sample: Sequence[Source], read: Callable[[Source, Reserve], Item]
     ) -> tuple[list[Item], float]:
-        _forget([_entry_of(item) for item in sample])
-        started = time.perf_counter()
-        items = list(read_ahead(sample, read, threads=self.threads, max_bytes=READ_AHEAD_BYTES))
-        return items, time.perf_counter() - started
+        _forget(sample)
+        ahead = read_ahead(sample, read, threads=self.threads, max_bytes=READ_AHEAD_BYTES)
+        return _timed(lambda: list(ahead))
 
     def _computed(
         self,
         packs: Iterable[list[Item]],
         begin: Callable[[list[Item]], Callable[[], list[Result | None]]],
     ) -> tuple[list[Result], float]:
-        started = time.perf_counter()
         done = computed(packs, begin, Tally(_ignored), ahead=self.codec.runs_beside)
-        results = [result for _, results in done for result in results]
-        seconds = time.perf_counter() - started
-        return [result for result in results if result is not None], seconds
+        return _timed(lambda: [one for _, pack in done for one in pack if one is not None])
 
     def _written(self, items: Sequence[Item], write: Callable[[Path, Item], int]) -> float:
         writer = WriteBehind(
             threads=self.threads, max_bytes=Pipeline.write_bytes, on_written=_ignored
         )
-        started = time.perf_counter()
-        with writer:
-            for index, item in enumerate(items):
-                writer.submit(1, self._write_one(index, item, write))
-        return time.perf_counter() - started
 
-    def _write_one(
-        self, index: int, item: Item, write: Callable[[Path, Item], int]
-    ) -> Callable[[], int]:
-        def run() -> int:
-            with self.destination.writing(str(index)) as path:
-                return write(path, item)
+        def run() -> None:
+            with writer:
+                for index, item in enumerate(items):
+                    writer.submit(1, partial(self._write_one, index, item, write))
 
-        return run
+        return _timed(run)[1]
+
+    def _write_one(self, index: int, item: Item, write: Callable[[Path, Item], int]) -> int:
+        with self.destination.writing(str(index)) as path:
+            return write(path, item)
 
 
 def _by_stage(reading: float, network: float, writing: float) -> dict[str, float]:
@@ -195,10 +188,15 @@ def _by_stage(reading: float, network: float, writing: float) -> dict[str, float
 
 
 def _whole(sample: Sequence[Planned | StoredLatent], run: Callable[[], object]) -> float:
-    _forget([_entry_of(item) for item in sample])
+    _forget(sample)
+    return _timed(run)[1]
+
+
+def _timed(run: Callable[[], Result]) -> tuple[Result, float]:
+    """The result, and the seconds that it took."""
     started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
+    result = run()
+    return result, time.perf_counter() - started
 
 
 def _sampled(outputs: Sequence[Planned], limit: int) -> tuple[list[Planned], int]:
@@ -218,7 +216,7 @@ def _sampled(outputs: Sequence[Planned], limit: int) -> tuple[list[Planned], int
 
 
 def _pixels_of(planned: Planned) -> int:
-    """Zero for what is no sound image."""
+    """Zero if it is not a sound image."""
     try:
         with planned.entry.open() as file:
             pixels = open_image(file, name=planned.entry.key).pixels()
@@ -227,19 +225,13 @@ def _pixels_of(planned: Planned) -> int:
     return pixels.shape[0] * pixels.shape[1]
 
 
-def _entry_of(item: Planned | StoredLatent) -> Entry:
-    return item.file if isinstance(item, StoredLatent) else item.entry
-
-
-def _forget(entries: Sequence[Entry]) -> None:
-    """Asks the system to drop what it remembers of the files, so that they are read again."""
-    if not hasattr(os, "posix_fadvise"):
-        return
-    for entry in entries:
-        if not isinstance(entry, FileEntry):
-            continue
-        with entry.path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+def _forget(items: Sequence[Planned | StoredLatent]) -> None:
+    """Asks the system to drop the files from its cache, so that they are read again."""
+    for item in items if hasattr(os, "posix_fadvise") else ():
+        entry = item.file if isinstance(item, StoredLatent) else item.entry
+        if isinstance(entry, FileEntry):
+            with entry.path.open("rb") as file:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _ignored(_value: object) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,14 @@ class CaseResult:
     left_out: Mapping[str, str] = field(default_factory=dict)
     matmuls: Sequence[MatmulRate] = ()
 
+    @property
+    def networks(self) -> list[str]:
+        return list(dict.fromkeys(timing.network for timing in self.timings))
+
+    @property
+    def stages(self) -> list[str]:
+        return list(dict.fromkeys(timing.stage for timing in self.timings))
+
 
 @dataclass(frozen=True)
 class Report:
@@ -204,7 +213,9 @@ def draw(report: Report, path: Path) -> None:
         2 * MARGIN + 2 * PANEL + GUTTER, HEADING + sum(map(_height, report.results)) + MARGIN
     )
     canvas.text((MARGIN, 26), "Images per second", 17)
-    where = f"{report.dtype} on {_where(report.machine)}, torch {report.machine.torch}"
+    machine = report.machine
+    device = machine.accelerator or f"the CPU, {machine.cpu}, {machine.threads} threads"
+    where = f"{report.dtype} on {device}, torch {machine.torch}"
     canvas.text((MARGIN, 48), where, 11, FAINT)
     colours, top = _colours(report), HEADING
     for result in report.results:
@@ -217,7 +228,7 @@ def draw(report: Report, path: Path) -> None:
 def _case(canvas: Canvas, result: CaseResult, top: int, colours: dict[str, str]) -> None:
     canvas.line([(MARGIN, top + 6), (canvas.width - MARGIN, top + 6)], TRACK)
     canvas.text((MARGIN, top + 22), str(result.case), 13)
-    for index, stage in enumerate(_stages(result)):
+    for index, stage in enumerate(result.stages):
         left = MARGIN + index * (PANEL + GUTTER)
         canvas.text((left + NAMES, top + CASE_HEADING + 12), stage, 11, FAINT)
         timings = [each for each in result.timings if each.stage == stage]
@@ -251,22 +262,12 @@ def _bar(canvas: Canvas, timing: Timing, left: int, middle: int, scale: float, c
 
 
 def _height(result: CaseResult) -> int:
-    networks = len(result.timings) // len(_stages(result))
-    return CASE_HEADING + STAGE_HEADING + networks * ROW + BETWEEN_CASES
-
-
-def _stages(result: CaseResult) -> list[str]:
-    return list(dict.fromkeys(timing.stage for timing in result.timings))
+    return CASE_HEADING + STAGE_HEADING + len(result.networks) * ROW + BETWEEN_CASES
 
 
 def _colours(report: Report) -> dict[str, str]:
-    networks = dict.fromkeys(each.network for one in report.results for each in one.timings)
-    others = [name for name in networks if name not in COLOURS]
-    return COLOURS | {name: OTHERS[i % len(OTHERS)] for i, name in enumerate(others)}
-
-
-def _where(machine: Machine) -> str:
-    return machine.accelerator or f"the CPU, {machine.cpu}, {machine.threads} threads"
+    others = dict.fromkeys(each for one in report.results for each in one.networks if each != OURS)
+    return COLOURS | dict(zip(others, cycle(OTHERS), strict=False))
 
 
 def _figure(value: float) -> str:

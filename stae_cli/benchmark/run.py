@@ -1,13 +1,11 @@
 """The benchmark: every network in shuffled rounds, beside the machine's own matrix products.
 
-Each round times every network's encoder and decoder and the products once, in a new order.
-Comparisons are made within a round, so that whatever else the machine does affects all alike.
+Comparisons are made within a round (see `stopwatch`), which times every encoder and decoder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 
@@ -42,7 +40,7 @@ from stae_cli.benchmark.stopwatch import (
     rounds_of,
 )
 from stae_cli.codec.codec import Codec
-from stae_cli.codec.device import is_memory_error
+from stae_cli.codec.device import dtype_name, is_memory_error
 from stae_cli.network.flops import check_size
 from stae_cli.network.stupid_ae import StupidAE
 
@@ -120,7 +118,8 @@ def run(
     first = Codec(model, device=device, dtype=dtype)
     matmuls: Sequence[Matmul] = ()
     results = []
-    with _even_terms():
+    # On even terms: the others too get full float32 convolutions, as the codec has them.
+    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for number, case in enumerate(cases):
             on_case(case)
             with memory_errors(case):
@@ -132,7 +131,7 @@ def run(
         describe_machine(first.device),
         model.architecture.describe(),
         weights,
-        str(first.dtype).removeprefix("torch."),
+        dtype_name(first.dtype),
         first.unfused,
         host_peak_bytes(),
         tuple(results),
@@ -161,7 +160,8 @@ def _run_case(
         if codec.device.type == "cuda":
             torch.cuda.empty_cache()  # what this network has cached, the next may need
     rounds, failed = _rounds(entrants, matmuls, seconds)
-    fastest, rates = _fastest(matmuls, rounds)
+    fastest = max(matmuls, key=lambda each: median(_rates(each, rounds)))
+    rates = _rates(fastest, rounds)
     return CaseResult(
         case,
         len(rounds),
@@ -215,12 +215,6 @@ def _rates(matmul: Matmul, rounds: Sequence[Round]) -> list[float]:
     return [matmul.flops / times[matmul.key] / 1e12 for times in rounds]
 
 
-def _fastest(matmuls: Sequence[Matmul], rounds: Sequence[Round]) -> tuple[Matmul, list[float]]:
-    """The matrix product with the highest median rate, and its rates."""
-    fastest = max(matmuls, key=lambda each: median(_rates(each, rounds)))
-    return fastest, _rates(fastest, rounds)
-
-
 def _timing(
     entrant: Entrant, case: Case, rounds: Sequence[Round], rates: Sequence[float]
 ) -> Timing:
@@ -237,10 +231,3 @@ def _timing(
         slowdown=Spread.of([time / base for time, base in zip(times, ours, strict=True)]),
         memory_bytes=entrant.warm_up.memory_bytes,
     )
-
-
-@contextmanager
-def _even_terms() -> Iterator[None]:
-    """No gradients, and full float32 convolutions for the others too, as the codec has them."""
-    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        yield

@@ -24,7 +24,6 @@ from stae_cli.network.stupid_ae import SEED
 SHORTEST_SAMPLE = 0.05  # seconds; quicker calls are timed several at a time
 MOST_CALLS = 1000
 SLOW_CALL = 2.0  # seconds; one such call is warm-up enough
-LATER_CALLS = {"cuda": 2}  # of a warm-up, else one
 FEWEST_ROUNDS = 3
 
 Key = Hashable
@@ -65,7 +64,7 @@ class Stopwatch:
         once, memory = self._first_call()
         on_cuda = self._device.type == "cuda"
         if on_cuda or once < SLOW_CALL:
-            later = [self.sample(1) for _ in range(LATER_CALLS.get(self._device.type, 1))]
+            later = [self.sample(1) for _ in range(2 if on_cuda else 1)]
             once = min(later) if on_cuda else min(once, *later)
         calls = min(math.ceil(SHORTEST_SAMPLE / once), MOST_CALLS)
         return WarmUp(calls, memory)

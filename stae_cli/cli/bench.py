@@ -4,7 +4,7 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -86,44 +86,20 @@ def bench_default(
     if loop and path is not None:
         raise UsageError("`--loop` and `--path` measure different things", "give one of them")
     _check_options(given, LOOP if loop else NETWORK if path is None else PATH)
+    shared: dict[str, Any] = {
+        "weights": weights,
+        "architecture": architecture,
+        "device": device,
+        "dtype": dtype,
+        "as_json": as_json,
+        "quiet": quiet,
+    }
     if path is not None:
-        bench_path(
-            [path],
-            device=device,
-            dtype=dtype,
-            weights=weights,
-            architecture=architecture,
-            workers=workers,
-            as_json=as_json,
-            quiet=quiet,
-        )
+        bench_path([path], workers=workers, **shared)
     elif loop:
-        bench_loop(
-            size=size,
-            batch=batch,
-            transformer=transformer,
-            device=device,
-            dtype=dtype,
-            weights=weights,
-            architecture=architecture,
-            seconds=seconds,
-            as_json=as_json,
-            quiet=quiet,
-        )
+        bench_loop(size, batch, transformer, seconds, **shared)
     else:
-        bench_network(
-            size=size,
-            batch=batch,
-            against=against,
-            device=device,
-            dtype=dtype,
-            weights=weights,
-            architecture=architecture,
-            seconds=seconds,
-            plot=plot,
-            as_json=as_json,
-            quiet=quiet,
-        )
+        bench_network(size, batch, against, seconds, plot, **shared)
 
 
 def _given(context: typer.Context) -> list[str]:

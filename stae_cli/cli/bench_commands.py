@@ -17,6 +17,7 @@ from stae_cli.cli.bench_report import (
     print_warnings,
 )
 from stae_cli.cli.console import print_json, print_note
+from stae_cli.cli.engine import local_codec
 from stae_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -98,10 +99,6 @@ def bench_network(
         check_target(plot)
     checkpoint = load_weights(weights, architecture)
 
-    def announce(case: "Case") -> None:
-        if not quiet:
-            print_note(f"timing {case}")
-
     report = run(
         checkpoint.model(),
         cases,
@@ -110,7 +107,7 @@ def bench_network(
         device=device,
         dtype=opt.parse_dtype(dtype),
         seconds=seconds,
-        on_case=announce,
+        on_case=partial(_announce, quiet),
     )
     if not quiet:
         print_warnings(report)
@@ -141,19 +138,17 @@ def bench_path(
 
     from stae_cli.benchmark.path import time_path
     from stae_cli.benchmark.report import describe_machine
-    from stae_cli.codec.device import pick_device
-    from stae_cli.codec.pixel_codec import PixelCodec
+    from stae_cli.codec.device import dtype_name
 
-    place = pick_device(opt.parse_device(device))
-    checkpoint = load_weights(weights, architecture)
-    codec = PixelCodec(checkpoint.model(), device=place, dtype=opt.parse_dtype(dtype))
+    load = partial(load_weights, weights, architecture)
+    codec, checkpoint = local_codec(load, opt.parse_device(device), dtype)
     with TemporaryDirectory(prefix="stae-bench-") as folder:
         times = time_path(folders, checkpoint, codec, workers=workers, folder=Path(folder))
-    machine = describe_machine(place)
+    machine, computed_in = describe_machine(codec.device), dtype_name(codec.dtype)
     if as_json:
-        print_json(path_as_json(times, machine, codec, checkpoint.name))
+        print_json(path_as_json(times, machine, computed_in, checkpoint.name))
     elif not quiet:
-        print_path(times, machine, codec)
+        print_path(times, machine, computed_in)
 
 
 def bench_loop(
@@ -180,10 +175,6 @@ def bench_loop(
     check_transformers(transformer)
     checkpoint = load_weights(weights, architecture)
 
-    def announce(case: "Case", name: str) -> None:
-        if not quiet:
-            print_note(f"timing {case}, transformer {name}")
-
     report = run_loop(
         checkpoint.model(),
         cases,
@@ -192,12 +183,17 @@ def bench_loop(
         device=device,
         dtype=opt.parse_dtype(dtype),
         seconds=seconds,
-        on_case=announce,
+        on_case=partial(_announce, quiet),
     )
     if as_json:
         print_json(report.as_json())
     elif not quiet:
         print_loop(report)
+
+
+def _announce(quiet: bool, case: "Case", transformer: str = "") -> None:
+    if not quiet:
+        print_note(f"timing {case}" + f", transformer {transformer}" * bool(transformer))
 
 
 def load_weights(name: str, architecture: str | None) -> "Checkpoint":

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from stae_cli.benchmark.loop import LoopReport, LoopResult
     from stae_cli.benchmark.path import PathTimes
     from stae_cli.benchmark.report import CaseResult, Machine, Report, Spread, Timing
-    from stae_cli.codec.pixel_codec import PixelCodec
 
 BUSY = 0.25  # a spread above this says more about other programs than about the network
 
@@ -26,13 +25,15 @@ def print_warnings(report: Report) -> None:
             print_warning(f"{result.case}: {name} is left out: {reason}")
     spreads = (_spread(timing) for result in report.results for timing in result.timings)
     if any(spread > BUSY for spread in spreads):
-        print_warning("timings vary by more than 25%: the machine was busy, or rounds too few")
+        print_warning(
+            f"timings vary by more than {BUSY:.0%}: the machine was busy, or rounds too few"
+        )
 
 
 def print_network(report: Report) -> None:
     """The machine, then tables for every size and batch."""
     machine = report.machine
-    print_fact(f"ran on {_place(machine)}: {report.dtype}, {report.weights} weights")
+    print_fact(f"{_ran_on(machine)}: {report.dtype}, {report.weights} weights")
     print_fact(
         f"{machine.cpu}, {machine.threads} threads, python {machine.python}, "
         f"torch {machine.torch}, stae {machine.stae}"
@@ -40,14 +41,14 @@ def print_network(report: Report) -> None:
     for result in report.results:
         _print_case(result)
     print_fact("share: of the matmul's FLOP/s in the same round")
-    if any(map(_compares, report.results)):
+    if any(len(result.networks) > 1 for result in report.results):
         print_fact("x stae: time over that of stae in the same round")
     if report.host_peak_bytes is not None:
         print_fact(f"peak memory of the process: {report.host_peak_bytes / 1e9:.2f} GB")
 
 
-def _place(machine: Machine) -> str:
-    return machine.accelerator or "the CPU, no accelerator was used"
+def _ran_on(machine: Machine) -> str:
+    return f"ran on {machine.accelerator or 'the CPU, no accelerator was used'}"
 
 
 def _print_case(result: CaseResult) -> None:
@@ -55,43 +56,35 @@ def _print_case(result: CaseResult) -> None:
     matmul = "x".join(map(str, result.matmul))
     rate = f"a {matmul} matmul does {_rate(result.matmul_tflops.median)}FLOP/s"
     print_fact(f"{result.case}: {result.rounds} rounds; {rate}")
-    if not _compares(result):
-        _print_timings("stae", {timing.stage: timing for timing in result.timings})
+    if len(result.networks) == 1:
+        _print_timings("stae", {timing.stage: timing for timing in result.timings}, compared=False)
         return
-    for stage in dict.fromkeys(timing.stage for timing in result.timings):
-        _print_timings(stage, {t.network: t for t in result.timings if t.stage == stage})
+    for stage in result.stages:
+        of_stage = {timing.network: timing for timing in result.timings if timing.stage == stage}
+        _print_timings(stage, of_stage, compared=True)
 
 
-def _compares(result: CaseResult) -> bool:
-    return len({timing.network for timing in result.timings}) > 1
+def _print_timings(title: str, timings: Mapping[str, Timing], *, compared: bool) -> None:
+    rows = {label: _cells(timing, compared=compared) for label, timing in timings.items()}
+    columns = dict.fromkeys(name for cells in rows.values() for name in cells)
+    lines = [[label, *(cells.get(name, "") for name in columns)] for label, cells in rows.items()]
+    print_table(title, ["", *columns], lines)
 
 
-def _print_timings(title: str, timings: Mapping[str, Timing]) -> None:
-    columns = ["", "ms", "p10-p90", "images/s", "FLOP/s", "share"]
-    compared = len({timing.network for timing in timings.values()}) > 1
-    measured = any(timing.memory_bytes is not None for timing in timings.values())
-    columns += ["x stae"] * compared + ["GB"] * measured
-    rows = [
-        [label, *_cells(timing, compared=compared, measured=measured)]
-        for label, timing in timings.items()
-    ]
-    print_table(title, columns, rows)
-
-
-def _cells(timing: Timing, *, compared: bool, measured: bool) -> list[str]:
+def _cells(timing: Timing, *, compared: bool) -> dict[str, str]:
+    """What a table shows of a timing, by column."""
     time = timing.milliseconds
-    cells = [
-        _figure(time.median),
-        f"{_figure(time.p10)}-{_figure(time.p90)}",
-        _figure(timing.images_per_second.median),
-        _rate(timing.tflops),
-        f"{timing.share.median:.0%}",
-    ]
+    cells = {
+        "ms": _figure(time.median),
+        "p10-p90": f"{_figure(time.p10)}-{_figure(time.p90)}",
+        "images/s": _figure(timing.images_per_second.median),
+        "FLOP/s": _rate(timing.tflops),
+        "share": f"{timing.share.median:.0%}",
+    }
     if compared:
-        cells.append(f"{timing.slowdown.median:.2f}")
-    if measured:
-        memory = timing.memory_bytes
-        cells.append("" if memory is None else f"{memory / 1e9:.2f}")
+        cells["x stae"] = f"{timing.slowdown.median:.2f}"
+    if timing.memory_bytes is not None:
+        cells["GB"] = f"{timing.memory_bytes / 1e9:.2f}"
     return cells
 
 
@@ -108,9 +101,9 @@ def _figure(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:#.3g}"
 
 
-def print_path(times: Sequence[PathTimes], machine: Machine, codec: PixelCodec) -> None:
+def print_path(times: Sequence[PathTimes], machine: Machine, dtype: str) -> None:
     """A table for each direction, and what a faster machine would gain."""
-    print_fact(f"ran on {_place(machine)}: {_dtype(codec)}; {machine.cpu}, torch {machine.torch}")
+    print_fact(f"{_ran_on(machine)}: {dtype}; {machine.cpu}, torch {machine.torch}")
     for one in times:
         print_fact(
             f"{one.command}: {one.images} images, {one.pixels / 1e6:.1f} megapixels, "
@@ -127,19 +120,15 @@ def print_path(times: Sequence[PathTimes], machine: Machine, codec: PixelCodec) 
 
 
 def path_as_json(
-    times: Sequence[PathTimes], machine: Machine, codec: PixelCodec, weights: str
+    times: Sequence[PathTimes], machine: Machine, dtype: str, weights: str
 ) -> dict[str, Any]:
     """Plain dictionaries, lists and numbers."""
     return {
         "machine": asdict(machine),
-        "dtype": _dtype(codec),
+        "dtype": dtype,
         "weights": weights,
         "paths": [{**asdict(one), "bound_by": one.bound} for one in times],
     }
-
-
-def _dtype(codec: PixelCodec) -> str:
-    return str(codec.dtype).removeprefix("torch.")
 
 
 def _bound(one: PathTimes) -> str:
@@ -157,7 +146,7 @@ def print_loop(report: LoopReport) -> None:
     """Training steps with cached latents and with encoding, and whether caching pays."""
     machine = report.machine
     print_fact(
-        f"ran on {_place(machine)}: encoding in {report.dtype}, steps in {report.step_dtype}; "
+        f"{_ran_on(machine)}: encoding in {report.dtype}, steps in {report.step_dtype}; "
         f"{machine.cpu}, torch {machine.torch}"
     )
     for result in report.results:

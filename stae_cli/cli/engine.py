@@ -14,6 +14,7 @@ from stae_cli.errors import DeviceError, UsageError
 
 if TYPE_CHECKING:
     from stae_cli.checkpoints.checkpoint import Checkpoint
+    from stae_cli.codec.pixel_codec import PixelCodec
     from stae_cli.runs.workers import CodecMaker, Workers
     from stae_cli.storage.shares import Share
 
@@ -100,6 +101,22 @@ class Place:
         return ThisProcess(maker.codec_of(checkpoint, device)), checkpoint
 
 
+def local_codec(
+    load: Callable[[], Checkpoint], device: str, dtype: Dtype, batch_patches: int | None = None
+) -> tuple[PixelCodec, Checkpoint]:
+    """A codec in this process, and the checkpoint that `load` gives it.
+
+    Raises:
+        DeviceError: the device is missing, which shows before the checkpoint loads.
+    """
+    from stae_cli.codec.device import pick_device
+    from stae_cli.codec.pixel_codec import PixelCodec
+
+    place, checkpoint = pick_device(device), load()
+    model, kind = checkpoint.model(), parse_dtype(dtype)
+    return PixelCodec(model, device=place, dtype=kind, batch_patches=batch_patches), checkpoint
+
+
 @dataclass(frozen=True)
 class Actors:
     """The options of a Ray cluster."""
@@ -170,17 +187,13 @@ def local_device(device: str, environment: Mapping[str, str]) -> str:
         return device
     for name in LOCAL_RANKS:
         if name in environment:
-            own = _own_accelerator(device, _number(name, environment[name]))
+            import torch
+
+            rank, count = _number(environment, name), torch.cuda.device_count()
+            own = f"cuda:{rank % count}" if count else device
             log_info(f"device {own}, by {name}")
             return own
     return device
-
-
-def _own_accelerator(device: str, rank: int) -> str:
-    import torch
-
-    count = torch.cuda.device_count()
-    return f"cuda:{rank % count}" if count else device
 
 
 def parse_share(rank: int | None, count: int | None, environment: Mapping[str, str]) -> Share:
@@ -197,18 +210,16 @@ def parse_share(rank: int | None, count: int | None, environment: Mapping[str, s
         )
     if rank is not None and count is not None:
         return Share(rank, count)
-    for rank_name, count_name in LAUNCHERS:
-        if rank_name in environment and count_name in environment:
-            share = Share(
-                _number(rank_name, environment[rank_name]),
-                _number(count_name, environment[count_name]),
-            )
-            log_info(f"part {share.rank} of {share.count}, by {rank_name} and {count_name}")
+    for names in LAUNCHERS:
+        if all(name in environment for name in names):
+            share = Share(*(_number(environment, name) for name in names))
+            log_info(f"part {share.rank} of {share.count}, by {' and '.join(names)}")
             return share
     return Share()
 
 
-def _number(name: str, text: str) -> int:
+def _number(environment: Mapping[str, str], name: str) -> int:
+    text = environment[name]
     if not text.isdecimal():
         raise UsageError(f"`{name}` is `{text}`, which is not a number", "unset or correct it")
     return int(text)

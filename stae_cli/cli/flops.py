@@ -84,18 +84,20 @@ def _print_overview(costs: Sequence[Cost]) -> None:
 
 def _print_cost(cost: Cost, *, layers: bool) -> None:
     columns = ("", "conv", "linear", "matmul", "total", "published", "parameters")
+    published = _published(cost)
+    theirs = (published.encoder_flops, published.decoder_flops) if published else (0, 0)
     rows = [
         (
             stage.name,
             *map(_figure, (stage.flops.convolution, stage.flops.linear, stage.flops.matmul)),
             _figure(stage.flops.total),
-            _published_flops(cost, stage.name),
+            _figure(published_flops),
             f"{stage.parameters:,}",
         )
-        for stage in cost.stages
+        for stage, published_flops in zip(cost.stages, theirs, strict=True)
     ]
     print_table(f"{cost.network}: FLOPs for {cost.width}x{cost.height} pixels", columns, rows)
-    if published := _published(cost):
+    if published:
         print_fact(f"published: {published.source}. {published.why}")
     for stage in cost.stages if layers else ():
         _print_layers(cost.network, stage)
@@ -148,13 +150,6 @@ def _published(cost: Cost) -> Published | None:
     if (cost.width, cost.height) != (PUBLISHED_SIZE, PUBLISHED_SIZE):
         return None
     return PUBLISHED.get(cost.network)
-
-
-def _published_flops(cost: Cost, stage: str) -> str:
-    published = _published(cost)
-    if published is None:
-        return ""
-    return _figure(published.encoder_flops if stage == "encoder" else published.decoder_flops)
 
 
 def _figure(flops: float) -> str:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from stae_cli.latents.listing import LatentListing
 
 SIZES_SHOWN = 8
+COUNTED = ("architecture", "prep", "compute_dtype")  # fields whose values are listed
 
 
 def inspect(
@@ -31,7 +32,8 @@ def inspect(
 
     inventory = list_latents(sources)
     if as_json:
-        print_json(_summary(inventory) | ({"files": _rows(inventory)} if files else {}))
+        rows = {"files": [_row(stored) for stored in inventory.latents]} if files else {}
+        print_json(_summary(inventory) | rows)
     else:
         if files:
             _print_files(inventory)
@@ -66,7 +68,7 @@ def _print_summary(inventory: LatentListing) -> None:
     )
     for (name, fingerprint), count in inventory.weights.most_common():
         print_fact(f"weights: {name} ({fingerprint[:12]}) in {count}")
-    for what in ("architecture", "prep", "compute_dtype"):
+    for what in COUNTED:
         print_fact(f"{what}: {_listed(inventory.count(what))}")
     print_fact(f"stored as: {_listed(Counter(stored.dtype for stored in inventory.latents))}")
     sizes = Counter({f"{w}x{h}": count for (w, h), count in inventory.sizes.items()})
@@ -91,19 +93,13 @@ def _summary(inventory: LatentListing) -> dict[str, Any]:
             {"name": name, "sha256": fingerprint, "latents": count}
             for (name, fingerprint), count in inventory.weights.most_common()
         ],
-        "architecture": dict(inventory.count("architecture")),
-        "prep": dict(inventory.count("prep")),
-        "compute_dtype": dict(inventory.count("compute_dtype")),
+        **{what: dict(inventory.count(what)) for what in COUNTED},
         "dtype": dict(Counter(stored.dtype for stored in inventory.latents)),
         "pictures": [
             {"width": width, "height": height, "latents": count}
             for (width, height), count in inventory.sizes.most_common()
         ],
     }
-
-
-def _rows(inventory: LatentListing) -> list[dict[str, Any]]:
-    return [_row(stored) for stored in inventory.latents]
 
 
 def _row(stored: StoredLatent) -> dict[str, Any]:

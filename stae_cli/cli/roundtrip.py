@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 from stae_cli.checkpoints.names import DEFAULT_WEIGHTS
 from stae_cli.cli import options as opt
 from stae_cli.cli.console import print_fact, print_table, progress_bar
+from stae_cli.cli.engine import local_codec
 from stae_cli.cli.report import finish
 
 if TYPE_CHECKING:
-    from stae_cli.metrics import Overall
+    from stae_cli.metrics import Overall, Score
     from stae_cli.runs.roundtrip import RoundtripTally
 
 ROWS_SHOWN = 25
@@ -46,14 +48,9 @@ def roundtrip(
     plan = plan_roundtrip(sources, dest, RoundtripSettings(prep=prep, workers=workers))
 
     from stae_cli.checkpoints.checkpoint import load_checkpoint
-    from stae_cli.codec.device import pick_device
-    from stae_cli.codec.pixel_codec import PixelCodec
 
-    place = pick_device(device)
-    checkpoint = load_checkpoint(weights)
-    codec = PixelCodec(
-        checkpoint.model(), device=place, dtype=opt.parse_dtype(dtype), batch_patches=batch_patches
-    )
+    load = partial(load_checkpoint, weights)
+    codec, checkpoint = local_codec(load, device, dtype, batch_patches)
     with progress_bar(plan.total, what="roundtrip", quiet=quiet) as advance:
         report = run(plan, checkpoint, codec, advance=advance)
     if not (quiet or as_json):
@@ -67,27 +64,19 @@ def _print_figures(report: RoundtripTally) -> None:
         return
     worst_first = sorted(report.scored, key=lambda one: -one.score.mse)
     rows = [
-        (
-            one.key,
-            f"{one.width}x{one.height}",
-            *_figures(one.score.psnr, one.score.ssim, one.score.mse),
-        )
+        (one.key, f"{one.width}x{one.height}", *_figures(one.score))
         for one in worst_first[:ROWS_SHOWN]
     ]
     print_table("worst first", ("image", "size", "PSNR dB", "SSIM", "MSE"), rows)
     if len(worst_first) > ROWS_SHOWN:
         print_fact(f"and {len(worst_first) - ROWS_SHOWN} better ones in metrics.json")
-    print_fact(_sentence(report.overall))
+    psnr, ssim, mse = _figures(report.overall)
+    print_fact(f"overall: PSNR {psnr} dB, SSIM {ssim} (means), MSE {mse} (pooled)")
 
 
-def _sentence(overall: Overall) -> str:
-    psnr, ssim, mse = _figures(overall.psnr, overall.ssim, overall.mse)
-    return f"overall: PSNR {psnr} dB, SSIM {ssim} (means), MSE {mse} (pooled)"
-
-
-def _figures(psnr: float, ssim: float | None, mse: float) -> tuple[str, str, str]:
+def _figures(score: Score | Overall) -> tuple[str, str, str]:
     return (
-        f"{psnr:.2f}" if math.isfinite(psnr) else "identical",
-        "-" if ssim is None else f"{ssim:.4f}",
-        f"{mse:.6f}",
+        f"{score.psnr:.2f}" if math.isfinite(score.psnr) else "identical",
+        "-" if score.ssim is None else f"{score.ssim:.4f}",
+        f"{score.mse:.6f}",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +17,7 @@ from stae_cli.cli.console import (
     print_table,
     progress_bar,
 )
+from stae_cli.cli.engine import local_codec
 from stae_cli.cli.report import ALL_GOOD, SOME_FAILED
 
 if TYPE_CHECKING:
@@ -94,19 +96,17 @@ def verify(
 def _codec(found: Verification, weights: str | None, device: str, dtype: opt.Dtype) -> PixelCodec:
     """A codec with the checkpoint that made the latents."""
     from stae_cli.checkpoints.checkpoint import find_by_fingerprint
-    from stae_cli.codec.device import pick_device
-    from stae_cli.codec.pixel_codec import PixelCodec
 
     made_with = found.made_with
     assert made_with is not None  # there is a sample of latents
-    place = pick_device(device)
-    checkpoint = find_by_fingerprint(
+    load = partial(
+        find_by_fingerprint,
         made_with.weights_sha256,
         name=made_with.weights,
         architecture=made_with.architecture,
         asked=weights,
     )
-    return PixelCodec(checkpoint.model(), device=place, dtype=opt.parse_dtype(dtype))
+    return local_codec(load, device, dtype)[0]
 
 
 def _print_findings(found: Verification) -> None:
@@ -148,8 +148,5 @@ def _summary(found: Verification) -> dict[str, Any]:
         "made_with": found.made_with._asdict() if found.made_with else None,
         "reencoded": [asdict(each) for each in found.reencoded],
         "counts": dict(found.counts),
-        "findings": [
-            {"kind": finding.kind, "key": finding.key, "reason": finding.reason}
-            for finding in found.findings
-        ],
+        "findings": [asdict(finding) for finding in found.findings],
     }

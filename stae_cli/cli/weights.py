@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -38,21 +37,14 @@ StoredDtype = Literal["keep", "float16", "bfloat16", "float32"]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="What --weights takes.")]
 
 
-@dataclass(frozen=True)
-class Listed:
-    name: str
-    where: str
-    path: str | None
-
-
 @weights.command("list")
 def list_weights(as_json: opt.AsJson = False, verbose: opt.Verbose = False) -> None:
     """List the checkpoints that can be named without a path."""
     rows = _listed()
     if as_json:
-        print_json({row.name: {"where": row.where, "path": row.path} for row in rows})
+        print_json({name: {"where": where, "path": path} for name, where, path in rows})
         return
-    print_table("checkpoints", ("name", "where"), [(row.name, row.where) for row in rows])
+    print_table("checkpoints", ("name", "where"), [(name, where) for name, where, _ in rows])
 
 
 @weights.command("show")
@@ -127,15 +119,16 @@ def _load(name: str) -> Checkpoint:
     return read_checkpoint(located.path, name=located.name)
 
 
-def _listed() -> list[Listed]:
-    newest = BUILTIN_NAMES[-1]
-    rows = [
-        Listed(name, "ships with stae" + ", `builtin`" * (name == newest), str(builtin_file(name)))
-        for name in BUILTIN_NAMES
-    ]
+def _listed() -> list[tuple[str, str, str | None]]:
+    """The name, the origin and the path, if there is one, of each checkpoint."""
+    ours = dict.fromkeys(BUILTIN_NAMES, "ships with stae")
+    ours[BUILTIN_NAMES[-1]] += ", `builtin`"
     path = cached(PUBLISHED)
     where = f"{PUBLISHED}, {'cached' if path else 'not fetched yet'}"
-    return [*rows, Listed(DEFAULT_WEIGHTS, where, str(path) if path else None)]
+    return [
+        *((name, where, str(builtin_file(name))) for name, where in ours.items()),
+        (DEFAULT_WEIGHTS, where, str(path) if path else None),
+    ]
 
 
 def _in_words(value: Any) -> str:
@@ -166,11 +159,13 @@ def _refused(constant: str) -> None:
 
 
 def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
+    from stae_cli.codec.device import dtype_name
+
     return {
         "name": checkpoint.name,
         "fingerprint": checkpoint.fingerprint,
         "architecture": checkpoint.architecture.describe(),
         "parameters": checkpoint.parameters,
-        "dtype": str(checkpoint.dtype).removeprefix("torch."),
+        "dtype": dtype_name(checkpoint.dtype),
         "metadata": {key: _parsed(text) for key, text in checkpoint.metadata.items()},
     }

@@ -14,7 +14,7 @@ from torch import Tensor
 from stae_cli.codec import compile_ops as operators
 from stae_cli.codec.cpu.affine import Placement
 from stae_cli.codec.cuda.selftest import choose_form
-from stae_cli.codec.device import memory_errors, numbered, pick_device, plain_arithmetic
+from stae_cli.codec.device import dtype_name, memory_errors, numbered, pick_device, plain_arithmetic
 from stae_cli.codec.tensors import PackedLatents, check_channels, check_tensors, rows_of
 from stae_cli.codec.tiling import Tiler
 from stae_cli.errors import InputError
@@ -88,7 +88,7 @@ class Codec:
         at_once = batch_patches or BATCH_PATCHES[self.device.type]
         self.tiler = Tiler(form, self.architecture, at_once)
         self._number = operators.register(self.tiler)
-        kind, threads = str(self.dtype).removeprefix("torch."), torch.get_num_threads()
+        kind, threads = dtype_name(self.dtype), torch.get_num_threads()
         which = f"plain form ({self.unfused})" if self.unfused else "fast form"
         facts = self.device, kind, which, at_once, threads
         _log.info("device %s, %s, %s, %d patches at once, %d threads", *facts)

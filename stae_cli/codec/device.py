@@ -55,6 +55,11 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
     return device
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """What users call a dtype: `float16`, without torch's prefix."""
+    return str(dtype).removeprefix("torch.")
+
+
 def numbered(device: torch.device) -> torch.device:
     """The same device in every thread, whichever is the current one there."""
     if device.type == "cuda" and device.index is None:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from stae_cli.benchmark.report import OURS, Case
-from stae_cli.checkpoints.checkpoint import Checkpoint, fingerprint
+from stae_cli.checkpoints.checkpoint import Checkpoint
+from stae_cli.checkpoints.tensor_files import fingerprint
 from stae_cli.codec.codec import Codec
 from stae_cli.errors import StaeError, UsageError
 from stae_cli.network.architecture import F8C16, Architecture

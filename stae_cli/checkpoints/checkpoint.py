@@ -1,8 +1,7 @@
-"""Checkpoints: loading, checking and writing a network's weights, and their fingerprint."""
+"""Checkpoints: loading, checking and writing a network's weights."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
@@ -15,19 +14,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stae_cli.checkpoints.names import (
-    PICKLE_SUFFIXES,
-    SAFETENSORS_SUFFIX,
-    locate,
-    locate_available,
-    locate_recorded,
-)
-from stae_cli.checkpoints.tensor_files import KEY as LAYOUT_KEY
+from stae_cli.checkpoints.names import locate, locate_available, locate_recorded
 from stae_cli.checkpoints.tensor_files import (
+    check_numbers,
+    fingerprint,
     from_linear,
-    is_linear,
-    read_pickle,
-    read_safetensors,
+    read_tensors,
     write_safetensors,
 )
 from stae_cli.errors import CheckpointError
@@ -35,13 +27,6 @@ from stae_cli.network.architecture import F8C16, PRESETS, Architecture, parse_ar
 from stae_cli.network.stupid_ae import StupidAE
 
 _log = logging.getLogger(__name__)
-
-DTYPE_NAMES = {  # as safetensors spells them
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-}
 
 
 @dataclass(frozen=True)
@@ -213,14 +198,7 @@ def read_checkpoint(path: Path, *, name: str) -> Checkpoint:
     Raises:
         CheckpointError: absent, unreadable, unsafe, or not a StupidAE (wrong tensors are listed).
     """
-    if path.suffix.lower() in PICKLE_SUFFIXES:
-        tensors, metadata = read_pickle(path)
-    elif path.suffix.lower() == SAFETENSORS_SUFFIX:
-        tensors, metadata = read_safetensors(path)
-    else:
-        raise CheckpointError(
-            f"`{path}` is not a checkpoint file", "give a .safetensors, .pt or .pth file"
-        )
+    tensors, metadata = read_tensors(path)
     architecture = parse_architecture(metadata.get("architecture", F8C16.name))
     if architecture.blocks > len(tensors):  # before a huge network is built
         raise CheckpointError(
@@ -229,10 +207,9 @@ def read_checkpoint(path: Path, *, name: str) -> Checkpoint:
             "give a whole checkpoint, or `--weights builtin`",
         )
     expected = _shapes(architecture)
-    if is_linear(metadata):
-        tensors = from_linear(tensors, expected)
-        del metadata[LAYOUT_KEY]  # the tensors have the network's shapes again
+    tensors = from_linear(tensors, metadata, expected)
     _check_tensors(tensors, expected, architecture, path)
+    check_numbers(tensors, path)
     # After the checks: an expanded tensor can claim any size in a small file.
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     checkpoint = Checkpoint(name, fingerprint(tensors), architecture, tensors, metadata)
@@ -251,25 +228,7 @@ def write_checkpoint(
     Raises:
         CheckpointError: the file cannot be written.
     """
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    about = {**metadata, "architecture": architecture.describe()}
-    write_safetensors(path, whole, about)
-
-
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    r"""sha256 over, per tensor in name order, `name\0dtype\\0shape\n` and its bytes as stored.
-
-    It depends on the tensors alone: a `.pt` and a `.safetensors` with the same weights agree, and
-    so does a file with a linear encoder, since the shapes are those of the network.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        shape = ",".join(str(size) for size in tensor.shape)
-        digest.update(f"{name}\0{DTYPE_NAMES[tensor.dtype]}\0{shape}\n".encode())
-        flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-        digest.update(flat.numpy().data)
-    return digest.hexdigest()
+    write_safetensors(path, tensors, {**metadata, "architecture": architecture.describe()})
 
 
 def _scaling(metadata: Mapping[str, str]) -> tuple[float, float] | None:
@@ -302,17 +261,6 @@ def _check_tensors(
     if problems:
         what = f"`{path}` is not a StupidAE {architecture.name}: {'; '.join(problems)}"
         raise CheckpointError(what, _remedy(tensors))
-    odd = [name for name, tensor in tensors.items() if tensor.dtype not in DTYPE_NAMES]
-    if odd:
-        raise CheckpointError(
-            f"`{path}` has a tensor that is not a float: `{odd[0]}`",
-            f"these are read: {', '.join(DTYPE_NAMES.values())}",
-        )
-    broken = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
-    if broken:
-        raise CheckpointError(
-            f"`{path}` holds NaN or infinite weights in `{broken[0]}`", "use an earlier checkpoint"
-        )
 
 
 def _remedy(tensors: Mapping[str, Tensor]) -> str:

@@ -92,7 +92,7 @@ def convert_weights(
     import torch
 
     from stae_cli.checkpoints.checkpoint import write_checkpoint
-    from stae_cli.checkpoints.tensor_files import KEY, LINEAR, to_linear
+    from stae_cli.checkpoints.tensor_files import LAYOUT_KEY, LINEAR, to_linear
 
     if target.suffix != ".safetensors":
         raise UsageError(f"`{target}` does not end in .safetensors", "give a name that does")
@@ -106,7 +106,7 @@ def convert_weights(
         tensors = checkpoint.cast(getattr(torch, dtype))
     metadata = dict(checkpoint.metadata)
     if linear:
-        tensors, metadata[KEY] = to_linear(tensors), LINEAR
+        tensors, metadata[LAYOUT_KEY] = to_linear(tensors), LINEAR
     write_checkpoint(target, tensors, checkpoint.architecture, metadata)
     print_note(f"wrote {target}")
 

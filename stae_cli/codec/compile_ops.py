@@ -9,38 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import count
-from typing import Protocol
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
-
-class Coder(Protocol):
-    """What the operators need: the work, and tensors of the shapes of its results."""
-
-    def tokens_of(self, images: Sequence[Tensor]) -> Tensor:
-        """Images of any sizes to tokens (N, C)."""
-
-    def images_of(self, latents: Sequence[Tensor]) -> list[Tensor]:
-        """Latents (C, h, w) of any sizes to images (3, H, W)."""
-
-    def empty_tokens(self, images: Sequence[Tensor]) -> Tensor:
-        """Uninitialised, as large as what `tokens_of` returns."""
-
-    def empty_images(self, latents: Sequence[Tensor]) -> list[Tensor]:
-        """Uninitialised, as large as what `images_of` returns."""
-
+from stae_cli.codec.tiling import Tiler
 
 _numbers = count()
-_coders: WeakValueDictionary[int, Coder] = WeakValueDictionary()
+_tilers: WeakValueDictionary[int, Tiler] = WeakValueDictionary()
 _OUTSIDE_OF_GRAPHS = (torch.Tag.cudagraph_unsafe,)
 
 
-def register(coder: Coder) -> int:
-    """The number by which the operators find a coder, for as long as it lives."""
+def register(tiler: Tiler) -> int:
+    """The number by which the operators find a tiler, for as long as it lives."""
     number = next(_numbers)
-    _coders[number] = coder
+    _tilers[number] = tiler
     return number
 
 
@@ -52,12 +36,12 @@ def register(coder: Coder) -> int:
 )
 def encode(images: Sequence[Tensor], codec: int) -> Tensor:
     """Images of any sizes to tokens (N, C)."""
-    return _coders[codec].tokens_of(images)
+    return _tilers[codec].tokens_of(images)
 
 
 @encode.register_fake
 def _(images: Sequence[Tensor], codec: int) -> Tensor:
-    return _coders[codec].empty_tokens(images)
+    return _tilers[codec].empty_tokens(images)
 
 
 @torch.library.custom_op(
@@ -68,9 +52,9 @@ def _(images: Sequence[Tensor], codec: int) -> Tensor:
 )
 def decode(latents: Sequence[Tensor], codec: int) -> list[Tensor]:
     """Latents (C, h, w) of any sizes to images (3, H, W)."""
-    return _coders[codec].images_of(latents)
+    return _tilers[codec].images_of(latents)
 
 
 @decode.register_fake
 def _(latents: Sequence[Tensor], codec: int) -> list[Tensor]:
-    return _coders[codec].empty_images(latents)
+    return _tilers[codec].empty_images(latents)

@@ -98,15 +98,12 @@ def memory_errors(device: torch.device) -> Iterator[None]:
 
 def too_little_memory(device: torch.device, error: RuntimeError) -> DeviceError:
     """The error to raise, with the library's own message where that may mean something else."""
-    words = "" if isinstance(error, torch.OutOfMemoryError) else f" ({_first_line(error)})"
+    first_line = str(error).strip().partition("\n")[0]
+    words = "" if isinstance(error, torch.OutOfMemoryError) else f" ({first_line})"
     return DeviceError(
         f"device `{device}` has too little free memory{words}",
         "end what else runs on it, or use `--device cpu`",
     )
-
-
-def _first_line(error: RuntimeError) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 @dataclass(frozen=True)

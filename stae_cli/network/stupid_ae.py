@@ -36,7 +36,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         wide = x.float()
         scale = torch.rsqrt(wide.square().mean(self.dim, keepdim=True) + self.eps)
-        weight = self.weight.float().movedim(0, -1)
+        weight = self.weight.float()
         if self.dim == 1:  # (B, C, h, w): the weight runs along the channels
             weight = weight[:, None, None]
         return (wide * scale * weight).to(x.dtype)
@@ -195,10 +195,6 @@ class LastFirst(nn.Sequential):
         return latents
 
 
-def _decoder(sizes: Stage) -> nn.Module:
-    return Decoder(sizes) if sizes.head == "neural_field" else ShuffleDecoder(sizes)
-
-
 class StupidAE(nn.Module):
     """The autoencoder: an `nn.Module` to train, export or inspect.
 
@@ -215,7 +211,9 @@ class StupidAE(nn.Module):
         self.scaling: tuple[float, float] | None = None  # shift and scale, where recorded
         stages = architecture.stages
         self.encoder = nn.Sequential(*map(Encoder, stages))
-        self.decoder = LastFirst(*map(_decoder, stages))
+        self.decoder = LastFirst(
+            *(Decoder(s) if s.head == "neural_field" else ShuffleDecoder(s) for s in stages)
+        )
 
     @classmethod
     def from_checkpoint(cls, name: str | os.PathLike[str]) -> StupidAE:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -103,8 +104,7 @@ def set_linear(model: StupidAE, pca: Pca) -> None:
         )
     with torch.no_grad():
         encoder, decoder = model.encoder[0], model.decoder[0]
-        for block in (*encoder.modules(), *decoder.modules()):
-            _silence(block)
+        _silence(encoder, decoder)
         assert isinstance(encoder, Encoder)
         _set_encoder(encoder, sizes, pca)
         if isinstance(decoder, ShuffleDecoder):
@@ -137,23 +137,22 @@ def set_second_linear(model: StupidAE, pca: Pca) -> None:
             "use fewer, or `--init random`",
         )
     with torch.no_grad():
-        for block in (*encoder.modules(), *decoder.modules()):
-            _silence(block)
+        _silence(encoder, decoder)
         _set_encoder(encoder, replace(model.architecture, latent_channels=channels), pca)
         _set_shuffle(decoder, channels, pca)
 
 
-def _silence(block: nn.Module) -> None:
-    """A residual branch that adds nothing."""
-    if isinstance(block, GegluBlock):
-        first, last = block.mlp.conv_up, block.mlp.conv_down
-    elif isinstance(block, SpatialBlock):
-        first, last = _conv(block.mlp[0]), _conv(block.mlp[2])
-    else:
-        return
-    _hush(first)
-    nn.init.zeros_(last.weight)
-    _zero_bias(last)
+def _silence(*modules: nn.Module) -> None:
+    """Makes every residual branch add nothing."""
+    for block in chain.from_iterable(module.modules() for module in modules):
+        if isinstance(block, GegluBlock):
+            first, last = block.mlp.conv_up, block.mlp.conv_down
+        elif isinstance(block, SpatialBlock):
+            first, last = _conv(block.mlp[0]), _conv(block.mlp[2])
+        else:
+            continue
+        _hush(first)
+        _zero(last)
 
 
 def _set_encoder(encoder: Encoder, sizes: Architecture, pca: Pca) -> None:
@@ -196,8 +195,7 @@ def _set_pairs(projection: Projection, rows: Tensor) -> None:
     pairs = torch.cat([rows, -rows])
     first.weight[: len(pairs), :, 0, 0] = pairs
     _bias_of(first)[: len(pairs)] = 0
-    nn.init.zeros_(last.weight)
-    _zero_bias(last)
+    _zero(last)
 
 
 def _set_head(decoder: Decoder, sizes: Architecture, pca: Pca) -> None:
@@ -254,6 +252,11 @@ def _hush(layer: nn.Conv2d) -> None:
     _bias_of(layer).mul_(QUIET)
 
 
+def _zero(layer: nn.Conv2d) -> None:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(_bias_of(layer))
+
+
 def _signs(latents: int) -> Tensor:
     eye = torch.eye(latents).double()
     return torch.cat([eye, -eye], dim=1)
@@ -271,7 +274,3 @@ def _conv(layer: nn.Module) -> nn.Conv2d:
 def _bias_of(layer: nn.Conv2d) -> Tensor:
     assert layer.bias is not None
     return layer.bias
-
-
-def _zero_bias(layer: nn.Conv2d) -> None:
-    nn.init.zeros_(_bias_of(layer))

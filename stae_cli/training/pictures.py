@@ -35,7 +35,12 @@ def draw_curve(log: Sequence[Mapping[str, Any]], path: Path) -> None:
         StaeError: the file cannot be written.
     """
     trained = [(line["step"], psnr(line["loss"])) for line in log if "loss" in line]
-    validated = [(line["step"], _decibels(line["psnr"])) for line in log if "psnr" in line]
+    # The log has null for infinity.
+    validated = [
+        (line["step"], math.inf if line["psnr"] is None else line["psnr"])
+        for line in log
+        if "psnr" in line
+    ]
     steps = max((step for step, _ in [*trained, *validated]), default=0) or 1
     values = [value for _, value in [*trained, *validated] if math.isfinite(value)] or [0.0]
     low, high = math.floor(min(values)), math.ceil(max(values) + 0.01)
@@ -52,10 +57,6 @@ def draw_curve(log: Sequence[Mapping[str, Any]], path: Path) -> None:
         [Line(trained, GREY), Line(validated, BLUE, width=2)],
     )
     canvas.save(path, hint=FREE_SPACE)
-
-
-def _decibels(logged: float | None) -> float:
-    return math.inf if logged is None else logged
 
 
 def sample_photos(photos: PhotoSet) -> list[Pixels]:

@@ -203,7 +203,8 @@ class Run:
         if not loop.finished:  # another process was interrupted
             raise KeyboardInterrupt
         if self.ranks.first:
-            self._log_the_end()
+            if self.validation is not None:
+                self._log(loss=None, validate=True)
             self._write_results()
         self.ranks.wait()
         losses = [line["loss"] for line in self.workspace.log.read() if "loss" in line]
@@ -217,13 +218,6 @@ class Run:
             loss=losses[-1] if losses else None,
             psnr=self._psnr,
         )
-
-    def _log_the_end(self) -> None:
-        if self.validation is None:
-            return
-        line = {"step": self.loop.step, "seconds": round(self.loop.clock.seconds, 3)}
-        self.workspace.log.write(line | {"psnr": finite(self._validate(self.validation))})
-        self.on_progress(Progress(self.loop.step, 1.0, None, self._psnr))
 
     def _write_results(self) -> None:
         model, place = self.loop.average.model, self.workspace

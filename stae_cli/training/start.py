@@ -12,14 +12,14 @@ from __future__ import annotations
 import torch
 
 from stae_cli.checkpoints.checkpoint import Checkpoint
-from stae_cli.errors import CheckpointError, UsageError
+from stae_cli.errors import UsageError
 from stae_cli.network.architecture import PRESETS, Architecture
 from stae_cli.network.stupid_ae import StupidAE, seeded
 from stae_cli.training.linear import fit_pca, set_linear, set_second_linear
 from stae_cli.training.photos import Crops
 from stae_cli.training.recipe import TrainSettings
 
-PCA, RANDOM = "pca", "random"  # starts of new checkpoints
+PCA = "pca"  # the start of new checkpoints that is not random
 
 
 def two_stages(first: Checkpoint, wanted: Architecture | None) -> Architecture:
@@ -54,13 +54,11 @@ def first_model(settings: TrainSettings, crops: Crops, *, blank: bool) -> Stupid
         blank: skip the linear start, since a saved state will replace the weights.
 
     Raises:
-        CheckpointError: the checkpoint to start from holds NaN or infinity.
+        CheckpointError: a weight of the checkpoint to start from is too large for float32.
     """
     initial = settings.initial
-    if initial is not None:
-        _check_finite(initial)
-        if not settings.adds_stage:
-            return initial.model()
+    if initial is not None and not settings.adds_stage:
+        return initial.model()
     with seeded(settings.recipe.seed):
         model = StupidAE(settings.architecture)
         if initial is not None:
@@ -80,12 +78,3 @@ def _set_first_stage(model: StupidAE, first: Checkpoint) -> None:
     model.load_state_dict({**model.state_dict(), **first.cast(torch.float32)}, strict=True)
     for stage in (model.encoder[0], model.decoder[0]):
         stage.requires_grad_(False)
-
-
-def _check_finite(initial: Checkpoint) -> None:
-    """Raises CheckpointError for a checkpoint with NaN or infinity: training cannot fix those."""
-    for name, tensor in initial.tensors.items():
-        if not tensor.isfinite().all():
-            raise CheckpointError(
-                f"`{initial.name}` has NaN or infinity in `{name}`", "start from another checkpoint"
-            )

@@ -13,8 +13,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from stae_cli.checkpoints.checkpoint import fingerprint, read_checkpoint
+from stae_cli.checkpoints.checkpoint import read_checkpoint
 from stae_cli.checkpoints.names import SAFETENSORS_SUFFIX
+from stae_cli.checkpoints.tensor_files import fingerprint
 from stae_cli.errors import CheckpointError, StaeError, UsageError
 from stae_cli.training.recipe import differences
 from stae_cli.training.state import Log, State, damage_reported, load_state, save_state

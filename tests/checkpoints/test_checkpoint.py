@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 from stae_cli import StupidAE
 from stae_cli.checkpoints.checkpoint import (
     find_by_fingerprint,
-    fingerprint,
     load_checkpoint,
     load_model,
     read_checkpoint,
     write_checkpoint,
 )
+from stae_cli.checkpoints.tensor_files import fingerprint
 from stae_cli.errors import CheckpointError
 from stae_cli.network.architecture import F8C16, PRESETS, parse_architecture
 from stae_cli.storage.destination import temporary_name

@@ -15,7 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from stae_cli.checkpoints.checkpoint import fingerprint, read_checkpoint, write_checkpoint
+from stae_cli.checkpoints.checkpoint import read_checkpoint, write_checkpoint
+from stae_cli.checkpoints.tensor_files import fingerprint
 from stae_cli.errors import StaeError
 from stae_cli.network.architecture import Architecture
 from stae_cli.training import evaluation, run

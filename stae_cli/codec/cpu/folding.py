@@ -151,22 +151,18 @@ class PlainBackend:
     place: Placement
 
     def cut(self, images: Tensor, size: int) -> Tensor:
-        """Patches (n, size^2 * 3) of images (H, W, 3) or (B, H, W, 3), of the images' dtype."""
-        return patches_of(images, size)
+        return patches_of(images, size)  # of the images' dtype: `centred` is the first layer
 
     def fold_encoder(self, encoder: Encoder) -> Sequence[Layer]:
-        """Layers from patches, as `cut` gives them, to latents (n, C)."""
         embed = self.place.affine(*pixel_weights(encoder))
         return [partial(centred, self.place.dtype), embed, *self._encoder_layers(encoder)]
 
     def fold_cell_encoder(self, encoder: Encoder) -> Sequence[Layer]:
-        """Layers from cells of the first stage's latents to latents (n, C)."""
         return [self.place.affine(*cell_weights(encoder)), *self._encoder_layers(encoder)]
 
     def fold_decoder(
         self, decoder: Decoder | ShuffleDecoder, stage: Stage, *, rows: int
     ) -> tuple[Trunk, Head]:
-        """The trunk, which passes so many rows from layer to layer at once, and the head."""
         trunk = self._trunk(decoder, stage, rows)
         if isinstance(decoder, ShuffleDecoder):
             return trunk, ShuffleHead(self._layer(decoder.shuffle[0]))
@@ -177,7 +173,6 @@ class PlainBackend:
     def fold_cell_decoder(
         self, decoder: ShuffleDecoder, stage: Stage, *, rows: int
     ) -> tuple[Trunk, Layer]:
-        """The trunk, and the layer to cells of the first stage's latents."""
         painter = self.place.affine(*cell_painter_weights(decoder, stage.patch))
         return self._trunk(decoder, stage, rows), painter
 

@@ -57,7 +57,7 @@ class Mixer(Protocol):
         """Tiles that are cut at multiples of this compute the same numbers as the whole."""
 
     def add_to(self, grids: Sequence[Tensor], hiddens: Sequence[Tensor]) -> None:
-        """Adds the convolution of each of `hiddens` to its grid."""
+        """Adds the convolution of each of `hiddens` to its grid, all (B, h, w, C)."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,6 @@ class Conv:
     alignment: ClassVar[int] = 1
 
     def add_to(self, grids: Sequence[Tensor], hiddens: Sequence[Tensor]) -> None:
-        """Adds the convolution of each of `hiddens` to its grid, all (B, h, w, C)."""
         for grid, hidden in zip(grids, hiddens, strict=True):
             mixed = conv2d(hidden.permute(0, 3, 1, 2), self.kernel, self.bias, padding=1)
             grid += mixed.permute(0, 2, 3, 1)
@@ -116,7 +115,6 @@ class PointTrunk:
         self._layers, self._rows = layers, rows
 
     def __call__(self, latents: Sequence[Tensor]) -> Tensor:
-        """See `Trunk`."""
         rows = torch.cat([latent.flatten(0, 1) for latent in latents])
         return torch.cat([through(self._layers, part) for part in rows.split(self._rows)])
 
@@ -129,7 +127,6 @@ class SpatialTrunk:
         self.alignment = pairs[0].mixer.alignment
 
     def __call__(self, latents: Sequence[Tensor]) -> Tensor:
-        """See `Trunk`."""
         rows = torch.cat([latent.flatten(0, 1) for latent in latents])
         outer = self._project.outer
         grid, hidden = empty_rows(rows, outer), empty_rows(rows, outer)
@@ -207,11 +204,9 @@ class ShuffleHead(Head):
 
     @property
     def side(self) -> int:
-        """Pixels on a side of a patch."""
         return math.isqrt(len(self.layer.bias) // COLOURS)
 
     def painted(self, rows: Tensor) -> Tensor:
-        """Rows (N, width) -> (N, 3, P), unclamped."""
         return self.layer(rows).unflatten(-1, (COLOURS, -1))
 
 
@@ -229,11 +224,9 @@ class FieldHead(Head):
 
     @property
     def side(self) -> int:
-        """Pixels on a side of a patch."""
         return math.isqrt(len(self.encoded))
 
     def painted(self, rows: Tensor) -> Tensor:
-        """Rows (N, width) -> (N, 3, P), unclamped."""
         size = self.encoded.shape[1]
         generated = self.generator(rows)
         first, second = generated.split((size * size, 3 * size), dim=-1)

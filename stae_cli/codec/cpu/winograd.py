@@ -37,10 +37,7 @@ class Winograd:
     alignment: ClassVar[int] = TILE
 
     def add_to(self, grids: Sequence[Tensor], hiddens: Sequence[Tensor]) -> None:
-        """Adds the convolution of each of `hiddens` to its grid, all (B, h, w, C).
-
-        Grids of several sizes share the products, so that small ones do not make small products.
-        """
+        # Grids of several sizes share the products, so that small ones do not make small products.
         for parts in _portions(grids, hiddens):
             slabs = [_slab(part.hidden, part.rows) for part in parts]  # (g, 4k + 2, 4t + 2, C)
             shapes = [(s.shape[0], s.shape[1] // TILE, s.shape[2] // TILE) for s in slabs]

@@ -73,21 +73,17 @@ class FusedBackend:
     place: Placement
 
     def cut(self, images: Tensor, size: int) -> Tensor:
-        """Patches (n, size^2 * 3) of images (H, W, 3) or (B, H, W, 3), `centred`."""
         return kernels.cut(images, size, self.place.dtype)
 
     def fold_encoder(self, encoder: Encoder) -> Sequence[Layer]:
-        """Layers from patches, as `cut` gives them, to latents (n, C)."""
         return self._encoder_layers(encoder, pixel_weights(encoder))
 
     def fold_cell_encoder(self, encoder: Encoder) -> Sequence[Layer]:
-        """Layers from cells of the first stage's latents to latents (n, C)."""
         return self._encoder_layers(encoder, cell_weights(encoder))
 
     def fold_decoder(
         self, decoder: Decoder | ShuffleDecoder, stage: Stage, *, rows: int
     ) -> tuple[Trunk, Head]:
-        """The trunk, which passes so many rows from layer to layer at once, and the head."""
         trunk, deferred = self._trunk(decoder, stage, rows)
         place = self.place
         if isinstance(decoder, ShuffleDecoder):
@@ -101,7 +97,6 @@ class FusedBackend:
     def fold_cell_decoder(
         self, decoder: ShuffleDecoder, stage: Stage, *, rows: int
     ) -> tuple[Trunk, Layer]:
-        """The trunk, and the layer to cells of the first stage's latents."""
         trunk, deferred = self._trunk(decoder, stage, rows)
         painter = cell_painter_weights(decoder, stage.patch).after(deferred)
         return trunk, self.place.unpacked(*painter)
@@ -109,7 +104,8 @@ class FusedBackend:
     def _encoder_layers(self, encoder: Encoder, embed: Weights) -> Sequence[Layer]:
         layers: list[Layer] = [self.place.unpacked(*embed)]
         deferred = torch.zeros_like(embed.bias)
-        for block in map(_as_geglu, encoder.blocks):
+        for block in encoder.blocks:
+            assert isinstance(block, GegluBlock)
             layers.append(self._geglu(block, deferred))
             deferred = deferred + bias_of(block.mlp.conv_down)
         return [*layers, self._project(encoder.out, deferred)]
@@ -161,7 +157,3 @@ class FusedBackend:
         pixels, width = encoded.shape
         place = self.place
         return has_tensor_cores(place.device, place.dtype) and kernels.can_paint(width, pixels)
-
-
-def _as_geglu(block: torch.nn.Module) -> GegluBlock:
-    return cast(GegluBlock, block)

@@ -91,7 +91,6 @@ class FusedTrunk:
         self._project, self._pairs, self._rows = project, pairs, rows
 
     def __call__(self, latents: Sequence[Tensor]) -> Tensor:
-        """Latents (h, w, C) of any sizes -> (N, width) for all their positions in order."""
         rows = torch.cat([latent.flatten(0, 1) for latent in latents])
         grid = empty_rows(rows, self._project.outer)
         hidden = torch.empty_like(grid)
@@ -134,7 +133,6 @@ class FusedFieldHead(FieldHead):
         return canvas, finite.all(1) if levels else None
 
     def images(self, pixels: Tensor, sizes: Sequence[Size]) -> list[Tensor]:
-        """See `Head`."""
         shapes = [(height * self.side, width * self.side, COLOURS) for height, width in sizes]
         parts = pixels.split([math.prod(shape) for shape in shapes])
         return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]

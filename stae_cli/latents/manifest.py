@@ -66,20 +66,16 @@ class Manifest:
 
     def extend(self, lines: bytes) -> None:
         """Adds lines from another process's `take`."""
-        try:
+        with self.destination.reporting(self.name):
             self._lines.write(lines)
-        except OSError as error:
-            raise self.destination.failure(error, self.name) from error
 
     def take(self) -> bytes:
         """Removes and returns what was added so far, for another process's `extend`."""
-        try:
+        with self.destination.reporting(self.name):
             self._lines.seek(0)
             lines = self._lines.read()
             self._lines.seek(0)
             self._lines.truncate()
-        except OSError as error:
-            raise self.destination.failure(error, self.name) from error
         return lines
 
     def outdate(self) -> None:

@@ -32,6 +32,12 @@ DAMAGED = (  # what Pillow raises on damaged files, found by mutating some
     Warning,  # if the caller turns warnings into errors
 )
 
+PROFILE_MODES = {  # of the profile that an image of each mode may have
+    **dict.fromkeys(("RGB", "RGBA", "P", "PA", "RGBX"), "RGB"),
+    **dict.fromkeys(("L", "LA", "1"), "L"),
+    "CMYK": "CMYK",
+}
+
 
 def damaged(error: BaseException) -> InputError:
     """The failure of an image; an error of the disk is raised as it is.
@@ -46,14 +52,8 @@ def damaged(error: BaseException) -> InputError:
 
 def to_srgb(image: Image.Image) -> ImageCms.ImageCmsTransform | None:
     """The transform from the image's embedded profile; None if it changes nothing."""
-    profile = image.info.get("icc_profile")
-    if not isinstance(profile, bytes):
-        return None
-    if image.mode in ("RGB", "RGBA", "P", "PA", "RGBX"):
-        return _transform(profile, "RGB")
-    if image.mode in ("L", "LA", "1"):
-        return _transform(profile, "L")
-    return _transform(profile, image.mode) if image.mode == "CMYK" else None
+    profile, mode = image.info.get("icc_profile"), PROFILE_MODES.get(image.mode)
+    return _transform(profile, mode) if isinstance(profile, bytes) and mode else None
 
 
 @lru_cache(maxsize=32)
@@ -74,6 +74,6 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 def _probe(mode: str) -> Image.Image:
     """A picture of colours from the whole range of the mode."""
     levels = np.linspace(0, 255, 9).astype(np.uint8)
-    channels = len(Image.getmodebands(mode) * "x")
+    channels = Image.getmodebands(mode)
     grid = np.stack(np.meshgrid(*[levels] * channels), axis=-1).reshape(1, -1, channels)
     return Image.fromarray(grid[..., 0] if channels == 1 else grid, mode)

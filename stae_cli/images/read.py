@@ -70,8 +70,9 @@ class ImageFile:
         self._image, self._file = image, file
         self.buffers = buffers
         self._orientation = _orientation(image, file)
-        sides = image.size[::-1] if self._orientation in TRANSPOSED else image.size
-        self.width, self.height = sides
+        self.width, self.height = image.size
+        if self._orientation in TRANSPOSED:
+            self.width, self.height = self.height, self.width
 
     def pixels(self, background: Colour = (255, 255, 255)) -> Pixels:
         """The upright sRGB pixels, (H, W, 3) uint8 and contiguous.
@@ -246,16 +247,20 @@ def _to_rgb(image: Image.Image, background: Colour) -> Image.Image:
         raise InputError("a floating-point image, whose range is unknown: save it as 16-bit")
     if image.mode in DEEP_GREY:
         image = _shallow(image)
-    if image.mode in WITH_ALPHA or "transparency" in image.info:
-        return _composited(image.convert("RGBA"), background, to_srgb(image))
     transform = to_srgb(image)
-    if transform is not None:
-        return transform.apply(_in_mode(image, transform.input_mode))
-    return _in_mode(image, "RGB")
+    if image.mode in WITH_ALPHA or "transparency" in image.info:
+        image = image.convert("RGBA")
+        canvas = Image.new("RGB", image.size, background)
+        canvas.paste(_in_srgb(image, transform), mask=image.getchannel("A"))
+        return canvas
+    return _in_srgb(image, transform)
 
 
-def _in_mode(image: Image.Image, mode: str) -> Image.Image:
-    return image if image.mode == mode else image.convert(mode)
+def _in_srgb(image: Image.Image, transform: ImageCms.ImageCmsTransform | None) -> Image.Image:
+    mode = "RGB" if transform is None else transform.input_mode
+    if image.mode != mode:
+        image = image.convert(mode)
+    return image if transform is None else transform.apply(image)
 
 
 def _shallow(image: Image.Image) -> Image.Image:
@@ -272,15 +277,3 @@ def _shallow(image: Image.Image) -> Image.Image:
     both = Image.merge("LA", (grey, alpha))
     both.info = grey.info
     return both
-
-
-def _composited(
-    image: Image.Image, background: Colour, transform: ImageCms.ImageCmsTransform | None
-) -> Image.Image:
-    if transform is None:
-        colours = image.convert("RGB")
-    else:
-        colours = transform.apply(image.convert(transform.input_mode))
-    canvas = Image.new("RGB", image.size, background)
-    canvas.paste(colours, mask=image.getchannel("A"))
-    return canvas

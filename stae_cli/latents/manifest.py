@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from stae_cli.latents.format import LatentInfo
 from stae_cli.storage.destination import Destination
 from stae_cli.storage.entry import Problem
-from stae_cli.storage.shares import Share, shared_lines
+from stae_cli.storage.shares import Share, remove_outdated, shared_lines
 
 NAME = "manifest"
 MEMORY_BYTES = 16 << 20  # more than that waits on disk
@@ -28,22 +28,12 @@ class ManifestLine:
 
 
 def read_manifests(destination: Destination) -> Iterator[ManifestLine | Problem]:
-    """The lines of all manifests of DEST, in any order.
-
-    A line that cannot be read is a problem of its file.
-
-    Raises:
-        StaeError: DEST cannot be read.
-    """
-    return (_parsed(name, line) for name, line in shared_lines(destination, NAME))
-
-
-def _parsed(name: str, line: bytes) -> ManifestLine | Problem:
-    try:
-        row = json.loads(line)
-        return ManifestLine(name, str(row["key"]), str(row["shard"]))
-    except (ValueError, KeyError, TypeError):
-        return Problem(name, "holds a line that cannot be read")
+    """The lines of all manifests of DEST, as `shared_lines` reads them."""
+    return shared_lines(
+        destination,
+        NAME,
+        lambda file, row: ManifestLine(file, str(row["key"]), str(row["shard"])),
+    )
 
 
 class Manifest:
@@ -66,20 +56,16 @@ class Manifest:
 
     def extend(self, lines: bytes) -> None:
         """Adds lines from another process's `take`."""
-        try:
+        with self.destination.reporting(self.name):
             self._lines.write(lines)
-        except OSError as error:
-            raise self.destination.failure(error, self.name) from error
 
     def take(self) -> bytes:
         """Removes and returns what was added so far, for another process's `extend`."""
-        try:
+        with self.destination.reporting(self.name):
             self._lines.seek(0)
             lines = self._lines.read()
             self._lines.seek(0)
             self._lines.truncate()
-        except OSError as error:
-            raise self.destination.failure(error, self.name) from error
         return lines
 
     def outdate(self) -> None:
@@ -87,7 +73,7 @@ class Manifest:
         if not self._outdated:
             self._outdated = True
             self.destination.remove(self.name)
-            self._remove_outdated()
+            remove_outdated(self.destination, NAME, self.share)
 
     def write(self) -> None:
         """Writes all that was added, whole or not at all.
@@ -95,7 +81,7 @@ class Manifest:
         Raises:
             StaeError: DEST cannot be written to.
         """
-        self._remove_outdated()
+        remove_outdated(self.destination, NAME, self.share)
         with self.destination.writing(self.name) as path, path.open("wb") as file:
             self._lines.seek(0)
             shutil.copyfileobj(self._lines, file)
@@ -108,8 +94,3 @@ class Manifest:
     def name(self) -> str:
         """The name of this process's file."""
         return self.share.file_name(NAME)
-
-    def _remove_outdated(self) -> None:
-        for other in self.destination.top_names():
-            if self.share.outdates(other, NAME):
-                self.destination.remove(other)

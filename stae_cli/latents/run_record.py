@@ -14,16 +14,17 @@ from stae_cli.latents.format import SUFFIX as LATENT_SUFFIX
 from stae_cli.latents.listing import stored_in
 from stae_cli.storage.destination import Destination
 from stae_cli.storage.entry import Entry, FileEntry, Problem
-from stae_cli.storage.shares import Share, shared_lines
+from stae_cli.storage.shares import Share, remove_outdated, shared_lines
 
 NAME = "stae.json"
 FORMAT_VERSION = "1"
-NO_PREP = "{}"
 OPTIONAL = {"shard_size", "names"}  # earlier versions did not write them
 FILES, SHARDS = "files", "shards"  # layouts
 STEM, WHOLE = "without extensions", "with extensions"  # names of outputs
+NO_PREP = "{}"
+FAILURES = "failures"  # name of the files, without rank and suffix
 
-FAILURES = "failures"
+MadeWith = tuple[str, str, str, str, str]  # kind, fingerprint, prep, output and layout
 
 
 @dataclass(frozen=True)
@@ -145,19 +146,17 @@ def _refuse_strays(
         )
 
 
-def _made_with(entry: Entry) -> tuple[str, str, str, str, str] | None:
-    """Kind, fingerprint, prep, format and layout of an output of ours; None for any other file."""
+def _made_with(entry: Entry) -> MadeWith | None:
+    """The settings of an output of ours; None for any other file."""
     suffix = PurePosixPath(entry.key).suffix
     if suffix == LATENT_SUFFIX:
         return _latents_made_with(entry)
-    form = suffix.removeprefix(".")
-    if form not in get_args(PictureFormat) or not isinstance(entry, FileEntry):
-        return None
-    picture = read_picture_record(entry.path)
-    return None if picture is None else ("pictures", _fingerprint(picture), NO_PREP, form, FILES)
+    if suffix.removeprefix(".") in get_args(PictureFormat) and isinstance(entry, FileEntry):
+        return _picture_made_with(entry, suffix.removeprefix("."))
+    return None
 
 
-def _latents_made_with(entry: Entry) -> tuple[str, str, str, str, str] | None:
+def _latents_made_with(entry: Entry) -> MadeWith | None:
     try:
         first = stored_in(entry)[0]
     except InputError:
@@ -166,11 +165,15 @@ def _latents_made_with(entry: Entry) -> tuple[str, str, str, str, str] | None:
     return "latents", first.info.weights_sha256, first.info.prep, first.dtype, layout
 
 
-def _fingerprint(picture_record: str) -> str:
+def _picture_made_with(entry: FileEntry, form: str) -> MadeWith | None:
+    picture = read_picture_record(entry.path)
+    if picture is None:
+        return None
     try:
-        return str(json.loads(picture_record)["weights_sha256"])
+        fingerprint = str(json.loads(picture)["weights_sha256"])
     except (ValueError, KeyError, TypeError):
-        return "unknown"
+        fingerprint = "unknown"
+    return "pictures", fingerprint, NO_PREP, form, FILES
 
 
 def _damaged(place: str) -> StaeError:
@@ -190,9 +193,9 @@ def write_failures(destination: Destination, problems: Sequence[Problem], share:
     Files of runs with another number of processes are outdated, and removed.
     """
     name = failures_name(share)
-    for other in destination.top_names():
-        if share.outdates(other, FAILURES) or (other == name and not problems):
-            destination.remove(other)
+    remove_outdated(destination, FAILURES, share)
+    if not problems and destination.holds(name):
+        destination.remove(name)
     if problems:
         lines = [json.dumps({"source": p.key, "reason": p.reason}) for p in problems]
         with destination.writing(name) as path:
@@ -200,19 +203,11 @@ def write_failures(destination: Destination, problems: Sequence[Problem], share:
 
 
 def read_failures(destination: Destination) -> list[Problem]:
-    """The failures of all processes of the last run.
-
-    A line that cannot be read is a failure under the file's own name.
-
-    Raises:
-        StaeError: DEST cannot be read.
-    """
-    return [_problem(name, line) for name, line in shared_lines(destination, FAILURES)]
-
-
-def _problem(name: str, line: bytes) -> Problem:
-    try:
-        row = json.loads(line)
-        return Problem(str(row["source"]), str(row["reason"]))
-    except (ValueError, KeyError, TypeError):
-        return Problem(name, "holds a line that cannot be read")
+    """The failures of all processes of the last run, as `shared_lines` reads them."""
+    return list(
+        shared_lines(
+            destination,
+            FAILURES,
+            lambda _, row: Problem(str(row["source"]), str(row["reason"])),
+        )
+    )

@@ -72,11 +72,9 @@ class ShardStorage(Storage):
             shard.data = tempfile.SpooledTemporaryFile(MEMORY_BYTES)  # noqa: SIM115
             self._waiting.add(shard.data)
         begin = shard.data.tell()
-        try:
-            data = latent_bytes(latent)
+        data = latent_bytes(latent)
+        with self.destination.reporting(shard.name):
             shard.data.write(data)
-        except OSError as error:
-            raise self.destination.failure(error, shard.name) from error
         channels, rows, columns = latent.shape
         output, file = job.planned.output, self.destination.entry(shard.name)
         shard.fresh[output] = StoredLatent(

@@ -1,8 +1,7 @@
-"""DEST: a place in which every file appears whole or not at all, and its temporary files."""
+"""DEST: a place in which each output appears whole or not at all, and its temporary files."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import os
@@ -19,6 +18,7 @@ from stae_cli.errors import StaeError, UsageError
 from stae_cli.storage.entry import Entry, FileEntry
 
 _log = logging.getLogger(__name__)
+
 TEMPORARY = re.compile(r"\.stae-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}\.tmp")
 STALE_SECONDS = 24 * 3600
 STARTED = time.time()  # this process, or a little later
@@ -70,7 +70,15 @@ class Destination(ABC):
 
     @abstractmethod
     def failure(self, error: OSError, name: str) -> StaeError:
-        """The error to raise when the output `name` cannot be written."""
+        """The error to raise when the output `name`, or DEST itself, cannot be written."""
+
+    @contextmanager
+    def reporting(self, name: str = "") -> Iterator[None]:
+        """Raises errors of the operating system in its block as `failure` gives them."""
+        try:
+            yield
+        except OSError as error:
+            raise self.failure(error, name) from error
 
     @abstractmethod
     def remove(self, name: str) -> None:
@@ -99,21 +107,20 @@ class FolderDestination(Destination):
     def prepare(self) -> None:
         if self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"DEST `{self.folder}` is a file", "give a folder")
-        try:
+        with self.reporting():
             self.folder.mkdir(parents=True, exist_ok=True)
             probe = self.folder / temporary_name()
             probe.touch()
             probe.unlink()
-        except OSError as error:
-            raise self._translated(error, self.folder) from error
-        self._sweep()
+        for parent, _, names in os.walk(self.folder):
+            remove_abandoned(Path(parent), names)
 
-    def path(self, name: str) -> Path:
-        """The path of the output `name`."""
+    def path(self, name: str = "") -> Path:
+        """The path of the output `name`, or of DEST itself."""
         return self.folder.joinpath(*name.split("/"))
 
     def place(self, name: str = "") -> str:
-        return str(self.path(name) if name else self.folder)
+        return str(self.path(name))
 
     def entry(self, name: str) -> FileEntry:
         return FileEntry(name, str(self.path(name)))
@@ -126,35 +133,34 @@ class FolderDestination(Destination):
             yield from (prefix + name for name in sorted(names))
 
     def top_names(self) -> list[str]:
-        try:
-            with os.scandir(self.folder) as found:
-                return sorted(item.name for item in found)
-        except OSError as error:
-            raise self._translated(error, self.folder) from error
+        with self.reporting(), os.scandir(self.folder) as found:
+            return sorted(item.name for item in found)
 
     def failure(self, error: OSError, name: str) -> StaeError:
-        return self._translated(error, self.path(name))
+        target = self.path(name)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = "free some disk space and run the same command again: it resumes"
+            return StaeError(f"the disk is full: cannot write `{target}`", hint)
+        reason = error.strerror or str(error)
+        return StaeError(f"cannot write `{target}`: {reason}", "check DEST and its permissions")
 
     def remove(self, name: str) -> None:
-        try:
+        with self.reporting(name):
             self.path(name).unlink(missing_ok=True)
-        except OSError as error:
-            raise self.failure(error, name) from error
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
         target = self.path(name)
         temporary, moved = target.parent / temporary_name(), False
         try:
-            self._make(target.parent)
-            yield temporary
-            temporary.replace(target)
+            with self.reporting(name):
+                self._make(target.parent)
+                yield temporary
+                temporary.replace(target)
             moved = True
-        except OSError as error:
-            raise self._translated(error, target) from error
         finally:
             if not moved:
-                with contextlib.suppress(OSError):  # it may not exist
+                with suppress(OSError):  # it may not exist
                     temporary.unlink()
 
     def _make(self, folder: Path) -> None:
@@ -164,17 +170,6 @@ class FolderDestination(Destination):
         self._make(folder.parent)
         folder.mkdir(exist_ok=True)
         self._made.add(folder)
-
-    def _sweep(self) -> None:
-        for parent, _, names in os.walk(self.folder):
-            remove_abandoned(Path(parent), names)
-
-    def _translated(self, error: OSError, target: Path) -> StaeError:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = "free some disk space and run the same command again: it resumes"
-            return StaeError(f"the disk is full: cannot write `{target}`", hint)
-        reason = error.strerror or str(error)
-        return StaeError(f"cannot write `{target}`: {reason}", "check DEST and its permissions")
 
 
 def temporary_name() -> str:
@@ -214,9 +209,8 @@ def process_lives(pid: int) -> bool:
     if os.name == "nt":  # os.kill would end it there; only the age of its files decides
         return True
     try:
-        os.kill(pid, 0)
+        with suppress(PermissionError, OverflowError):
+            os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except (PermissionError, OverflowError):
-        return True
     return True

@@ -149,11 +149,11 @@ def state_of(found: dict[str, Any]) -> SourceState:
     """The state of an object as its store lists it: size, and a tag that changes with it.
 
     Raises:
-        InputError: the store tells no size, or nothing that would change with the object.
+        InputError: the store reports no size, or nothing that would change with the object.
     """
     tag = next((_text(found[name]) for name in TAGS if found.get(name)), "")
     if not tag or type(found.get("size")) is not int:
-        raise InputError("its store tells neither an ETag nor a time, so changes would go unseen")
+        raise InputError("its store reports neither an ETag nor a time, so changes would go unseen")
     return SourceState(found["size"], etag=tag)
 
 
@@ -170,6 +170,17 @@ def unreachable(place: str, error: OSError) -> StaeError:
         f"cannot reach `{place}`: {reason_of(error)}",
         "check the name, the credentials and the network; fsspec's own settings apply",
     )
+
+
+@contextmanager
+def reaching(place: str, *, ignore: type[OSError] | tuple[()] = ()) -> Iterator[None]:
+    """Raises errors in its block, except those to `ignore`, as `unreachable` gives them."""
+    try:
+        yield
+    except ignore:
+        raise
+    except OSError as error:
+        raise unreachable(place, error) from error
 
 
 def reason_of(error: OSError) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import os
@@ -10,12 +9,12 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from stae_cli.errors import StaeError, UsageError
 from stae_cli.storage.destination import Destination, FolderDestination, host_name, process_lives
-from stae_cli.storage.fsspec_store import Store, is_url, reason_of, store_at, unreachable
+from stae_cli.storage.fsspec_store import Store, is_url, reaching, reason_of, store_at
 from stae_cli.storage.remote_entry import RemoteOutput
 
 _log = logging.getLogger(__name__)
@@ -67,13 +66,11 @@ class RemoteDestination(Destination):
 
     def prepare(self) -> None:
         _sweep()
-        try:
-            with contextlib.suppress(FileNotFoundError):
+        with self.reporting():
+            with suppress(FileNotFoundError):
                 if self.store.kind() == "file":
                     raise UsageError(f"DEST `{self.place()}` is an object", "give a folder")
             self._probe()
-        except OSError as error:
-            raise self.failure(error, "") from error
 
     def place(self, name: str = "") -> str:
         return self.store.place(name)
@@ -82,30 +79,20 @@ class RemoteDestination(Destination):
         return RemoteOutput(name, self.store)
 
     def names(self) -> Iterator[str]:
-        try:
+        with reaching(self.place()):
             found = self.store.objects()
-        except OSError as error:
-            raise unreachable(self.place(), error) from error
         yield from (name for name, _ in found)
 
     def top_names(self) -> list[str]:
-        try:
+        with reaching(self.place()):
             return self.store.top_names()
-        except OSError as error:
-            raise unreachable(self.place(), error) from error
 
     @contextmanager
     def writing(self, name: str) -> Iterator[Path]:
-        with _temporary_folder() as folder:
+        with _temporary_folder() as folder, self.reporting(name):
             path = folder / "output"
-            try:
-                yield path
-            except OSError as error:
-                raise self.failure(error, name) from error
-            try:
-                self.store.put(path, name)
-            except OSError as error:
-                raise self.failure(error, name) from error
+            yield path
+            self.store.put(path, name)
 
     def failure(self, error: OSError, name: str) -> StaeError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -119,10 +106,8 @@ class RemoteDestination(Destination):
         )
 
     def remove(self, name: str) -> None:
-        try:
+        with self.reporting(name):
             self.store.remove(name)
-        except OSError as error:
-            raise self.failure(error, name) from error
 
     def _probe(self) -> None:
         """Finds out now, not after hours, whether the store is writable."""
@@ -130,7 +115,7 @@ class RemoteDestination(Destination):
             probe = folder / "probe"
             probe.touch()
             self.store.put(probe, PROBE)
-        with contextlib.suppress(PermissionError):  # writing is all that is needed
+        with suppress(PermissionError):  # writing is all that is needed
             self.store.remove(PROBE)
 
 

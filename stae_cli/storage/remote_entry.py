@@ -15,7 +15,7 @@ from typing import IO, Any, BinaryIO, cast
 
 from stae_cli.errors import InputError, UsageError
 from stae_cli.storage.entry import Entry, Problem, SourceState
-from stae_cli.storage.fsspec_store import Store, is_url, state_of, store_at, unreachable
+from stae_cli.storage.fsspec_store import Store, is_url, reaching, state_of, store_at, unreachable
 from stae_cli.storage.names import check_key
 
 _log = logging.getLogger(__name__)
@@ -83,24 +83,16 @@ class RemoteOutput(Entry):
         return self.store.place(self.key)
 
     def state(self) -> SourceState:
-        try:
+        with reaching(self.place, ignore=FileNotFoundError):
             return self.store.state(self.key)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise unreachable(self.place, error) from error
 
     def open(self) -> BinaryIO:
         return cast(BinaryIO, _object_file()(self, self.state().size))
 
     def read(self, begin: int, end: int) -> bytes:
         """The bytes from `begin` up to `end`, in one request."""
-        try:
+        with reaching(self.place, ignore=FileNotFoundError):
             return self.store.read(self.key, begin, end)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise unreachable(self.place, error) from error
 
 
 @cache
@@ -134,9 +126,9 @@ def on_this_machine(entry: Entry) -> Entry:
         InputError: it changed since it was listed.
         OSError: it cannot be read.
     """
-    return (
-        FetchedObject(entry.key, entry, entry.fetch()) if isinstance(entry, RemoteEntry) else entry
-    )
+    if isinstance(entry, RemoteEntry):
+        return FetchedObject(entry.key, entry, entry.fetch())
+    return entry
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import io
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, TypeVar, cast
 
 from stae_cli.errors import StaeError, UsageError
 from stae_cli.storage.destination import Destination
+from stae_cli.storage.entry import Problem
 
 SUFFIX = ".jsonl"
 PIECE = 1 << 20  # bytes of an object that are read in one request
+
+Line = TypeVar("Line")
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,24 @@ def is_shared_file(file_name: str, name: str) -> bool:
     return re.fullmatch(rf"{name}(-\d+-of-\d+)?{re.escape(SUFFIX)}", file_name) is not None
 
 
-def shared_lines(destination: Destination, name: str) -> Iterator[tuple[str, bytes]]:
-    """The lines of the file `name` of all processes in DEST, each with the name of its file.
+def remove_outdated(destination: Destination, name: str, share: Share) -> None:
+    """Removes the files `name` of runs with another number of processes."""
+    for found in destination.top_names():
+        if share.outdates(found, name):
+            destination.remove(found)
+
+
+def shared_lines(
+    destination: Destination, name: str, parse: Callable[[str, dict[str, Any]], Line]
+) -> Iterator[Line | Problem]:
+    """The lines of JSON in the files `name` of all processes in DEST, in any order.
+
+    A line that cannot be read is a problem of its file.
+
+    Args:
+        destination: DEST.
+        name: of the files, without rank and suffix.
+        parse: called with the name of the file and the object on a line.
 
     Raises:
         StaeError: DEST cannot be read.
@@ -70,7 +90,14 @@ def shared_lines(destination: Destination, name: str) -> Iterator[tuple[str, byt
                 # Without a buffer each line of an object would be a request.
                 whole = isinstance(file, io.BufferedIOBase)
                 lines = file if whole else io.BufferedReader(cast(io.RawIOBase, file), PIECE)
-                yield from ((found, line) for line in lines)
+                yield from (_parsed(found, line, parse) for line in lines)
         except OSError as error:
             reason = error.strerror or error
             raise StaeError(f"cannot read `{destination.place(found)}`: {reason}") from error
+
+
+def _parsed(file: str, line: bytes, parse: Callable[[str, dict[str, Any]], Line]) -> Line | Problem:
+    try:
+        return parse(file, json.loads(line))
+    except (ValueError, KeyError, TypeError):
+        return Problem(file, "holds a line that cannot be read")

@@ -22,6 +22,8 @@ _log = logging.getLogger(__name__)
 SHARED_FILES = ("failures", "manifest")
 NEVER_LATENTS = ("._", ".stae-")  # what macOS leaves on other disks, and our temporary files
 
+Found = FileEntry | RemoteEntry | Problem | None  # None: a file that is skipped
+
 
 @dataclass
 class Listing:
@@ -68,10 +70,8 @@ def read_list(file: Path) -> SourceList:
     try:
         data = file.read_bytes()
     except OSError as error:
-        reason = error.strerror or error
-        raise UsageError(
-            f"cannot read the list `{file}`: {reason}", "check `--from-list`"
-        ) from error
+        message = f"cannot read the list `{file}`: {error.strerror or error}"
+        raise UsageError(message, "check `--from-list`") from error
     return parse_list(data, file.parent)
 
 
@@ -133,27 +133,18 @@ def list_below(
 ) -> Listing:
     """Like `list_sources`, of sources that exist; the result may be empty."""
     listing = Listing()
+    found: Iterator[Found]
     is_skipped = _is_never_a_latent if hidden else _is_hidden
     for source in sources:
-        _take(source, dest, wanted, is_skipped, listing)
+        if isinstance(source, str) and is_url(source):
+            found = list_objects(source, dest, suffixes=wanted, is_skipped=is_skipped)
+        elif (path := Path(source)).is_dir():
+            found = _list_folder(path, wanted, is_skipped)
+        else:
+            found = iter([FileEntry(path.name, str(path))])
+        for item in found:
+            _add(item, wanted, listing)
     return listing
-
-
-def _take(
-    source: Path | str,
-    dest: Path | str | None,
-    wanted: frozenset[str],
-    is_skipped: Callable[[str], bool],
-    listing: Listing,
-) -> None:
-    """Adds what one SOURCE holds, except files and folders whose name is skipped."""
-    if isinstance(source, str) and is_url(source):
-        for found in list_objects(source, dest, suffixes=wanted, is_skipped=is_skipped):
-            _add(found, wanted, listing)
-    elif (path := Path(source)).is_dir():
-        _walk(path, wanted, is_skipped, listing)
-    else:
-        _add(FileEntry(path.name, str(path)), wanted, listing)
 
 
 def _check_source(source: Path, dest: Path | str | None) -> None:
@@ -167,9 +158,10 @@ def _check_source(source: Path, dest: Path | str | None) -> None:
         )
 
 
-def _walk(
-    source: Path, wanted: frozenset[str], is_skipped: Callable[[str], bool], listing: Listing
-) -> None:
+def _list_folder(
+    source: Path, wanted: frozenset[str], is_skipped: Callable[[str], bool]
+) -> Iterator[Found]:
+    """Like `list_objects`, of a folder."""
     seen: set[str] = set()
     stack = [("", source)]
     while stack:
@@ -183,7 +175,8 @@ def _walk(
             with os.scandir(folder) as found:
                 items = sorted(found, key=lambda item: item.name)
         except OSError as error:
-            listing.problems.append(Problem(prefix or str(source), _reason(error)))
+            reason = f"cannot read the folder: {error.strerror or error}"
+            yield Problem(prefix or str(source), reason)
             continue
         subfolders = []
         for item in items:
@@ -192,26 +185,22 @@ def _walk(
             elif _is_folder(item):
                 subfolders.append((f"{prefix}{item.name}/", Path(item.path)))
             else:
-                _add_file(item, prefix, wanted, listing)
+                yield _entry(item, prefix, wanted)
         stack.extend(reversed(subfolders))  # popped in name order
 
 
-def _add_file(
-    item: os.DirEntry[str], prefix: str, wanted: frozenset[str], listing: Listing
-) -> None:
-    if _suffix(item.name) not in wanted:
+def _entry(item: os.DirEntry[str], prefix: str, wanted: frozenset[str]) -> FileEntry | None:
+    suffix = os.path.splitext(item.name)[1].lower()  # noqa: PTH122 (several times as fast)
+    if suffix not in wanted:
         _log.debug("skipped `%s`: its suffix", item.path)
-        listing.passed_over += 1
-    elif _is_special(item):
+        return None
+    if _is_special(item):
         _log.debug("skipped `%s`: not a regular file", item.path)
-        listing.passed_over += 1
-    else:
-        _add(FileEntry(prefix + item.name, item.path), wanted, listing)
+        return None
+    return FileEntry(prefix + item.name, item.path)
 
 
-def _add(
-    found: FileEntry | RemoteEntry | Problem | None, wanted: frozenset[str], listing: Listing
-) -> None:
+def _add(found: Found, wanted: frozenset[str], listing: Listing) -> None:
     if found is None:
         listing.passed_over += 1
     elif isinstance(found, Problem):
@@ -235,10 +224,6 @@ def _is_own(name: str) -> bool:
     return name == "stae.json" or any(is_shared_file(name, own) for own in SHARED_FILES)
 
 
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()  # noqa: PTH122 (several times as fast)
-
-
 def _is_folder(item: os.DirEntry[str]) -> bool:
     try:
         return item.is_dir()
@@ -252,7 +237,3 @@ def _is_special(item: os.DirEntry[str]) -> bool:
         return not stat.S_ISREG(item.stat().st_mode)
     except OSError:  # a broken link: tried as a file, so that it is listed
         return False
-
-
-def _reason(error: OSError) -> str:
-    return f"cannot read the folder: {error.strerror or error}"

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from stae_cli.errors import InputError
 from stae_cli.storage.entry import Entry, FileEntry, Problem, SourceState
-from stae_cli.storage.names import check_key
+from stae_cli.storage.names import problem_of
 from stae_cli.storage.remote_entry import Fetched, RemoteEntry
 
 _log = logging.getLogger(__name__)
@@ -131,12 +131,6 @@ class FetchedArchive:
 Archive = LocalArchive | FetchedArchive
 
 
-def _archive(entry: FileEntry | RemoteEntry) -> Archive:
-    if isinstance(entry, RemoteEntry):
-        return FetchedArchive(entry.place, entry.listed, entry.fetch())
-    return LocalArchive(entry.place, entry.state())
-
-
 def members(tar: Tar, *, suffixes: Collection[str]) -> Iterator[Entry | Problem]:
     """The images of a tar, in its order; hidden files and other suffixes are skipped.
 
@@ -147,7 +141,12 @@ def members(tar: Tar, *, suffixes: Collection[str]) -> Iterator[Entry | Problem]
         InputError: it changed since it was listed.
         OSError: the file cannot be read.
     """
-    archive = _archive(tar.entry)
+    entry = tar.entry
+    archive: Archive
+    if isinstance(entry, RemoteEntry):
+        archive = FetchedArchive(entry.place, entry.listed, entry.fetch())
+    else:
+        archive = LocalArchive(entry.place, entry.state())
     try:
         with archive.stream() as stream:
             length = stream.seek(0, os.SEEK_END)
@@ -185,10 +184,7 @@ def _check_end(file: tarfile.TarFile) -> None:
 
 
 def _member(
-    tar: Tar,
-    archive: LocalArchive | FetchedArchive,
-    info: tarfile.TarInfo,
-    suffixes: Collection[str],
+    tar: Tar, archive: Archive, info: tarfile.TarInfo, suffixes: Collection[str]
 ) -> Entry | Problem | None:
     name = info.name.removeprefix("./")
     path = PurePosixPath(name)
@@ -198,10 +194,8 @@ def _member(
         _log.debug("skipped `%s:%s`: %s", tar.place, info.name, reason)
         return None
     key = f"{tar.prefix}/{name}"
-    try:
-        check_key(name)
-    except InputError as error:
-        return Problem(key, error.message)
+    if unusable := problem_of(name):
+        return Problem(key, unusable)
     if not info.isreg() or info.issparse():
         return Problem(key, "a link or special file in a tar")
     if info.size > MEMBER_LIMIT:

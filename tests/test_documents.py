@@ -171,7 +171,7 @@ def workplace(prepared, tmp_path, monkeypatch):
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks_of(p, "python")], ids=name_of)
 def test_python_runs(page, workplace):
     program = compile("\n".join(blocks_of(page, "python")), page, "exec")
-    exec(program, {"__name__": "__main__"})  # noqa: S102
+    exec(program, {"__name__": "__main__"})
 
 
 def test_there_is_python_to_run():

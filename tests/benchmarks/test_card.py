@@ -11,27 +11,27 @@ from benchmarks import card
 from benchmarks.record import ROOT
 
 PHASES = ("agreement", "networks", "path")
+SMALL_MATMULS = """
+from stae_cli.benchmark import stopwatch
+stopwatch.LARGE, stopwatch.SHORTEST_SAMPLE = ((64, 64, 64),), 0.001
+"""
 
 
 @pytest.fixture
 def run_card(tmp_path):
-    """Without git, and with a diffusers that cannot be imported."""
+    """Without git, with a diffusers that cannot be imported, and with little to multiply."""
     broken = tmp_path / "broken"
     broken.mkdir()
     (broken / "diffusers.py").write_text("raise ImportError('broken')\n")
-    environment = os.environ | {"PATH": str(broken), "PYTHONPATH": str(broken)}
+    (broken / "sitecustomize.py").write_text(SMALL_MATMULS)
+    path = os.pathsep.join(map(str, (broken, ROOT)))
+    environment = os.environ | {"PATH": str(broken), "PYTHONPATH": path}
 
     def run(weights, *more):
         quick = ("--device", "cpu", "--quick", "--weights", weights, "--results", tmp_path / "out")
         command = [sys.executable, "-m", "benchmarks.card", *quick, *more]
-        return subprocess.run(
-            [str(word) for word in command],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=environment,
-            cwd=ROOT,
-        )
+        how = {"capture_output": True, "text": True, "env": environment, "cwd": ROOT}
+        return subprocess.run([str(word) for word in command], check=False, **how)
 
     return run
 

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -12,6 +13,7 @@ from PIL import Image
 from benchmarks import family, files, overhead
 from benchmarks.record import ROOT
 from benchmarks.report import HEAD
+from stae_cli.network.architecture import PRESETS
 from tests.pictures import noise
 
 SCRIPTS = re.findall(r"benchmarks\.(\w+)[^|]*\|", HEAD)
@@ -62,8 +64,10 @@ def test_overhead(tmp_path):
     assert all(one["milliseconds"]["p10"] > 0 for one in pictures)
 
 
-def test_family(tmp_path, capsys):
+def test_family(tmp_path, capsys, monkeypatch):
     """A second call prints the same without training or measuring again."""
+    small = replace(PRESETS["f8c16-shuffle"], width=64)
+    monkeypatch.setitem(PRESETS, small.name, small)
     photos = tmp_path / "photos"
     photos.mkdir()
     for number in range(2):
@@ -76,11 +80,9 @@ def test_family(tmp_path, capsys):
     assert "| f8c16-shuffle | 16x4x4 |" in printed
     (row,) = recorded(tmp_path, "family")["rows"]
     assert row["psnr"] > 10
-    with pytest.MonkeyPatch.context() as patch:
-        asked = []
-        real = family.stae_json
-        patch.setattr(family, "stae_json", lambda *words: asked.append(words[0]) or real(*words))
-        family.main(command)
+    asked, real = [], family.stae_json
+    monkeypatch.setattr(family, "stae_json", lambda *words: asked.append(words[0]) or real(*words))
+    family.main(command)
     assert asked == ["flops"]
     assert capsys.readouterr().out == printed
     with pytest.raises(SystemExit, match="give another --out"):

@@ -1,17 +1,19 @@
 """Checkpoint names: the built-in ones, files, and the hub (a real client, a local server)."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from stae_cli.checkpoints.names import HubFile, locate, locate_recorded, parse_hub_file
 from stae_cli.errors import CheckpointError, UsageError
+from tests.conftest import Ran
 from tests.hub import COMMIT, Hub
+from tests.launcher import Launcher
+from tests.pictures import EXAMPLES
+from tests.seeded import seeded_tensors
 
 REPOSITORY = "Muinez/StupidAE"
 
@@ -19,10 +21,6 @@ REPOSITORY = "Muinez/StupidAE"
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
     """A pickle of the real size, as published, with the seeded weights."""
-    import torch
-
-    from tests.seeded import seeded_tensors
-
     path = tmp_path_factory.mktemp("published") / "smol_f8c16.pt"
     torch.save(seeded_tensors(), path)
     return path.read_bytes()
@@ -34,108 +32,95 @@ def hub(published):
         yield server
 
 
+@pytest.fixture(scope="module")
+def launcher():
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("STAE_WEIGHTS", "HF_TOKEN", "HF_HUB_OFFLINE"):
+            patch.delenv(name, raising=False)
+        with Launcher() as launcher:
+            yield launcher
+
+
 @pytest.fixture
-def home(tmp_path):
-    return tmp_path / "hf"
+def stae(launcher, hub, tmp_path):
+    """Runs `stae` in a process of its own, since the hub client reads its environment once."""
+    log = tmp_path / "log"
+
+    def run(*arguments, **environment):
+        variables = {
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_ENDPOINT": hub.url,
+            "HF_HUB_DISABLE_XET": "1",
+            **environment,
+        }
+        code = launcher.wait(launcher.start(*arguments, log=log, environment=variables))
+        printed = log.read_text()
+        assert "Traceback" not in printed
+        return Ran(code, printed, printed)
+
+    return run
 
 
-def stae(*arguments, home, endpoint, **environment):
-    """`stae` in a process of its own, since the hub client reads its environment once."""
-    variables = {
-        **os.environ,
-        "HF_HOME": str(home),
-        "HF_ENDPOINT": endpoint,
-        "HF_HUB_DISABLE_XET": "1",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
-        **environment,
-    }
-    for name in ("STAE_WEIGHTS", "HF_TOKEN", "HF_HUB_OFFLINE"):
-        if name not in environment:
-            variables.pop(name, None)
-    return subprocess.run(
-        [sys.executable, "-m", "stae_cli", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=variables,
-        timeout=120,
-    )
+def facts_of(ran):
+    """What `--json` printed, behind what was reported meanwhile."""
+    assert ran.code == 0, ran.out
+    return json.loads(ran.out[ran.out.index("{") :])
 
 
-def test_downloads_once_then_needs_no_hub(hub, home):
-    first = stae("weights", "show", "stupidae", "--json", home=home, endpoint=hub.url)
-    assert first.returncode == 0, first.stderr
-    facts = json.loads(first.stdout)
+def test_downloads_once_then_needs_no_hub(hub, stae):
+    show = ("weights", "show", "stupidae", "--json")
+    facts = facts_of(stae(*show))
     assert (facts["name"], facts["parameters"]) == ("stupidae", 13_243_539)
     hub.requests.clear()
-    second = stae("weights", "show", "stupidae", "--json", home=home, endpoint=hub.url)
-    assert json.loads(second.stdout) == facts
+    assert facts_of(stae(*show)) == facts
     assert hub.requests == []
-    offline = stae(
-        "weights", "show", "stupidae", "--json", home=home, endpoint=hub.url, HF_HUB_OFFLINE="1"
-    )
-    assert json.loads(offline.stdout) == facts
+    assert facts_of(stae(*show, HF_HUB_OFFLINE="1")) == facts
 
 
-def test_offline_with_a_cold_cache_names_the_builtin(hub, home):
-    ran = stae("weights", "fetch", "stupidae", home=home, endpoint=hub.url, HF_HUB_OFFLINE="1")
-    assert ran.returncode == 1
-    assert "not cached" in ran.stderr
-    assert "`builtin`" in ran.stderr
-    assert "--weights" not in ran.stderr  # which this command does not have
-    assert "Traceback" not in ran.stderr
+def test_offline_with_a_cold_cache_names_the_builtin(hub, stae):
+    ran = stae("weights", "fetch", "stupidae", HF_HUB_OFFLINE="1")
+    ran.assert_fails(1, "not cached", "`builtin`")
+    assert "--weights" not in ran.err  # which this command does not have
     assert hub.requests == []
 
 
-def test_an_unreachable_hub_is_one_clear_error(hub, home):
-    photos, out = Path(__file__).parents[2] / "examples" / "photos", home / "out"
-    ran = stae("encode", photos, out, home=home, endpoint="http://127.0.0.1:9")
-    assert ran.returncode == 1
-    assert ran.stderr.startswith("error: `hf://Muinez/StupidAE/smol_f8c16.pt` is not cached")
-    assert "--weights builtin" in ran.stderr
+def test_an_unreachable_hub_is_one_clear_error(stae, tmp_path):
+    ran = stae("encode", EXAMPLES, tmp_path / "out", HF_ENDPOINT="http://127.0.0.1:9")
+    assert ran.code == 1
+    assert ran.err.startswith("error: `hf://Muinez/StupidAE/smol_f8c16.pt` is not cached")
+    assert "--weights builtin" in ran.err
 
 
-def test_an_interrupted_download_is_an_error_and_the_next_run_completes_it(hub, home):
+def test_an_interrupted_download_is_an_error_and_the_next_run_completes_it(hub, stae):
     hub.cut_after = 1_000_000
-    cut = stae("weights", "fetch", "stupidae", home=home, endpoint=hub.url)
-    assert cut.returncode == 1, cut.stderr
-    assert "Traceback" not in cut.stderr
+    cut = stae("weights", "fetch", "stupidae")
+    assert cut.code == 1, cut.err
     hub.cut_after = None
-    whole = stae("weights", "fetch", "stupidae", home=home, endpoint=hub.url)
-    assert whole.returncode == 0, whole.stderr
-    assert Path(whole.stdout.strip()).read_bytes() == hub.files["smol_f8c16.pt"]
-
-
-def test_a_file_that_is_no_checkpoint_is_refused(hub, home):
-    ran = stae("weights", "show", f"hf://{REPOSITORY}/notes.pt", home=home, endpoint=hub.url)
-    assert ran.returncode == 1
-    assert "notes.pt" in ran.stderr
-    assert "Traceback" not in ran.stderr
+    whole = stae("weights", "fetch", "stupidae")
+    assert whole.code == 0, whole.err
+    assert Path(whole.out.splitlines()[-1]).read_bytes() == hub.files["smol_f8c16.pt"]
 
 
 @pytest.mark.parametrize(
-    ("name", "word"),
+    ("name", "words"),
     [
-        (f"hf://{REPOSITORY}/absent.pt", "entry"),
-        (f"hf://{REPOSITORY}/smol_f8c16.pt@nowhere", "revision"),
-        ("hf://nobody/nothing/file.pt", "repository"),
+        (f"hf://{REPOSITORY}/notes.pt", "notes.pt"),
+        (f"hf://{REPOSITORY}/absent.pt", "does not have that entry"),
+        (f"hf://{REPOSITORY}/smol_f8c16.pt@nowhere", "does not have that revision"),
+        ("hf://nobody/nothing/file.pt", "does not have that repository"),
     ],
 )
-def test_what_the_hub_does_not_have_is_named(hub, home, name, word):
-    ran = stae("weights", "show", name, home=home, endpoint=hub.url)
-    assert ran.returncode == 1
-    assert f"does not have that {word}" in ran.stderr
-    assert "Traceback" not in ran.stderr
+def test_what_is_no_checkpoint_or_not_on_the_hub_is_named(stae, name, words):
+    stae("weights", "show", name).assert_fails(1, words)
 
 
-def test_a_hub_file_is_recorded_with_its_commit(hub, home):
+def test_a_hub_file_is_recorded_with_its_commit(stae):
     name = f"hf://{REPOSITORY}/smol_f8c16.pt"
-    ran = stae("weights", "show", name, "--json", home=home, endpoint=hub.url)
-    assert json.loads(ran.stdout)["name"] == f"{name}@{COMMIT}"
+    assert facts_of(stae("weights", "show", name, "--json"))["name"] == f"{name}@{COMMIT}"
 
 
-def test_stae_weights_sets_the_default(hub, home, tmp_path):
-    ran = stae("encode", tmp_path, tmp_path / "x", home=home, endpoint=hub.url, STAE_WEIGHTS="no")
-    assert ran.returncode != 0
+def test_stae_weights_sets_the_default(hub, stae, tmp_path):
+    assert stae("encode", tmp_path, tmp_path / "x", STAE_WEIGHTS="no").code != 0
     assert hub.requests == []
 
 
@@ -183,18 +168,15 @@ def test_what_a_latent_names_is_neither_opened_nor_fetched(name, monkeypatch, tm
 
 
 def test_latents_of_the_cached_published_file_are_known_by_their_fingerprint(
-    hub, home, published, tmp_path
+    hub, stae, published, tmp_path
 ):
     (tmp_path / "mine.pt").write_bytes(published)
-    photo = Path(__file__).parents[2] / "examples" / "photos" / "kodim23.png"
-    at = {"home": home, "endpoint": hub.url}
-    made = stae(
-        "encode", photo, tmp_path / "out", "--square", 8, "--weights", tmp_path / "mine.pt", **at
-    )
-    assert made.returncode == 0, made.stderr
+    mine = ("--weights", tmp_path / "mine.pt")
+    made = stae("encode", EXAMPLES / "kodim23.png", tmp_path / "out", "--square", 8, *mine)
+    assert made.code == 0, made.err
     decode = ("decode", tmp_path / "out", tmp_path / "pictures")
-    assert "`mine.pt`, which is not available here" in stae(*decode, **at).stderr
+    assert "`mine.pt`, which is not available here" in stae(*decode).err
     assert hub.requests == []
-    assert stae("weights", "fetch", "stupidae", **at).returncode == 0
-    ran = stae(*decode, **at)
-    assert ran.returncode == 0, ran.stderr
+    assert stae("weights", "fetch", "stupidae").code == 0
+    ran = stae(*decode)
+    assert ran.code == 0, ran.err

@@ -1,4 +1,4 @@
-"""Compiles the CUDA kernels as the published network uses them: `compiling.py CAPABILITY`."""
+"""Compiles the CUDA kernels as the published network uses them: `compiling.py CAPABILITY...`."""
 
 import re
 import subprocess
@@ -47,7 +47,11 @@ def type_of(name, constants):
 
 
 def main():
-    capability = int(sys.argv[1])
+    for capability in map(int, sys.argv[1:]):
+        compile_all(capability)
+
+
+def compile_all(capability):
     for name, constants in CASES:
         kernel = getattr(kernels, name)
         signature = {each: type_of(each, constants) for each in kernel.arg_names}
@@ -65,7 +69,7 @@ def main():
                 [ASSEMBLER, "-res-usage", file.name], capture_output=True, text=True, check=True
             ).stdout
         registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", usage).groups()
-        print(f"{name}: {registers} registers, {stack} spilled")
+        print(f"{capability} {name}: {registers} registers, {stack} spilled")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Encodes pictures alone and in company on this CPU: `keeping_company.py NETWORK DTYPE THREADS`.
+"""Encodes pictures alone and in company on this CPU, with several networks.
 
-Prints the CPU capability; exits with 1 where a latent's bytes differ.
+Prints the CPU capability and what differs; exits with 1 where a latent's bytes do.
 """
 
 import sys
@@ -15,12 +15,14 @@ CHUNK = 512  # rows that are encoded at once on a CPU: `inference.ROWS`
 MIXED = [(1, 1), (7, 9), (16, 31), (3, 2), (1, 37)]
 # Pictures that end just before, at and behind the end of a chunk, after one position and alone.
 LIMITS = [(1, CHUNK - 2), (1, 1), (1, CHUNK), (1, CHUNK + 1), (2, CHUNK - 1), (1, CHUNK - 1)]
-NETWORKS = {
-    "f8c16": PRESETS["f8c16"],
-    "tiny": TINY,
-    "odd": Architecture("odd", width=40, head_width=16),
-    "f32c64": tiny_like(PRESETS["f32c64"]),
-}
+ODD = Architecture("odd", width=40, head_width=16)
+CASES = [  # network, dtype, threads
+    (PRESETS["f8c16"], torch.float32, 1),
+    (TINY, torch.float32, 2),
+    (tiny_like(PRESETS["f32c64"]), torch.float32, 1),
+    (ODD, torch.bfloat16, 1),
+    (ODD, torch.float16, 1),
+]
 
 
 def pictures(sizes, patch, *, as_bytes):
@@ -54,9 +56,10 @@ def differing(architecture, dtype):
 
 
 def main():
-    network, dtype, threads = sys.argv[1:]
-    torch.set_num_threads(int(threads))
-    wrong = list(differing(NETWORKS[network], getattr(torch, dtype)))
+    wrong = []
+    for architecture, dtype, threads in CASES:
+        torch.set_num_threads(threads)
+        wrong += differing(architecture, dtype)
     sys.stdout.write("\n".join([torch.backends.cpu.get_cpu_capability(), *wrong, ""]))
     sys.exit(1 if wrong else 0)
 

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from stae_cli.checkpoints.checkpoint import read_checkpoint, write_checkpoint
 from stae_cli.codec.pixel_codec import PixelCodec
-from stae_cli.latents.format import read_latent
+from stae_cli.latents.listing import read_latent
 from stae_cli.runs.pipeline import Pipeline
 from tests.pictures import EXAMPLES, noise, write_photos
 from tests.seeded import TINY, seeded_tensors

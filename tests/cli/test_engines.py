@@ -2,21 +2,23 @@
 
 import gc
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
 from stae_cli import LatentDataset, __version__
 from stae_cli.checkpoints.checkpoint import read_checkpoint
+from stae_cli.cli.main import main
 from stae_cli.images.resize import Prep
 from stae_cli.latents.run_record import settle_record
 from stae_cli.runs import units
@@ -26,10 +28,11 @@ from stae_cli.runs.pipeline import Pipeline
 from stae_cli.runs.workers import CodecMaker, Worker
 from stae_cli.storage.destination import FolderDestination
 from stae_cli.storage.sources import list_sources
+from tests.launcher import wait_for
 from tests.pictures import noise, write_photos
 
 LAYOUTS = pytest.mark.parametrize("options", [(), ("--shard-size", 2)], ids=["files", "shards"])
-MANY = 1500  # so that none is done before it is struck
+MANY = 900  # so that none is done before it is struck
 RAY = ("--engine", "ray", "--max-actors", "2")
 posix = pytest.mark.skipif(os.name == "nt", reason="no such signals")
 
@@ -42,6 +45,18 @@ def source(tmp_path, monkeypatch):
     photos = write_photos(tmp_path / "source")
     (photos / "broken.png").write_bytes(b"\x89PNG and nothing else")
     return photos
+
+
+@pytest.fixture
+def quick_start(monkeypatch):
+    """Processes fork from one that has torch already: tests of their start do without this."""
+    forks = multiprocessing.get_context("forkserver" if os.name != "nt" else "spawn")
+    if os.name != "nt":
+        forks.set_forkserver_preload(["stae_cli.runs.encode", "stae_cli.runs.decode", "torch"])
+    monkeypatch.setattr(
+        "stae_cli.runs.local_workers.multiprocessing",
+        SimpleNamespace(get_context=lambda _method: forks),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +74,7 @@ def many(tmp_path_factory):
 def whole(many, tiny, tmp_path_factory):
     """What one process makes of them."""
     out = tmp_path_factory.mktemp("whole")
-    with started("encode", many, out, "--weights", tiny) as process:
-        assert process.wait() == 3
+    assert main(["encode", str(many), str(out), "--weights", str(tiny), "--quiet"]) == 3
     return content(out)
 
 
@@ -90,16 +104,6 @@ def content(dest):
 
 def lines(path):
     return sorted(path.read_text().splitlines())
-
-
-def wait_for(condition, seconds=90.0):
-    """What the condition gives once it gives anything."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.005)
-    raise AssertionError("nothing happened")
 
 
 def frozen(process, dest):
@@ -134,6 +138,7 @@ on_linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /
 
 
 @LAYOUTS
+@pytest.mark.usefixtures("quick_start")
 def test_two_processes_make_what_one_does(stae, source, tiny, tmp_path, options):
     encode = ("encode", source, "--weights", tiny, *options, "--json")
     one = stae(*encode[:2], tmp_path / "one", *encode[2:])
@@ -160,6 +165,7 @@ def test_two_processes_make_what_one_does(stae, source, tiny, tmp_path, options)
     assert decoded[0] == decoded[1]
 
 
+@pytest.mark.usefixtures("quick_start")
 @pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
 def test_the_log_says_what_is_skipped_and_why_something_is_encoded_again(
     stae, source, tiny, tmp_path, caplog, device
@@ -181,6 +187,7 @@ def test_the_log_says_what_is_skipped_and_why_something_is_encoded_again(
     )
 
 
+@pytest.mark.usefixtures("quick_start")
 def test_a_strict_run_of_two_processes_stops(stae, source, tiny, tmp_path):
     ran = stae(
         "encode", source, tmp_path / "out", "--weights", tiny, "--strict", "--device", "cpu,cpu"
@@ -189,6 +196,7 @@ def test_a_strict_run_of_two_processes_stops(stae, source, tiny, tmp_path):
     assert "broken.png" in (tmp_path / "out" / "failures.jsonl").read_text()
 
 
+@pytest.mark.usefixtures("quick_start")
 def test_a_shard_of_other_sources_stops_two_processes_too(stae, source, tiny, tmp_path):
     encode = ("--weights", tiny, "--shard-size", 2, "--device", "cpu,cpu")
     stae("encode", source, tmp_path / "out", *encode)

@@ -50,7 +50,10 @@ class Process:
 
 
 def wait_for(
-    condition: Callable[[], Any], *, ended: Callable[[], object] = lambda: False, seconds: float = 120
+    condition: Callable[[], Any],
+    *,
+    ended: Callable[[], object] = lambda: False,
+    seconds: float = 120,
 ) -> Any:
     """What the condition gives once it gives anything; an error once `ended` does."""
     deadline = time.monotonic() + seconds

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.launcher import Launcher
 from tests.seeded import tiny_checkpoint
 
 settings.register_profile("untimed", deadline=None)  # other work on the machine is no failure
@@ -59,6 +60,13 @@ def stae(capsys, monkeypatch):
         return Ran(code, out, err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def launcher():
+    """Starts real processes of `stae` at little cost; not on Windows."""
+    with Launcher() as launcher:
+        yield launcher
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,59 @@ import contextlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+
+class Process:
+    """A process that a launcher has started, with what it has written in files beside `log`."""
+
+    def __init__(self, launcher: Launcher, number: int, log: Path) -> None:
+        self.launcher, self.number, self.log = launcher, number, log
+        self.code: int | None = None
+
+    @property
+    def out(self) -> str:
+        return _beside(self.log).read_text()
+
+    @property
+    def err(self) -> str:
+        return self.log.read_text()
+
+    def has_ended(self) -> bool:
+        return self.code is not None or self.launcher.has_ended(self.number)
+
+    def wait(self) -> int:
+        """Returns the exit code, negative for a signal."""
+        if self.code is None:
+            self.code = self.launcher.wait(self.number)
+        return self.code
+
+    def end_by(self, number: int) -> int:
+        """Sends a signal; returns the exit code."""
+        os.kill(self.number, number)
+        return self.wait()
+
+
+def wait_for(
+    condition: Callable[[], Any],
+    *,
+    ended: Callable[[], object] = lambda: False,
+    seconds: float = 120,
+) -> Any:
+    """What the condition gives once it gives anything; an error once `ended` does."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not ended():
+        if found := condition():
+            return found
+        time.sleep(0.005)
+    raise AssertionError("it did not happen")
 
 
 class Launcher:
@@ -37,9 +85,22 @@ class Launcher:
         self._server.communicate(timeout=60)
 
     def start(self, *arguments: object, log: Path, environment: Mapping[str, str] = {}) -> int:
-        """Starts `stae ARGUMENTS` with its output in `log`; returns the process's number."""
+        """Starts `stae ARGUMENTS` with its stderr in `log`; returns the process's number."""
         request = {"argv": [str(a) for a in arguments], "log": str(log), "env": dict(environment)}
         return self._ask(request)
+
+    @contextlib.contextmanager
+    def running(self, *arguments: object, log: Path) -> Iterator[Process]:
+        """A process of `stae ARGUMENTS`, gone afterwards."""
+        process = Process(self, self.start(*arguments, log=log), log)
+        try:
+            yield process
+        finally:
+            if process.code is None:
+                process.end_by(signal.SIGKILL)
+
+    def has_ended(self, process: int) -> bool:
+        return bool(self._ask({"ended": process}))
 
     def wait(self, process: int) -> int:
         """Waits for the end of a process; returns its exit code, negative for a signal."""
@@ -51,6 +112,10 @@ class Launcher:
         self._server.stdin.write(json.dumps(request) + "\n")
         self._server.stdin.flush()
         return int(self._server.stdout.readline())
+
+
+def _beside(log: Path) -> Path:
+    return log.with_name(f"{log.name}.out")
 
 
 def serve() -> None:
@@ -69,6 +134,9 @@ def serve() -> None:
         request = json.loads(line)
         if "wait" in request:
             answer = os.waitstatus_to_exitcode(os.waitpid(request["wait"], 0)[1])
+        elif "ended" in request:
+            options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+            answer = int(os.waitid(os.P_PID, request["ended"], options) is not None)
         else:
             answer = os.fork()
             if answer == 0:
@@ -83,10 +151,10 @@ def run(request: Mapping[str, object]) -> None:
     from tests.signals import heed_interrupts
 
     heed_interrupts()
-    log = os.open(str(request["log"]), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
+    log = Path(str(request["log"]))
+    for path, descriptor in ((_beside(log), 1), (log, 2)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
     os.environ.update(request["env"])
     sys.argv = ["stae", *request["argv"]]
     code = 99

@@ -5,15 +5,13 @@ import os
 import pytest
 
 from tests.killing import LAYOUTS, Killing
-from tests.launcher import Launcher
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
 
 
 @pytest.fixture(scope="module")
-def killing(tiny, tmp_path_factory):
-    with Launcher() as launcher:
-        yield Killing(tmp_path_factory.mktemp("killing"), launcher, tiny, count=500)
+def killing(launcher, tiny, tmp_path_factory):
+    return Killing(tmp_path_factory.mktemp("killing"), launcher, tiny, count=500)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

@@ -2,21 +2,24 @@
 
 import gc
 import json
+import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
 from stae_cli import LatentDataset, __version__
 from stae_cli.checkpoints.checkpoint import read_checkpoint
+from stae_cli.cli.main import main
 from stae_cli.images.resize import Prep
 from stae_cli.latents.run_record import settle_record
 from stae_cli.runs import units
@@ -26,10 +29,11 @@ from stae_cli.runs.pipeline import Pipeline
 from stae_cli.runs.workers import CodecMaker, Worker
 from stae_cli.storage.destination import FolderDestination
 from stae_cli.storage.sources import list_sources
+from tests.launcher import wait_for
 from tests.pictures import noise, write_photos
 
 LAYOUTS = pytest.mark.parametrize("options", [(), ("--shard-size", 2)], ids=["files", "shards"])
-MANY = 1500  # so that none is done before it is struck
+MANY = 900  # so that none is done before it is struck
 RAY = ("--engine", "ray", "--max-actors", "2")
 posix = pytest.mark.skipif(os.name == "nt", reason="no such signals")
 
@@ -42,6 +46,18 @@ def source(tmp_path, monkeypatch):
     photos = write_photos(tmp_path / "source")
     (photos / "broken.png").write_bytes(b"\x89PNG and nothing else")
     return photos
+
+
+@pytest.fixture
+def quick_start(monkeypatch):
+    """Processes fork from one that has torch already: tests of their start do without this."""
+    forks = multiprocessing.get_context("forkserver" if os.name != "nt" else "spawn")
+    if os.name != "nt":
+        forks.set_forkserver_preload(["pytest", "stae_cli.runs.encode", "stae_cli.codec.codec"])
+    monkeypatch.setattr(
+        "stae_cli.runs.local_workers.multiprocessing",
+        SimpleNamespace(get_context=lambda _method: forks),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +75,7 @@ def many(tmp_path_factory):
 def whole(many, tiny, tmp_path_factory):
     """What one process makes of them."""
     out = tmp_path_factory.mktemp("whole")
-    with started("encode", many, out, "--weights", tiny) as process:
-        assert process.wait() == 3
+    assert main(["encode", str(many), str(out), "--weights", str(tiny), "--quiet"]) == 3
     return content(out)
 
 
@@ -92,24 +107,14 @@ def lines(path):
     return sorted(path.read_text().splitlines())
 
 
-def wait_for(condition, seconds=90.0):
-    """What the condition gives once it gives anything."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.005)
-    raise AssertionError("nothing happened")
-
-
 def frozen(process, dest):
     """The outputs of a run that stands still in its middle, until it is told to go on."""
     wait_for(lambda: outputs_of(dest, 20))
     os.killpg(process.pid, signal.SIGSTOP)
-    return outputs_of(dest, 20)
+    return outputs_of(dest)
 
 
-def outputs_of(dest, least):
+def outputs_of(dest, least=0):
     """Whether so many are there; their times."""
     found = {path: path.stat().st_mtime_ns for path in dest.rglob("*.safetensors")}
     return found if len(found) >= least else None
@@ -130,10 +135,15 @@ def descendants(ancestor):
     return {process: parents[process][1] for process in below - {ancestor} if process in parents}
 
 
+def are_gone(processes):
+    return not any(Path(f"/proc/{process}").exists() for process in processes)
+
+
 on_linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc")
 
 
 @LAYOUTS
+@pytest.mark.usefixtures("quick_start")
 def test_two_processes_make_what_one_does(stae, source, tiny, tmp_path, options):
     encode = ("encode", source, "--weights", tiny, *options, "--json")
     one = stae(*encode[:2], tmp_path / "one", *encode[2:])
@@ -160,6 +170,7 @@ def test_two_processes_make_what_one_does(stae, source, tiny, tmp_path, options)
     assert decoded[0] == decoded[1]
 
 
+@pytest.mark.usefixtures("quick_start")
 @pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
 def test_the_log_says_what_is_skipped_and_why_something_is_encoded_again(
     stae, source, tiny, tmp_path, caplog, device
@@ -181,6 +192,7 @@ def test_the_log_says_what_is_skipped_and_why_something_is_encoded_again(
     )
 
 
+@pytest.mark.usefixtures("quick_start")
 def test_a_strict_run_of_two_processes_stops(stae, source, tiny, tmp_path):
     ran = stae(
         "encode", source, tmp_path / "out", "--weights", tiny, "--strict", "--device", "cpu,cpu"
@@ -189,6 +201,7 @@ def test_a_strict_run_of_two_processes_stops(stae, source, tiny, tmp_path):
     assert "broken.png" in (tmp_path / "out" / "failures.jsonl").read_text()
 
 
+@pytest.mark.usefixtures("quick_start")
 def test_a_shard_of_other_sources_stops_two_processes_too(stae, source, tiny, tmp_path):
     encode = ("--weights", tiny, "--shard-size", 2, "--device", "cpu,cpu")
     stae("encode", source, tmp_path / "out", *encode)
@@ -260,16 +273,6 @@ def test_a_worker_that_stops_leaves_no_thread_waiting(task, tmp_path, monkeypatc
         gc.enable()
 
 
-def test_processes_log_what_they_do_too(source, tiny, tmp_path):
-    command = ("encode", source, tmp_path / "out", "--weights", tiny, "--device", "cpu,cpu", "-v")
-    program = [sys.executable, "-m", "stae_cli", *map(str, command)]
-    ran = subprocess.run(program, capture_output=True, text=True)
-    assert ran.returncode == 3, ran.stderr
-    lines = ran.stderr.splitlines()
-    assert "info: one process on each of cpu, cpu" in lines
-    assert sum(line.startswith("info: checkpoint tiny.safetensors, ") for line in lines) >= 2
-
-
 def test_an_error_nobody_thought_of_reaches_the_user(task):
     task, maker = task
 
@@ -284,25 +287,32 @@ def test_an_error_nobody_thought_of_reaches_the_user(task):
 @posix
 @on_linux
 def test_a_run_goes_on_after_one_of_its_processes_was_killed(many, whole, tiny, tmp_path):
+    """And all of them log to the same stream."""
     dest = tmp_path / "out"
     command = ("encode", many, dest, "--weights", tiny, "--device", "cpu,cpu")
     with started(*command) as process:
         before = frozen(process, dest)
         children = descendants(process.pid)
-        victim = next(p for p, words in children.items() if "spawn_main" in words)
-        os.kill(victim, signal.SIGKILL)
+        os.kill(next(p for p, words in children.items() if "spawn_main" in words), signal.SIGKILL)
         os.killpg(process.pid, signal.SIGCONT)
-        _, error = process.communicate(timeout=60)
-        assert process.returncode == 1, error
-        assert "a process of the run died" in error
-        assert "Traceback" not in error
+        _, error = process.communicate(timeout=120)
+    assert process.returncode == 1, error
+    assert "a process of the run died" in error
+    assert "Traceback" not in error
     assert len(before) < MANY - 1
-    assert_completes(command, before, whole, dest)
+    with started(*command, "--verbose") as process:
+        _, error = process.communicate(timeout=120)
+    assert process.returncode == 3, error
+    assert_completed(before, whole, dest)
+    logged = error.splitlines()
+    assert "info: one process on each of cpu, cpu" in logged
+    assert sum(line.startswith("info: checkpoint tiny.safetensors, ") for line in logged) >= 2
 
 
 @posix
 @on_linux
-def test_ctrl_c_ends_all_processes_in_good_order(many, whole, tiny, tmp_path):
+@pytest.mark.usefixtures("quick_start")
+def test_ctrl_c_ends_all_processes_in_good_order(stae, many, whole, tiny, tmp_path):
     dest = tmp_path / "out"
     command = ("encode", many, dest, "--weights", tiny, "--device", "cpu,cpu")
     with started(*command) as process:
@@ -310,12 +320,13 @@ def test_ctrl_c_ends_all_processes_in_good_order(many, whole, tiny, tmp_path):
         children = descendants(process.pid)
         os.killpg(process.pid, signal.SIGINT)
         os.killpg(process.pid, signal.SIGCONT)
-        _, error = process.communicate(timeout=60)
+        _, error = process.communicate(timeout=120)
         assert process.returncode == 130, error
         assert "Traceback" not in error
-        wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
-    assert len(outputs_of(dest, 20)) < MANY - 1
-    assert_completes(command, before, whole, dest)
+        wait_for(lambda: are_gone(children))
+    assert len(outputs_of(dest)) < MANY - 1
+    assert stae(*command).code == 3
+    assert_completed(before, whole, dest)
 
 
 @posix
@@ -328,47 +339,59 @@ def test_processes_end_with_the_one_that_started_them(many, tiny, tmp_path):
         process.kill()
         os.killpg(process.pid, signal.SIGCONT)
         process.wait()
-        wait_for(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
+        wait_for(lambda: are_gone(children))
 
 
 @posix
-def test_torchrun_with_a_killed_rank_is_completed_by_a_rerun(many, whole, tiny, tmp_path):
+@on_linux
+def test_torchrun_with_a_killed_rank_is_completed_by_a_rerun(
+    stae, many, whole, tiny, tmp_path, monkeypatch
+):
     dest = tmp_path / "out"
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    command = ("-m", "stae_cli", "encode", many, dest, "--weights", tiny)
-    with started(*command, program=launcher) as process:
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    command = ("encode", many, dest, "--weights", tiny)
+    with started("-m", "stae_cli", *command, program=torchrun) as process:
         before = frozen(process, dest)
         ranks = [p for p, words in descendants(process.pid).items() if "stae_cli encode" in words]
         os.kill(ranks[0], signal.SIGKILL)
         os.killpg(process.pid, signal.SIGCONT)
-        process.communicate(timeout=90)
-        assert process.returncode != 0
-    assert len(outputs_of(dest, 20)) < MANY - 1
-    with started(*command, program=launcher) as process:
         process.communicate(timeout=120)
-    assert content(dest) == whole
-    assert all(path.stat().st_mtime_ns == then for path, then in before.items())
+        assert process.returncode != 0
+    assert len(outputs_of(dest)) < MANY - 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in "01":  # as torchrun says it
+        monkeypatch.setenv("RANK", rank)
+        stae(*command)
+    assert_completed(before, whole, dest)
     failures = [json.loads(line) for p in dest.glob("failures-*") for line in lines(p)]
     assert [failure["source"] for failure in failures] == ["p0300.png"]
 
 
 @pytest.fixture(scope="module")
-def ray_starts():
-    """Skips where Ray itself cannot start: no shared memory, say."""
+def cluster():
+    """The address of a Ray cluster on loopback; skips where Ray itself cannot start."""
     pytest.importorskip("ray", reason="needs pip install 'stae[ray]'")
-    program = "import ray; ray.init(num_cpus=1, include_dashboard=False); ray.shutdown()"
-    try:
-        subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=90)
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        pytest.skip(f"Ray does not start on this machine: {error}")
+    program = ("-m", "ray.scripts.scripts", "start", "--head", "--block")
+    options = ("--node-ip-address=127.0.0.1", "--port=0", "--num-cpus=2")
+    with started(*options, "--include-dashboard=false", program=program) as process:
+        for line in process.stdout:
+            if address := re.search("--address='(.+)'", line):
+                break
+        else:
+            pytest.skip(f"Ray does not start on this machine: {process.communicate()}")
+        yield address[1]
+        process.terminate()
+        process.wait()
 
 
 @posix
 @on_linux
-@pytest.mark.usefixtures("ray_starts")
+@pytest.mark.usefixtures("cluster")
 def test_ray_completes_a_run_whose_actor_was_killed(many, whole, tiny, tmp_path):
+    """Ray runs only for this command, as without a cluster."""
     dest = tmp_path / "out"
-    with started("encode", many, dest, "--weights", tiny, *RAY, "--json") as process:
+    command = ("encode", many, dest, "--weights", tiny, *RAY, "--json")
+    with started(*command, RAY_ADDRESS="local") as process:
         before = wait_for(lambda: outputs_of(dest, 20))
         actors = {p for p, words in descendants(process.pid).items() if "ray::MapWorker" in words}
         os.kill(actors.pop(), signal.SIGKILL)
@@ -384,40 +407,38 @@ def test_ray_completes_a_run_whose_actor_was_killed(many, whole, tiny, tmp_path)
 
 
 @posix
-@pytest.mark.usefixtures("ray_starts")
-def test_ray_makes_shards_and_pictures_alike(stae, source, tiny, tmp_path):
-    options = ("--weights", tiny, "--shard-size", 2)
-    stae("encode", source, tmp_path / "one", *options)
-    with started("encode", source, tmp_path / "two", *options, *RAY) as process:
-        assert process.wait() == 3
-    assert content(tmp_path / "one") == content(tmp_path / "two")
-    manifests = [lines(tmp_path / name / "manifest.jsonl") for name in ("one", "two")]
-    assert manifests[0] == manifests[1]
-    stae("decode", tmp_path / "one", tmp_path / "pictures", "--weights", tiny)
-    ray = ("decode", tmp_path / "one", tmp_path / "more", "--weights", tiny, *RAY)
-    with started(*ray) as process:
-        assert process.wait() == 0
-    pictures = {p.name: p.read_bytes() for p in (tmp_path / "pictures").rglob("*.png")}
-    assert {p.name: p.read_bytes() for p in (tmp_path / "more").rglob("*.png")} == pictures
+def test_ray_makes_shards_and_pictures_alike(stae, source, tiny, tmp_path, cluster, launcher):
+    weights, ray = ("--weights", tiny), (*RAY, "--ray-address", cluster)
+    one, two = tmp_path / "one", tmp_path / "two"
+    stae("encode", source, one, *weights, "--shard-size", 2)
+    encode = ("encode", source, two, *weights, "--shard-size", 2, *ray)
+    with launcher.running(*encode, log=tmp_path / "log") as process:
+        assert process.wait() == 3, process.err
+    assert content(one) == content(two)
+    assert lines(one / "manifest.jsonl") == lines(two / "manifest.jsonl")
+    pictures = [tmp_path / "pictures", tmp_path / "more"]
+    stae("decode", one, pictures[0], *weights)
+    with launcher.running(
+        "decode", one, pictures[1], *weights, *ray, log=tmp_path / "log"
+    ) as process:
+        assert process.wait() == 0, process.err
+    decoded = [{p.name: p.read_bytes() for p in folder.rglob("*.png")} for folder in pictures]
+    assert decoded[0] == decoded[1]
 
 
 @posix
-@pytest.mark.usefixtures("ray_starts")
-def test_a_ray_that_is_not_there_is_said(source, tiny, tmp_path):
+@pytest.mark.usefixtures("cluster")
+def test_a_ray_that_is_not_there_is_said(source, tiny, tmp_path, launcher):
     command = ("encode", source, tmp_path / "out", "--weights", tiny, *RAY)
-    address = ("--ray-address", "127.0.0.1:1")
-    with started(*command, *address) as process:
-        _, error = process.communicate(timeout=120)
-        assert process.returncode == 1, error
-    assert "cannot reach Ray at `127.0.0.1:1`" in error
-    assert "Traceback" not in error
+    absent = ("--ray-address", "127.0.0.1:1")
+    with launcher.running(*command, *absent, log=tmp_path / "log") as process:
+        assert process.wait() == 1, process.err
+        assert "cannot reach Ray at `127.0.0.1:1`" in process.err
+        assert "Traceback" not in process.err
 
 
-def assert_completes(command, before, whole, dest):
-    """The same command again does the rest, and nothing twice."""
-    with started(*command) as process:
-        _, error = process.communicate(timeout=120)
-        assert process.returncode == 3, error
+def assert_completed(before, whole, dest):
+    """All is there, and nothing was done twice."""
     assert content(dest) == whole
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())
     assert not [p for p in dest.rglob("*") if p.name.endswith(".tmp")]

@@ -193,7 +193,7 @@ class PixelCodec(Codec):
 
     def _fetched(self, result: Tensor) -> Tensor:
         """A copy on the host, to be read after a `_mark`."""
-        if not self.runs_beside:
+        if self.device.type != "cuda":
             return result.cpu()
         return self._buffer(result.shape, result.dtype).copy_(result, non_blocking=True)
 
@@ -212,7 +212,7 @@ class PixelCodec(Codec):
 
     def _mark(self) -> Callable[[], None]:
         """Returns what waits, when called, for all work that has been started by now."""
-        if not self.runs_beside:
+        if self.device.type != "cuda":
             return lambda: None
         with torch.cuda.device(self.device):
             event = torch.cuda.Event(blocking=True)  # leaves its core to threads that read files

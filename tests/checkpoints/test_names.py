@@ -54,7 +54,7 @@ def stae(launcher, hub, tmp_path):
             **environment,
         }
         code = launcher.wait(launcher.start(*arguments, log=log, environment=variables))
-        printed = log.read_text()
+        printed = log.read_text() + log.with_name("log.out").read_text()
         assert "Traceback" not in printed
         return Ran(code, printed, printed)
 

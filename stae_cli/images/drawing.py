@@ -1,4 +1,4 @@
-"""Drawing with Pillow: the canvas of all charts, and comparisons of pictures."""
+"""Drawing with Pillow: a canvas for charts, and pictures side by side."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from PIL import Image, ImageDraw, ImageFont
 from stae_cli.errors import StaeError
 from stae_cli.images.buffers import Pixels
 
-SCALE = 2  # pixels in a point
-MARK = 2.5  # radius of a marked point
+SCALE = 2  # pixels in a point of a chart
+MARK = 2.5  # points: the radius of a marked value
 PAPER, INK, FAINT, GRID = "#ffffff", "#1c2430", "#667085", "#e4e7ec"
 BLUE, GREY = "#2f6fde", "#9aa7b8"
 
-Point = tuple[float, float]
-
-# Of comparisons.
-WIDEST_PANEL = 1024
+WIDEST_PANEL = 1024  # pixels
 NARROWEST_PANEL = 256  # smaller pictures are enlarged by integers, so that labels fit
-GAIN = 8
+GAIN = 8  # of the difference that a comparison shows
 LABELS = ("original", "reconstruction", f"difference x {GAIN}, grey = equal")
-MARGIN = 8
+LARGEST_LABEL, SMALLEST_LABEL = 22, 8  # sizes of the font
+MARGIN = 8  # pixels around panels
 SHEET, LABEL = (250, 250, 250), (30, 30, 30)
+
+Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,8 @@ class Frame:
 
     def at(self, x: float, y: float) -> Point:
         """Where shares of both axes are."""
-        return (
-            self.left + x * (self.right - self.left),
-            self.bottom - y * (self.bottom - self.top),
-        )
+        width, height = self.right - self.left, self.bottom - self.top
+        return self.left + x * width, self.bottom - y * height
 
 
 class Canvas:
@@ -174,8 +172,8 @@ def _fitted(panel: Image.Image) -> Image.Image:
 def _font(width: int) -> ImageFont.FreeTypeFont:
     """The built-in font, in the largest size whose longest label fits over a panel."""
     longest = max(LABELS, key=len)
-    size = 22
-    while size > 8 and _loaded(size).getlength(longest) > width:
+    size = LARGEST_LABEL
+    while size > SMALLEST_LABEL and _loaded(size).getlength(longest) > width:
         size -= 1
     return _loaded(size)
 

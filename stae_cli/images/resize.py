@@ -67,20 +67,16 @@ def prepare(image: ImageFile, prep: Prep, *, patch: int) -> Prepared:
             not enough memory for it.
     """
     try:
-        return _prepared(image, prep, patch)
+        pixels = _resized(image.pixels(prep.background), prep)
+        if prep.edges == "error" and (pixels.shape[0] % patch or pixels.shape[1] % patch):
+            raise InputError(f"{_size(pixels)} has a side that is not a multiple of {patch}")
+        if prep.edges == "crop":
+            pixels = _cropped(pixels, patch)
+        height, width = pixels.shape[:2]
+        padded = _padded(pixels, patch, image.buffers)
+        return Prepared(padded, width, height, image.width, image.height)
     except (MemoryError, OverflowError) as error:
         raise InputError("there is not enough memory for its pixels") from error
-
-
-def _prepared(image: ImageFile, prep: Prep, patch: int) -> Prepared:
-    pixels = _resized(image.pixels(prep.background), prep)
-    if prep.edges == "error" and (pixels.shape[0] % patch or pixels.shape[1] % patch):
-        raise InputError(f"{_size(pixels)} has a side that is not a multiple of {patch}")
-    if prep.edges == "crop":
-        pixels = _cropped(pixels, patch)
-    height, width = pixels.shape[:2]
-    padded = _padded(pixels, patch, image.buffers)
-    return Prepared(padded, width, height, image.width, image.height)
 
 
 def parse_described(text: str) -> Prep:

@@ -124,8 +124,10 @@ class StoredLatent:
         data = file.read(self.size)
         if self.file.state() != self.state or len(data) != self.size:
             raise InputError("it changed while it was read")
-        check_data(data, self.info)
-        return latent_of(data, self.shape, self.dtype)
+        if self.info.data_crc32 and checksum(data) != self.info.data_crc32:
+            raise DamagedDataError("damaged: its data are not those that were written")
+        stored = np.frombuffer(data, np.dtype(self.dtype).newbyteorder("<"))
+        return stored.reshape(self.shape).astype(self.dtype)
 
 
 def write_latent(path: Path, latent: Latent, info: LatentInfo) -> int:
@@ -154,21 +156,6 @@ def latent_bytes(latent: Latent) -> memoryview:
 def checksum(data: Data) -> str:
     """The CRC-32 of a latent's bytes, in hexadecimal."""
     return f"{zlib.crc32(data):08x}"
-
-
-def check_data(data: Data, info: LatentInfo) -> None:
-    """Compares a latent's bytes with its checksum, if one is recorded.
-
-    Raises:
-        DamagedDataError: they differ.
-    """
-    if info.data_crc32 and checksum(data) != info.data_crc32:
-        raise DamagedDataError("damaged: its data are not those that were written")
-
-
-def latent_of(data: Data, shape: Shape, dtype: str) -> Latent:
-    """The inverse of `latent_bytes`, as a new array."""
-    return np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).reshape(shape).astype(dtype)
 
 
 def parse_latent(

@@ -92,10 +92,7 @@ def index_latents(
         sources: latent files, or folders of them, in either layout.
         smallest: rows and columns; smaller latents are left out, and counted.
 
-    Raises:
-        UsageError: a source does not exist.
-        StaeError: there are no latents; a file is damaged or not a latent of ours; there are
-            several checkpoints, or a key twice.
+    Raises what `LatentDataset` raises for its sources.
     """
     listing = list_sources(sources, None, suffixes=[SUFFIX], hidden=True)
     index, problems = LatentIndex(), list(listing.problems)

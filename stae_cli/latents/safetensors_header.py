@@ -95,7 +95,7 @@ def checked_tensor(name: str, description: object) -> tuple[Shape, str, int, int
         raise InputError(f"damaged: `{name}` is not a tensor")
     shape: Any = description.get("shape")
     dtype, offsets = description.get("dtype"), description.get("data_offsets")
-    if not _is_list_of_sizes(shape, 3) or not isinstance(dtype, str) or dtype not in DTYPES:
+    if not _is_shape(shape) or not isinstance(dtype, str) or dtype not in DTYPES:
         raise InputError(f"damaged: `{name}` is {dtype} {shape}")
     if not (isinstance(offsets, list) and len(offsets) == 2 and type(offsets[0]) is int):
         raise InputError(f"damaged: `{name}` has no offsets")
@@ -119,7 +119,7 @@ def header_bytes(metadata: Mapping[str, str], tensors: Mapping[str, tuple[Shape,
     return struct.pack("<Q", len(text)) + text
 
 
-def _is_list_of_sizes(value: object, length: int) -> bool:
-    if not isinstance(value, list) or len(value) != length:
+def _is_shape(value: object) -> bool:
+    if not isinstance(value, list) or len(value) != 3:
         return False
     return all(type(size) is int and 0 < size < 1 << 32 for size in value)

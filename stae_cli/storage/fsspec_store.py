@@ -6,7 +6,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -114,11 +114,8 @@ class Store:
     def remove(self, name: str) -> None:
         """Removes an object, if it exists."""
         _log.debug("removing `%s`", self.place(name))
-        try:
-            with translated():
-                self.fs.rm_file(self.path(name))
-        except FileNotFoundError:
-            pass
+        with suppress(FileNotFoundError), translated():
+            self.fs.rm_file(self.path(name))
 
 
 def store_at(url: str) -> Store:
@@ -201,9 +198,5 @@ def translated() -> Iterator[None]:
 
 def foreign_errors() -> tuple[type[BaseException], ...]:
     """The errors of those packages that are imported."""
-    found = []
-    for module, name in FOREIGN:
-        kind = getattr(sys.modules.get(module), name, None)
-        if isinstance(kind, type) and issubclass(kind, Exception):
-            found.append(kind)
-    return tuple(found)
+    kinds = (getattr(sys.modules.get(module), name, None) for module, name in FOREIGN)
+    return tuple(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Exception))

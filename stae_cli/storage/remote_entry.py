@@ -227,7 +227,8 @@ def list_objects(
             return
         _refuse_inside(store, dest)
         for name, info in store.objects():
-            if any(map(is_skipped, _parts(name))):
+            parts = (part for part in name.split("/") if part not in ("", ".", ".."))
+            if any(map(is_skipped, parts)):
                 _log.debug("skipped `%s`: hidden, or written by stae", store.place(name))
             else:
                 yield _entry(store, name, info, suffixes)
@@ -235,10 +236,6 @@ def list_objects(
         raise UsageError(f"nothing is there: `{url}`", "check the URL") from error
     except OSError as error:
         raise unreachable(url, error) from error
-
-
-def _parts(name: str) -> list[str]:
-    return [part for part in name.split("/") if part not in ("", ".", "..")]
 
 
 def _entry(

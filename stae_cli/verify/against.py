@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from itertools import islice
 
 from stae_cli.errors import UsageError
 from stae_cli.flow.read_ahead import Reserve, scanning
@@ -35,7 +36,7 @@ class Against:
         self,
         latents: Sequence[CheckedLatent],
         *,
-        broken: Collection[str],
+        broken: Set[str],
         failures: Mapping[str, str],
     ) -> None:
         self.latents, self.broken, self.failures = latents, broken, failures
@@ -83,30 +84,22 @@ class Against:
             return Finding("unreadable", entry.key, state.reason)
         latent = self.expected.get(entry.key)
         if latent is None:
-            return None if self._is_broken(entry.key) else self._missing(entry.key)
+            if self.broken.isdisjoint((entry.key, output_name(entry.key, "", None, False))):
+                failure = self.failures.get(entry.key)
+                reason = f"no latent; the last run says: {failure}" if failure else "no latent"
+                return Finding("missing", entry.key, reason)
+            return None
         if latent.state != state:
             reason = f"its source `{entry.key}` has changed since"
             return Finding("stale", latent.label, reason)
         return latent, entry
 
-    def _is_broken(self, key: str) -> bool:
-        return key in self.broken or output_name(key, "", None, False) in self.broken
-
-    def _missing(self, key: str) -> Finding:
-        failure = self.failures.get(key)
-        reason = f"no latent; the last run says: {failure}" if failure else "no latent"
-        return Finding("missing", key, reason)
-
 
 def _batches(listing: Listing) -> Iterator[list[Entry | Problem]]:
     """All sources in the order of `encode`, `BATCH` at a time."""
-    batch: list[Entry | Problem] = []
-    for entry in _entries(listing):
-        batch.append(entry)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    yield batch
+    entries = _entries(listing)
+    while batch := list(islice(entries, BATCH)):
+        yield batch
 
 
 def _entries(listing: Listing) -> Iterator[Entry | Problem]:

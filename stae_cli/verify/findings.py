@@ -52,6 +52,9 @@ class MadeWith(NamedTuple):
     architecture: str
 
 
+_made_with = lru_cache(maxsize=64)(MadeWith)  # one object for all latents with the same settings
+
+
 @dataclass(frozen=True, slots=True)
 class CheckedLatent:
     """What a check keeps of each stored latent, since a DEST may hold many millions.
@@ -117,20 +120,12 @@ def check_file(entry: Entry, reserve: Reserve) -> CheckedFile:
 
 def _checked(stored: StoredLatent, file: Entry) -> CheckedLatent:
     info = stored.info
-    made_with = _shared(
-        MadeWith(
-            info.weights,
-            info.weights_sha256,
-            info.prep,
-            stored.dtype,
-            FILES if stored.is_alone else SHARDS,
-            f"{info.architecture}, {info.latent_channels} channels, 1/{info.downsample}",
-        )
+    made_with = _made_with(
+        info.weights,
+        info.weights_sha256,
+        info.prep,
+        stored.dtype,
+        FILES if stored.is_alone else SHARDS,
+        f"{info.architecture}, {info.latent_channels} channels, 1/{info.downsample}",
     )
     return CheckedLatent(stored.key, file, info.source, info.source_state, made_with)
-
-
-@lru_cache(maxsize=64)
-def _shared(made_with: MadeWith) -> MadeWith:
-    """One object for all latents with the same settings."""
-    return made_with

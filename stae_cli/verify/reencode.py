@@ -94,7 +94,8 @@ def reencode(
     in_files = sorted(sample, key=lambda pair: pair[0].file.key)  # headers are read once
     with scanning(in_files, reader.read, workers=workers) as results:
         for found in packed(results, patches=_patches, limit=codec.batch_patches):
-            yield from (_unreadable(p) for p in found if isinstance(p, Problem))
+            problems = (p for p in found if isinstance(p, Problem))
+            yield from (Finding("unreadable", p.key, p.reason) for p in problems)
             pairs = [pair for pair in found if isinstance(pair, _Pair)]
             if pairs:
                 latents = codec.encode_pixels([pair.picture.prepared.pixels for pair in pairs])
@@ -116,8 +117,7 @@ class _Reader:
     def _read(self, checked: CheckedLatent, source: Entry, reserve: Reserve) -> _Pair:
         file = checked.file
         file = file.in_parts() if isinstance(file, RemoteEntry) else file
-        latents = (s for s in self.stored_in(file) if s.key == checked.key)
-        stored = next(latents, None)
+        stored = next((s for s in self.stored_in(file) if s.key == checked.key), None)
         if stored is None:
             raise InputError("it was removed during the check")
         picture = read_picture(
@@ -141,10 +141,6 @@ def _compared(pair: _Pair, again: Latent | None, dtype: str) -> Reencoded | Find
     tolerances = (TOLERANCES.get(name, 0.0) for name in (dtype, pair.stored.info.compute_dtype))
     allowed = max(tolerances) * float(np.abs(latent).max())
     return Reencoded(key, kept.tobytes() == latent.tobytes(), float(difference), allowed)
-
-
-def _unreadable(problem: Problem) -> Finding:
-    return Finding("unreadable", problem.key, problem.reason)
 
 
 def _patches(result: _Pair | Problem) -> int:

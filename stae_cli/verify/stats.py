@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
@@ -199,25 +199,17 @@ def _moments_in(entry: Entry, reserve: Reserve) -> _File:
     for latent in stored:
         _refuse_several(place, info, _place(latent), latent.info)
     reserve(max(latent.size for latent in stored))
-    problems: list[Problem] = []
-    whole, latents = None, 0
-    for moments in _parts(here, stored, problems):
-        whole, latents = moments if whole is None else whole + moments, latents + 1
-    keys = [latent.key for latent in stored]
-    return _File(place, info, whole, keys, latents, problems)
-
-
-def _parts(
-    entry: Entry, stored: Sequence[StoredLatent], problems: list[Problem]
-) -> Iterator[Moments]:
-    """The moments of each latent of a file; those that are not finite become problems."""
-    with entry.open() as file:
+    whole, problems = None, []
+    with here.open() as file:
         for latent in stored:
             values = latent.read_from(file)
             if is_finite(values):
-                yield moments_of(values)
+                moments = moments_of(values)
+                whole = moments if whole is None else whole + moments
             else:
                 problems.append(Problem(latent.label, "it holds NaN or infinity"))
+    keys = [latent.key for latent in stored]
+    return _File(place, info, whole, keys, len(stored) - len(problems), problems)
 
 
 def _refuse_several(place: str, info: LatentInfo, other: str, theirs: LatentInfo) -> None:

@@ -188,17 +188,14 @@ class _Verifying:
         for problem in file.unsound:
             found.find("damaged", problem.key, problem.reason)
             self.doubtful.add(problem.key)
+        self.latents += file.latents
+        found.latents += len(file.latents)
         for latent in file.latents:
-            self._look_at(latent)
+            if not latent.is_named_after_its_source:
+                reason = f"it says that it was made from `{latent.source}`"
+                found.find("misnamed", latent.label, reason)
+                self.doubtful.add(latent.label)
         self.advance(len(file.latents))
-
-    def _look_at(self, latent: CheckedLatent) -> None:
-        self.latents.append(latent)
-        self.found.latents += 1
-        if not latent.is_named_after_its_source:
-            reason = f"it says that it was made from `{latent.source}`"
-            self.found.find("misnamed", latent.label, reason)
-            self.doubtful.add(latent.label)
 
     def _compare_settings(self) -> None:
         """Compares each latent with the run record, or else with most others."""

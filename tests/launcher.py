@@ -90,9 +90,11 @@ class Launcher:
         return self._ask(request)
 
     @contextlib.contextmanager
-    def running(self, *arguments: object, log: Path) -> Iterator[Process]:
+    def running(
+        self, *arguments: object, log: Path, environment: Mapping[str, str] = {}
+    ) -> Iterator[Process]:
         """A process of `stae ARGUMENTS`, gone afterwards."""
-        process = Process(self, self.start(*arguments, log=log), log)
+        process = Process(self, self.start(*arguments, log=log, environment=environment), log)
         try:
             yield process
         finally:
@@ -148,9 +150,8 @@ def serve() -> None:
 def run(request: Mapping[str, object]) -> None:
     """The new process; does not return."""
     from stae_cli.cli.main import run as stae
-    from tests.signals import heed_interrupts
 
-    heed_interrupts()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as Python starts
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     log = Path(str(request["log"]))
     for path, descriptor in ((_beside(log), 1), (log, 2)):

@@ -1,1 +1,1 @@
-"""Flow: threads that read ahead and write behind, and batches in between."""
+"""Flow: threads that read ahead and write behind."""

@@ -40,12 +40,7 @@ def report() -> Report:
         patch.setattr("stae_cli.benchmark.stopwatch.LARGE", ((64, 64, 64), (128, 32, 64)))
         patch.setattr("stae_cli.benchmark.stopwatch.SHORTEST_SAMPLE", 0.001)
         return run(
-            seeded_tiny(TINY),
-            CASES,
-            weights="tiny",
-            against=["reference"],
-            device="cpu",
-            seconds=0,
+            seeded_tiny(TINY), CASES, weights="tiny", against=["reference"], device="cpu", seconds=0
         )
 
 

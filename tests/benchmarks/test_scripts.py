@@ -68,6 +68,7 @@ def test_family(tmp_path, capsys, monkeypatch):
     """A second call prints the same without training or measuring again."""
     small = replace(PRESETS["f8c16-shuffle"], width=64)
     monkeypatch.setitem(PRESETS, small.name, small)
+    monkeypatch.setattr("stae_cli.benchmark.stopwatch.LARGE", ((64, 64, 64),))
     photos = tmp_path / "photos"
     photos.mkdir()
     for number in range(2):

@@ -34,9 +34,7 @@ def test_decoding_a_hostile_shard_writes_nothing_outside(stae, tiny, jail, key):
     write_hostile_shard(place / "in" / "bad.safetensors", key)
     checkpoint = read_checkpoint(tiny, name="tiny")
     info = replace(
-        INFO,
-        weights_sha256=checkpoint.fingerprint,
-        architecture=checkpoint.architecture.describe(),
+        INFO, weights_sha256=checkpoint.fingerprint, architecture=checkpoint.architecture.describe()
     )
     write_latents(place / "in" / "good.safetensors", [("fine", info, LATENT)])
     before = outside()

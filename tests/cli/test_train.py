@@ -5,9 +5,9 @@ import math
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -23,9 +23,9 @@ from stae_cli.training import evaluation, run
 from stae_cli.training.loop import DivergedError, Loop
 from stae_cli.training.photos import Crops
 from stae_cli.training.workspace import Workspace
+from tests.launcher import wait_for
 from tests.pictures import noise, write_photos
 from tests.seeded import TINY, seeded_tensors
-from tests.signals import heed_interrupts
 
 ROOT = Path(__file__).parents[2]
 STEPS = 40
@@ -60,41 +60,19 @@ def curve_of(out):
     return {line["step"]: line["loss"] for line in log_of(out) if "loss" in line}
 
 
-def spawned(command):
-    """`stae` in a process of its own, in which steps take long enough to be interrupted."""
-    return spawned_module("stae_cli", *command)
-
-
-def spawned_module(*command):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", *map(str, command)],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=None if os.name == "nt" else heed_interrupts,
-    )
-
-
-def wait_for_steps(out, steps, process):
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        state = out.parent / f"{out.stem}.training" / "state.pt"
-        if state.exists() and max([0, *curve_of(out)]) >= steps:
-            return
-        time.sleep(0.005)
-    raise AssertionError(f"no state after {steps} steps: {process.communicate()}")
+def wait_for_steps(out, steps, ended):
+    state = out.parent / f"{out.stem}.training" / "state.pt"
+    wait_for(lambda: state.exists() and max([0, *curve_of(out)]) >= steps, ended=ended)
 
 
 @pytest.fixture(scope="module")
-def unbroken(photos, tiny, tmp_path_factory):
+def unbroken(photos, tiny, launcher, tmp_path_factory):
     """A run to the end without any interruption."""
     out = tmp_path_factory.mktemp("unbroken") / "new.safetensors"
-    process = spawned(arguments(photos, out, tiny, "--validate", photos, "--json"))
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    return out, json.loads(output), errors
+    command = arguments(photos, out, tiny, "--validate", photos, "--json")
+    with launcher.running(*command, log=out.with_name("log")) as process:
+        assert process.wait() == 0, process.err
+    return out, json.loads(process.out), process.err
 
 
 def test_a_checkpoint_with_its_history(unbroken, tiny):
@@ -201,23 +179,33 @@ def test_weights_show_takes_metadata_as_it_comes(stae, tmp_path):
     assert "recipe: by hand" in ran.out
 
 
-def test_two_processes_follow_the_curve_of_one(photos, tiny, out, unbroken):
-    launcher = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+def test_two_processes_follow_the_curve_of_one(
+    photos, tiny, out, tmp_path, unbroken, launcher, free_port
+):
     command = arguments(photos, out, tiny, "--json")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    ran = subprocess.run(
-        [sys.executable, "-m", *launcher, "-m", "stae_cli", *map(str, command)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=120,
-    )
-    assert ran.returncode == 0, ran.stderr
-    assert json.loads(ran.stdout)["steps"] == STEPS  # one object: the others are silent
-    alone, shared = curve_of(unbroken[0]), curve_of(out)
-    assert list(alone) == list(shared)
-    for step, loss in alone.items():
-        assert shared[step] == pytest.approx(loss, rel=1e-4)
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port}
+    ranks = [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    with (
+        launcher.running(*command, log=tmp_path / "first", environment=ranks[0]) as first,
+        launcher.running(*command, log=tmp_path / "second", environment=ranks[1]) as second,
+    ):
+        assert first.wait() == 0, first.err
+        assert second.wait() == 0, second.err
+    assert json.loads(first.out)["steps"] == STEPS
+    assert second.out == ""
+    assert_same_curve(out, unbroken[0], rel=1e-4)
+
+
+@pytest.fixture
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return str(server.getsockname()[1])
+
+
+def assert_same_curve(one, other, *, rel):
+    curve, expected = curve_of(one), curve_of(other)
+    assert list(curve) == list(expected)
+    assert list(curve.values()) == pytest.approx(list(expected.values()), rel=rel)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -225,18 +213,23 @@ def test_processes_that_torchrun_starts_anew_go_on(photos, tiny, out):
     """Also those that replace a checkpoint: it is the same command."""
     out.parent.mkdir()
     shutil.copy(tiny, out)
-    command = arguments(photos, out, tiny, "--overwrite", "--json", steps=400)
-    launcher = ("torch.distributed.run", "--standalone", "--nproc-per-node", 2, "--max-restarts", 2)
-    process = spawned_module(*launcher, "-m", "stae_cli", *command)
-    for rank, steps in ((0, 100), (1, 200)):
-        wait_for_steps(out, steps, process)
+    command = arguments(photos, out, tiny, "--overwrite", "--json", steps=200)
+    torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node", 2, "--max-restarts", 2)
+    process = subprocess.Popen(
+        [sys.executable, "-m", *map(str, (*torchrun, "-m", "stae_cli", *command))],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for rank, steps in ((0, 50), (1, 100)):
+        wait_for_steps(out, steps, process.poll)
         os.kill(workers_of(process)[rank], signal.SIGKILL)
-        while len(workers_of(process)) == 2 and process.poll() is None:
-            time.sleep(0.01)
-    output, errors = process.communicate(timeout=120)
+        wait_for(lambda: len(workers_of(process)) != 2, ended=process.poll)
+    output, errors = process.communicate(timeout=200)
     assert process.returncode == 0, errors
-    assert json.loads(output)["resumed_at"] >= 190
-    assert list(curve_of(out)) == list(range(10, 401, 10))
+    assert json.loads(output)["resumed_at"] >= 90
+    assert list(curve_of(out)) == list(range(10, 201, 10))
     assert errors.count("continuing after step") == 2
 
 
@@ -253,38 +246,33 @@ def commandline(pid):
         return b""
 
 
-def test_killed_and_resumed_is_the_same_curve(photos, tiny, out, unbroken):
+def test_killed_and_resumed_is_the_same_curve(
+    stae, photos, tiny, out, tmp_path, unbroken, launcher
+):
     command = arguments(photos, out, tiny, "--validate", photos)
-    process = spawned(command)
-    wait_for_steps(out, 20, process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    with launcher.running(*command, log=tmp_path / "log") as process:
+        wait_for_steps(out, 20, process.has_ended)
+        process.end_by(signal.SIGKILL)
     assert not out.exists()
-    again = spawned([*command, "--json"])
-    output, errors = again.communicate(timeout=120)
-    assert again.returncode == 0, errors
-    assert json.loads(output)["resumed_at"] >= 10
-    assert "continuing after step" in errors
-    whole, resumed = curve_of(unbroken[0]), curve_of(out)
-    assert list(whole) == list(resumed)
-    for step, loss in whole.items():
-        assert resumed[step] == pytest.approx(loss, rel=1e-5)
+    with launcher.running(*command, "--json", log=tmp_path / "log") as process:
+        assert process.wait() == 0, process.err
+    assert json.loads(process.out)["resumed_at"] >= 10
+    assert "continuing after step" in process.err
+    assert_same_curve(out, unbroken[0], rel=1e-5)
     for name, tensor in read_checkpoint(unbroken[0], name="a").tensors.items():
         assert torch.allclose(tensor, read_checkpoint(out, name="b").tensors[name], atol=1e-5)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_run_saves_and_goes_on(stae, photos, tiny, out, number, code):
+def test_an_interrupted_run_saves_and_goes_on(
+    stae, photos, tiny, out, tmp_path, launcher, number, code
+):
     command = arguments(photos, out, tiny, "--save-every", 60, steps=4000)
-    process = spawned(command)
     log = out.parent / "new.training" / "log.jsonl"
-    while not (log.exists() and len(log.read_text().splitlines()) > 2):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == code, errors
-    assert "Traceback" not in errors
+    with launcher.running(*command, log=tmp_path / "log") as process:
+        wait_for(lambda: log.exists() and log.read_text().count("\n") > 2, ended=process.has_ended)
+        assert process.end_by(number) == code, process.err
+    assert "Traceback" not in process.err
     state = torch.load(out.parent / "new.training" / "state.pt", weights_only=True)
     assert state["loop"]["step"] >= max(curve_of(out))
     other = stae(*arguments(photos, out, tiny, "--lr", 1e-3, steps=4000))
@@ -382,15 +370,15 @@ def test_a_place_that_cannot_be_written_to_is_told_at_once(stae, photos, tiny, o
     stae(*arguments(photos, out, tiny)).assert_fails(1, "cannot write to", "new.training")
 
 
-def test_two_runs_do_not_write_to_one_checkpoint(stae, photos, tiny, out):
-    process = spawned(arguments(photos, out, tiny, steps=4000))
-    wait_for_steps(out, 10, process)
-    for more in ((), ("--overwrite",)):
-        ran = stae(*arguments(photos, out, tiny, *more))
-        ran.assert_fails(1, "another run is at work", "new.training")
-    assert process.poll() is None
-    process.kill()  # nothing but the system lets go of the lock then
-    process.communicate()
+def test_two_runs_do_not_write_to_one_checkpoint(stae, photos, tiny, out, tmp_path, launcher):
+    command = arguments(photos, out, tiny, steps=4000)
+    with launcher.running(*command, log=tmp_path / "log") as process:
+        wait_for_steps(out, 10, process.has_ended)
+        for more in ((), ("--overwrite",)):
+            ran = stae(*arguments(photos, out, tiny, *more))
+            ran.assert_fails(1, "another run is at work", "new.training")
+        assert not process.has_ended()
+        process.end_by(signal.SIGKILL)  # nothing but the system lets go of the lock then
     assert stae(*arguments(photos, out, tiny, "--overwrite", steps=1)).code == 0
     assert not (out.parent / "new.training" / ".lock").exists()
 

@@ -1,6 +1,7 @@
 """Arithmetic settings: the codec's numbers do not depend on the caller's, which stay theirs."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -139,20 +140,16 @@ def test_the_settings_of_devices_are_apart():
 
 def test_many_threads_find_it_plain_and_leave_it_as_it_was():
     set_by_the_new_names()
-    before, wrong = precisions(), []
+    before, together = precisions(), threading.Barrier(4)
 
-    def run():
+    def run(_index):
+        together.wait()
         for _ in range(300):
             with plain_arithmetic(CUDA):
-                if backends.cuda.matmul.fp32_precision != "ieee":
-                    wrong.append(1)
+                assert backends.cuda.matmul.fp32_precision == "ieee"
 
-    threads = [threading.Thread(target=run) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(run, range(4)))
     assert precisions() == before
 
 

@@ -4,8 +4,8 @@ import gc
 import os
 import subprocess
 import sys
-import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -55,22 +55,15 @@ def test_threads_do_not_mix_their_work(model):
     batches = [levels(1, 16 + 8 * seed, 24, 3, seed=seed) for seed in range(4)]
     expected = [codec.encode(batch) for batch in batches]
     painted = [codec.decode(latents) for latents in expected]
-    wrong = []
 
     def run(index):
         for _ in range(20):
             latents = codec.encode(batches[index])
-            if not torch.equal(latents, expected[index]):
-                wrong.append(index)
-            if not torch.equal(codec.decode(latents), painted[index]):
-                wrong.append(index)
+            assert torch.equal(latents, expected[index])
+            assert torch.equal(codec.decode(latents), painted[index])
 
-    threads = [threading.Thread(target=run, args=(index,)) for index in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(run, range(4)))
 
 
 def test_a_codec_ends_when_nobody_refers_to_it(model):

@@ -89,9 +89,7 @@ def test_decodes_any_size_like_the_reference(tiny, batch, height, width):
 
 
 @settings(max_examples=30)
-@given(
-    sizes=st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=6),
-)
+@given(sizes=st.lists(st.tuples(st.integers(1, 12), st.integers(1, 12)), min_size=1, max_size=6))
 def test_decodes_several_sizes_together_in_order(tiny, sizes):
     model, form = tiny
     generator = torch.Generator().manual_seed(len(sizes))

@@ -22,38 +22,20 @@ from stae_cli.codec import inference
 from stae_cli.codec.cpu.affine import Affine, Placement
 from stae_cli.codec.cpu.folding import PlainBackend
 from stae_cli.codec.cpu.layers import FieldHead, normed
-from stae_cli.codec.cuda import folding, kernels
+from stae_cli.codec.cuda import kernels
 from stae_cli.codec.cuda.folding import FusedBackend
 from stae_cli.codec.cuda.layers import FusedFieldHead, FusedTrunk, GegluStep, write_tanh_gelu
-from stae_cli.codec.device import plain_arithmetic
 from stae_cli.codec.inference import InferenceForm
 from stae_cli.codec.tensors import centred, patches_of
-from stae_cli.network.architecture import PRESETS, Architecture
+from stae_cli.network.architecture import PRESETS
+from tests.codec.interpreted import DEVICE, SILENT_OVERFLOWS, SMALL
 from tests.seeded import TINY, seeded_model, tiny_like
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden.safetensors"
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-SMALL = Architecture("small", width=48, head_width=16)  # no power of two, as a kernel's blocks are
 VARIANTS = [SMALL, *(tiny_like(PRESETS[name]) for name in ("f8c16-1x1", "f8c16-shuffle", "f32c64"))]
 HALVES = [torch.float16, torch.bfloat16]
 
-pytestmark = [
-    # Overflows that a device meets in silence, numpy tells of.
-    pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning"),
-]
-
-
-@pytest.fixture(autouse=True)
-def _with_tensor_cores(monkeypatch):
-    """As on a card, and for float32 too, which shows errors that half precision hides."""
-
-    def has_tensor_cores(device, dtype):
-        return device.type == "cuda" or dtype != torch.bfloat16  # the interpreter cannot multiply
-
-    monkeypatch.setattr(folding, "has_tensor_cores", has_tensor_cores)
-    with plain_arithmetic(DEVICE):
-        yield
+pytestmark = [*SILENT_OVERFLOWS, pytest.mark.usefixtures("with_tensor_cores")]
 
 
 def fused(model, dtype=torch.float32):
@@ -81,13 +63,6 @@ def reference(architecture):
 @pytest.fixture(scope="module")
 def full():
     return seeded_model()
-
-
-@pytest.fixture
-def large_blocks(monkeypatch):
-    """Fewer programs, since the interpreter takes its time for each, however much it computes."""
-    if DEVICE.type == "cpu":
-        monkeypatch.setattr(kernels, "VALUES", 1 << 15)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALVES])

@@ -14,37 +14,18 @@ pytest.importorskip("triton")
 
 from stae_cli.codec.cpu.affine import Placement
 from stae_cli.codec.cpu.folding import PlainBackend, Weights
-from stae_cli.codec.cuda import folding, kernels, selftest
+from stae_cli.codec.cuda import kernels, selftest
 from stae_cli.codec.cuda.folding import FusedBackend
 from stae_cli.codec.cuda.layers import FusedFieldHead
 from stae_cli.codec.cuda.selftest import UnfusedError, choose_form, fused_form
-from stae_cli.codec.device import plain_arithmetic
-from stae_cli.network.architecture import PRESETS, Architecture
+from stae_cli.network.architecture import PRESETS
+from tests.codec.interpreted import DEVICE, SILENT_OVERFLOWS, SMALL
 from tests.seeded import seeded_model, tiny_like
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-SMALL = Architecture("small", width=48, head_width=16)
 HALF = torch.float16
 DTYPES = [torch.float32, HALF, torch.bfloat16]
 
-pytestmark = [
-    # Overflows that a device meets in silence, numpy reports.
-    pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning"),
-    pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning"),
-]
-
-
-@pytest.fixture(autouse=True)
-def _with_tensor_cores(monkeypatch):
-    """As on a card, and for float32 too, which shows errors that half precision hides."""
-
-    def has_tensor_cores(device, dtype):
-        return device.type == "cuda" or dtype != torch.bfloat16  # the interpreter cannot multiply
-
-    monkeypatch.setattr(folding, "has_tensor_cores", has_tensor_cores)
-    monkeypatch.delenv("STAE_TRITON", raising=False)
-    with plain_arithmetic(DEVICE):
-        yield
+pytestmark = [*SILENT_OVERFLOWS, pytest.mark.usefixtures("with_tensor_cores")]
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import contextlib
 import io
 import random
 import struct
-import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -74,8 +74,8 @@ def test_exif_orientation(format, options, orientation):  # noqa: A002
     exif[0x0112] = orientation
     data = saved(photo(), format, exif=exif, **options)
     assert np.array_equal(read(data), by_pillow(data))
-    with open_image_of(data) as image:
-        assert (image.width, image.height) == ((50, 35) if orientation < 5 else (35, 50))
+    image = open_image(io.BytesIO(data))
+    assert (image.width, image.height) == ((50, 35) if orientation < 5 else (35, 50))
 
 
 EXIF_TURNED = b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
@@ -106,17 +106,6 @@ def test_opening_a_png_reads_no_pixels(monkeypatch):
     data = CASES["rgb png"]()
     monkeypatch.setattr(ImageFile.ImageFile, "load", None)
     assert open_image(io.BytesIO(data)).width == 50
-
-
-class open_image_of:  # noqa: N801
-    def __init__(self, data):
-        self.file = io.BytesIO(data)
-
-    def __enter__(self):
-        return open_image(self.file)
-
-    def __exit__(self, *_):
-        self.file.close()
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
@@ -292,20 +281,14 @@ def test_threads_read_the_same_pixels():
     files = [CASES[kind]() for kind in ("jpeg 4:2:0", "rgba png", "palette png", "lzw tiff")]
     files.append(saved(photo(), "JPEG", icc_profile=ADOBE_LIKE))
     expected = [read(data) for data in files]
-    wrong = []
 
-    def work():
+    def work(_index):
         for _ in range(10):
             for data, pixels in zip(files, expected, strict=True):
-                if not np.array_equal(read(data), pixels):
-                    wrong.append(data)
+                assert np.array_equal(read(data), pixels)
 
-    threads = [threading.Thread(target=work) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(6)))
 
 
 FUZZED = ["jpeg 4:2:0", "progressive jpeg", "rgb png", "palette png, alpha bytes", "gif", "webp",

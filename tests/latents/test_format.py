@@ -13,12 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from stae_cli.errors import InputError
-from stae_cli.latents.format import (
-    HEADER_LIMIT,
-    LatentInfo,
-    is_finite,
-    write_latent,
-)
+from stae_cli.latents.format import HEADER_LIMIT, LatentInfo, is_finite, write_latent
 from stae_cli.latents.listing import read_latent, stored_in
 from stae_cli.latents.safetensors_header import ForeignFileError
 from stae_cli.storage.entry import FileEntry
@@ -153,8 +148,7 @@ def test_a_huge_header_is_refused_at_the_bound(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "header",
-    ["", "[]", "{", "null", "[" * 5000, '{"__metadata__":1}', '{"latents":{}}', "\ud800"],
+    "header", ["", "[]", "{", "null", "[" * 5000, '{"__metadata__":1}', '{"latents":{}}', "\ud800"]
 )
 def test_malformed_headers_are_refused(tmp_path, header):
     data = header.encode("utf-8", "surrogatepass")

@@ -19,7 +19,7 @@ def test_muon_gets_the_hidden_matrices_of_the_network():
     names = {parameter: name for name, parameter in model.named_parameters()}
     assert len(hidden) + len(others) == len(names)
     assert {names[p].split(".")[-2] for p in hidden} == {
-        *("conv_up", "conv_down", "0", "2", "param_gen"),
+        *("conv_up", "conv_down", "0", "2", "param_gen")
     }
     left = sorted(names[p] for p in others if p.ndim > 1)
     assert left == [

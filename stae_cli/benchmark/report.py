@@ -201,10 +201,7 @@ def check_target(path: Path) -> None:
 
 
 def draw(report: Report, path: Path) -> None:
-    """Writes a PNG.
-
-    Bars are medians of images per second, lines reach from the 10th to the 90th percentile. Every
-    panel has a scale of its own, which starts at zero.
+    """Writes a PNG of images per second; CAPTION explains it, and scales start at zero.
 
     Raises:
         StaeError: the file cannot be written.

@@ -23,8 +23,8 @@ def print_warnings(report: Report) -> None:
     for result in report.results:
         for name, reason in result.left_out.items():
             print_warning(f"{result.case}: {name} is left out: {reason}")
-    spreads = (_spread(timing) for result in report.results for timing in result.timings)
-    if any(spread > BUSY for spread in spreads):
+    times = [timing.milliseconds for result in report.results for timing in result.timings]
+    if any((time.p90 - time.p10) / time.median > BUSY for time in times):
         print_warning(
             f"timings vary by more than {BUSY:.0%}: the machine was busy, or rounds too few"
         )
@@ -86,11 +86,6 @@ def _cells(timing: Timing, *, compared: bool) -> dict[str, str]:
     if timing.memory_bytes is not None:
         cells["GB"] = f"{timing.memory_bytes / 1e9:.2f}"
     return cells
-
-
-def _spread(timing: Timing) -> float:
-    time = timing.milliseconds
-    return (time.p90 - time.p10) / time.median
 
 
 def _rate(tflops: float) -> str:

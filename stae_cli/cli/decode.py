@@ -1,7 +1,6 @@
 """`stae decode`: latents to pictures."""
 
 # Not `from __future__ import annotations`: Typer would evaluate each string eight times.
-import os
 from functools import partial
 from typing import Annotated, Literal
 
@@ -40,8 +39,7 @@ def decode(
     """
     from stae_cli.runs import decode as running
 
-    actors = Actors(ray_address, min_actors, max_actors)
-    place = parse_place(device, engine, os.environ, actors)
+    place = parse_place(device, engine, Actors(ray_address, min_actors, max_actors))
     settings = running.DecodeSettings(format=format, overwrite=overwrite, workers=workers)
     plan = running.plan_decode(sources, dest, settings)
     crew = None

@@ -1,7 +1,6 @@
 """`stae encode`: images to latents."""
 
 # Not `from __future__ import annotations`: Typer would evaluate each string eight times.
-import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -116,8 +115,7 @@ def encode(
     from stae_cli.runs.encode_plan import EncodeSettings, plan_encode
     from stae_cli.storage.fsspec_store import is_url
 
-    actors = Actors(ray_address, min_actors, max_actors)
-    place = parse_place(device, engine, os.environ, actors)
+    place = parse_place(device, engine, Actors(ray_address, min_actors, max_actors))
     settings = EncodeSettings(
         prep=opt.parse_prep(edges, short_side, max_pixels, square, background),
         save_dtype=save_dtype,
@@ -126,7 +124,7 @@ def encode(
         overwrite=overwrite,
         strict=strict,
         workers=workers,
-        share=parse_share(unit_rank, unit_count, os.environ),
+        share=parse_share(unit_rank, unit_count),
     )
     plan = plan_encode(sources, dest, settings, listed=_listed(sources, from_list))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -126,9 +126,7 @@ class Actors:
     most: int | None = None
 
 
-def parse_place(
-    device: str, engine: Engine, environment: Mapping[str, str], actors: Actors
-) -> Place:
+def parse_place(device: str, engine: Engine, actors: Actors) -> Place:
     """What the options name.
 
     Raises:
@@ -144,7 +142,7 @@ def parse_place(
         )
     names = _all_cuda() if device == ALL else [parse_device(name) for name in device.split(",")]
     if len(names) == 1:
-        return Place(local_device(names[0], environment))
+        return Place(local_device(names[0]))
     from stae_cli.runs.local_workers import Processes
 
     log_info(f"one process on each of {', '.join(names)}")
@@ -181,22 +179,22 @@ def _all_cuda() -> list[str]:
     return [f"cuda:{index}" for index in range(count)]
 
 
-def local_device(device: str, environment: Mapping[str, str]) -> str:
+def local_device(device: str) -> str:
     """The device of this process: where a launcher started several, `cuda` means its own one."""
     if device not in ("auto", "cuda"):
         return device
     for name in LOCAL_RANKS:
-        if name in environment:
+        if name in os.environ:
             import torch
 
-            rank, count = _number(environment, name), torch.cuda.device_count()
+            rank, count = _number(name), torch.cuda.device_count()
             own = f"cuda:{rank % count}" if count else device
             log_info(f"device {own}, by {name}")
             return own
     return device
 
 
-def parse_share(rank: int | None, count: int | None, environment: Mapping[str, str]) -> Share:
+def parse_share(rank: int | None, count: int | None) -> Share:
     """The part of a run that the options name, or a launcher (torchrun, Slurm) without them.
 
     Raises:
@@ -211,15 +209,15 @@ def parse_share(rank: int | None, count: int | None, environment: Mapping[str, s
     if rank is not None and count is not None:
         return Share(rank, count)
     for names in LAUNCHERS:
-        if all(name in environment for name in names):
-            share = Share(*(_number(environment, name) for name in names))
+        if all(name in os.environ for name in names):
+            share = Share(*map(_number, names))
             log_info(f"part {share.rank} of {share.count}, by {' and '.join(names)}")
             return share
     return Share()
 
 
-def _number(environment: Mapping[str, str], name: str) -> int:
-    text = environment[name]
+def _number(name: str) -> int:
+    text = os.environ[name]
     if not text.isdecimal():
         raise UsageError(f"`{name}` is `{text}`, which is not a number", "unset or correct it")
     return int(text)

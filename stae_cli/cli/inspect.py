@@ -20,9 +20,7 @@ COUNTED = ("architecture", "prep", "compute_dtype")  # fields whose values are l
 
 
 def inspect(
-    sources: Annotated[
-        list[str], typer.Argument(metavar="SOURCE", help="Latent files, folders of them, or URLs.")
-    ],
+    sources: opt.LatentSources,
     files: Annotated[bool, typer.Option("--files", help="Print a row for every file.")] = False,
     as_json: opt.AsJson = False,
     verbose: opt.Verbose = False,

@@ -22,7 +22,7 @@ WEIGHTS_HELP = (
     "Checkpoint: `stupidae` (published, from the hub), `builtin`, a name from `stae weights list`, "
     "a .safetensors/.pt/.pth file, or hf://OWNER/REPO/FILE[@REVISION]."
 )
-DEVICES = "use auto, cuda, cuda:N, mps or cpu"
+DEVICES = "auto, cuda, cuda:N, mps or cpu"
 SIDE_DIGITS = 6  # longest side that a size may name
 
 GENERAL = "General options"  # those without a section of their own in the help
@@ -35,26 +35,27 @@ file_option = partial(typer.Option, rich_help_panel="Files")
 machine_option = partial(typer.Option, rich_help_panel="Machine")
 sharing_option = partial(typer.Option, rich_help_panel="Sharing work")
 
+# Options whose help depends on the command.
+weights_option = partial(network_option, "--weights", metavar="NAME", envvar="STAE_WEIGHTS")
+device_option = partial(machine_option, "--device", metavar="DEVICE")
+workers_option = partial(machine_option, "--workers", metavar="N", min=1)
+
 Dtype = Literal["auto", "float16", "bfloat16", "float32"]
 Edges = Literal["pad", "crop", "error"]
 
 Sources = Annotated[
     list[str], typer.Argument(metavar="SOURCE", help="Files, folders or URLs.", show_default=False)
 ]
+LatentSources = Annotated[
+    list[str], typer.Argument(metavar="SOURCE", help="Latent files, folders of them, or URLs.")
+]
 Dest = Annotated[
     str, typer.Argument(metavar="DEST", help="Folder for the results, created if absent.")
 ]
-Weights = Annotated[
-    str, network_option("--weights", metavar="NAME", envvar="STAE_WEIGHTS", help=WEIGHTS_HELP)
-]
+Weights = Annotated[str, weights_option(help=WEIGHTS_HELP)]
 RecordedWeights = Annotated[
     str | None,
-    network_option(
-        "--weights",
-        metavar="NAME",
-        envvar="STAE_WEIGHTS",
-        help=f"{WEIGHTS_HELP} By default the one that the latents record.",
-    ),
+    weights_option(help=f"{WEIGHTS_HELP} By default the one that the latents record."),
 ]
 ArchitectureName = Annotated[
     str | None,
@@ -65,16 +66,11 @@ ArchitectureName = Annotated[
         show_default=False,
     ),
 ]
-Device = Annotated[
-    str, machine_option("--device", metavar="DEVICE", help="auto, cuda, cuda:N, mps or cpu.")
-]
+Device = Annotated[str, device_option(help=f"{DEVICES}.")]
 Devices = Annotated[
     str,
-    machine_option(
-        "--device",
-        metavar="DEVICE",
-        help="auto, cuda, cuda:N, mps or cpu; cuda:all or a comma-separated list runs one process "
-        "per device.",
+    device_option(
+        help=f"{DEVICES}; cuda:all or a comma-separated list runs one process per device."
     ),
 ]
 ComputeDtype = Annotated[
@@ -95,14 +91,9 @@ BatchPatches = Annotated[
         help="8x8 patches on the device at once.",
     ),
 ]
-Workers = Annotated[
-    int | None, machine_option("--workers", metavar="N", min=1, help="Reading threads.")
-]
+Workers = Annotated[int | None, workers_option(help="Reading threads.")]
 ReadersAndWriters = Annotated[
-    int | None,
-    machine_option(
-        "--workers", metavar="N", min=1, help="Reading threads, and as many writing ones."
-    ),
+    int | None, workers_option(help="Reading threads, and as many writing ones.")
 ]
 EdgesOption = Annotated[
     Edges,
@@ -208,9 +199,9 @@ def parse_device(name: str) -> str:
         UsageError: an empty name, or an unknown kind of device.
     """
     if not name:
-        raise UsageError("the name of a device is empty", DEVICES)
+        raise UsageError("the name of a device is empty", f"use {DEVICES}")
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", name):
-        raise UsageError(f"unknown device `{name}`", DEVICES)
+        raise UsageError(f"unknown device `{name}`", f"use {DEVICES}")
     return name
 
 

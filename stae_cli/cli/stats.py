@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from stae_cli.cli import options as opt
 from stae_cli.cli.console import (
@@ -23,9 +21,7 @@ if TYPE_CHECKING:
 
 
 def stats(
-    sources: Annotated[
-        list[str], typer.Argument(metavar="SOURCE", help="Latent files, folders of them, or URLs.")
-    ],
+    sources: opt.LatentSources,
     workers: opt.Workers = None,
     as_json: opt.AsJson = False,
     quiet: opt.Quiet = False,

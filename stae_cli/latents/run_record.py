@@ -48,11 +48,10 @@ class RunRecord:
 
     def differences(self, other: RunRecord) -> list[str]:
         """What differs, as `name: mine, not theirs`; weights are compared by fingerprint."""
+        weights = []
         if self.weights_sha256 != other.weights_sha256:
             mine = f"{self.weights} ({self.weights_sha256[:12]})"
             weights = [f"weights: {mine}, not {other.weights} ({other.weights_sha256[:12]})"]
-        else:
-            weights = []
         compared = ("kind", "prep", "output", "layout", "shard_size", "names", "format_version")
         return weights + [
             f"{name}: {getattr(self, name)}, not {getattr(other, name)}"

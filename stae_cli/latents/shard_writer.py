@@ -26,7 +26,7 @@ from stae_cli.latents.safetensors_header import read_tensors
 from stae_cli.latents.shard_format import HEADER_LIMIT, TarNote, parse_note, write_shard
 from stae_cli.latents.writer import Expected, Job, Shard, Storage, Written, stored_at
 from stae_cli.storage.destination import Destination
-from stae_cli.storage.entry import Entry, SourceState
+from stae_cli.storage.entry import SourceState
 
 MEMORY_BYTES = 256 << 20  # of a shard in the making; more than that waits on disk
 REREADS = 5  # of a shard that other processes replace
@@ -242,7 +242,10 @@ def all_stored(
         these must be listed again.
     """
     try:
-        note = _note(destination.entry(shard_name(0)))
+        first = destination.entry(shard_name(0))
+        with first.open() as file:
+            _, metadata, _ = read_tensors(file, first.state().size, limit=HEADER_LIMIT)
+        note = parse_note(metadata.get("tar"))
         if note is None or note.etag != etag or note.problems or note.pictures < 1:
             return None
         stored = list(_stored(destination, shard_name, note, shard_size))
@@ -264,9 +267,3 @@ def _stored(
         yield from latents
     if destination.holds(shard_name(count)):  # surplus, which must be reported
         raise InputError("more shards than the tar has pictures for")
-
-
-def _note(entry: Entry) -> TarNote | None:
-    with entry.open() as file:
-        _, metadata, _ = read_tensors(file, entry.state().size, limit=HEADER_LIMIT)
-    return parse_note(metadata.get("tar"))

@@ -187,10 +187,10 @@ def _refuse_shared_folders(planned: Sequence[Planned], tars: Sequence[Tar]) -> N
     for tar in tars:
         other = prefixes.setdefault(folded(tar.prefix), tar)
         if other is not tar:
-            raise _shared(f"`{other.place}`", tar)
+            raise _shared(f"`{other.entry.place}`", tar)
     if not prefixes:
         return
-    inside = {folded(tar.prefix).rpartition("/")[0]: tar.place for tar in tars}
+    inside = {folded(tar.prefix).rpartition("/")[0]: tar.entry.place for tar in tars}
     for plan in planned:
         folder = folded(plan.output).rpartition("/")[0]
         if folder not in inside:
@@ -204,6 +204,6 @@ def _refuse_shared_folders(planned: Sequence[Planned], tars: Sequence[Tar]) -> N
 
 def _shared(place: str, tar: Tar) -> UsageError:
     return UsageError(
-        f"{place} and the members of `{tar.place}` would both write below `{tar.prefix}/`",
+        f"{place} and the members of `{tar.entry.place}` would both write below `{tar.prefix}/`",
         "encode them into different DESTs",
     )

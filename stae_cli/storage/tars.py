@@ -41,11 +41,6 @@ class Tar:
         """What distinguishes this tar from later ones of its name; empty for local tars."""
         return self.entry.listed.etag if isinstance(self.entry, RemoteEntry) else ""
 
-    @property
-    def place(self) -> str:
-        """Its location, for messages."""
-        return self.entry.place
-
 
 def tar_of(entry: FileEntry | RemoteEntry) -> Tar:
     """An entry as a tar; one named `...tar` keeps its suffix."""
@@ -191,7 +186,7 @@ def _member(
     hidden = any(part.startswith(".") and part != ".." for part in path.parts)
     if info.isdir() or hidden or path.suffix.lower() not in suffixes:
         reason = "a folder" if info.isdir() else "hidden" if hidden else "its suffix"
-        _log.debug("skipped `%s:%s`: %s", tar.place, info.name, reason)
+        _log.debug("skipped `%s:%s`: %s", archive.place, info.name, reason)
         return None
     key = f"{tar.prefix}/{name}"
     if unusable := problem_of(name):

@@ -158,7 +158,8 @@ class _Verifying:
         self._compare_settings()
         self._find_doubles()
         self._find_temporaries()
-        self._compare_manifests()
+        if found.record is not None and found.record.layout == SHARDS:
+            found.findings += wrong_lines(self.plan.destination, self.latents, broken=self.broken)
         self._compare_sources()
         return found
 
@@ -232,12 +233,6 @@ class _Verifying:
             if TEMPORARY.fullmatch(name.rpartition("/")[2]):
                 reason = "left by a run that was killed, or of a run in progress"
                 self.found.find("temporary", name, reason)
-
-    def _compare_manifests(self) -> None:
-        record = self.found.record
-        if record is not None and record.layout == SHARDS:
-            lines = wrong_lines(self.plan.destination, self.latents, broken=self.broken)
-            self.found.findings += lines
 
     def _compare_sources(self) -> None:
         """Compares with the sources, if given, and with the failures of the last run."""

@@ -3,9 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 import zlib
 from pathlib import Path
 
@@ -20,9 +17,9 @@ from stae_cli.checkpoints.checkpoint import read_checkpoint, write_checkpoint
 from stae_cli.codec.pixel_codec import PixelCodec
 from stae_cli.latents.listing import read_latent
 from stae_cli.runs.pipeline import Pipeline
+from tests.launcher import wait_for
 from tests.pictures import EXAMPLES, noise, write_photos
 from tests.seeded import TINY, seeded_tensors
-from tests.signals import heed_interrupts
 
 
 @pytest.fixture
@@ -374,44 +371,17 @@ def test_json_is_the_only_thing_on_stdout(stae, photos, tiny, tmp_path):
     assert ran.err == ""
 
 
-def run_apart(*arguments, **options):
-    return subprocess.Popen(
-        [sys.executable, "-m", "stae_cli", *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=None if os.name == "nt" else heed_interrupts,
-        **options,
-    )
-
-
-def wait_for_some(out: Path, process: subprocess.Popen[str], count: int = 5) -> None:
-    deadline = time.monotonic() + 60
-    while len(list(out.rglob("*.safetensors"))) < count:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
-@pytest.mark.parametrize(
-    ("number", "code"),
-    [
-        pytest.param("SIGKILL", -9, marks=pytest.mark.skipif(os.name == "nt", reason="posix")),
-        pytest.param("SIGTERM", 143, marks=pytest.mark.skipif(os.name == "nt", reason="posix")),
-        pytest.param("SIGINT", 130, marks=pytest.mark.skipif(os.name == "nt", reason="posix")),
-    ],
-)
-def test_a_killed_run_goes_on_where_it_stopped(stae, tiny, tmp_path, number, code):
+@pytest.mark.skipif(os.name == "nt", reason="posix")
+@pytest.mark.parametrize(("number", "code"), [("SIGKILL", -9), ("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_killed_run_goes_on_where_it_stopped(stae, tiny, tmp_path, launcher, number, code):
     photos = write_photos(tmp_path / "photos", count=400)
     stae("encode", photos, tmp_path / "whole", "--weights", tiny)
     out = tmp_path / "out"
     arguments = ["encode", photos, out, "--weights", tiny, "--batch-patches", 40, "--workers", 1]
-    process = run_apart(*arguments)
-    wait_for_some(out, process)
-    process.send_signal(getattr(signal, number))
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == code, err
-    assert "Traceback" not in err
+    with launcher.running(*arguments, log=tmp_path / "log") as process:
+        wait_for(lambda: len(latents(out)) >= 5, ended=process.has_ended)
+        assert process.end_by(getattr(signal, number)) == code, process.err
+    assert "Traceback" not in process.err
     survived = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
     assert 5 <= len(survived) < 400
     ran = stae(*arguments, "--json")

@@ -381,8 +381,6 @@ def cluster():
         else:
             pytest.skip(f"Ray does not start on this machine: {process.communicate()}")
         yield address[1]
-        process.terminate()
-        process.wait()
 
 
 @posix

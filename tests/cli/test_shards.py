@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from stae_cli import LatentDataset
 from stae_cli.latents.listing import list_latents
 from stae_cli.storage.entry import FileEntry
-from tests.cli.test_encode import run_apart, wait_for_some
+from tests.launcher import wait_for
 from tests.pictures import noise, write_photos
 
 SHARDS = [f"shard-{number:05}.safetensors" for number in range(3)]
@@ -240,16 +240,18 @@ def test_damaged_shards_are_made_again_and_foreign_ones_kept(encode, out):
 
 @pytest.mark.skipif(os.name == "nt", reason="posix")
 @pytest.mark.parametrize("number", ["SIGKILL", "SIGINT"])
-def test_an_interrupted_run_leaves_whole_shards_and_no_manifest(encode, tiny, tmp_path, number):
+def test_an_interrupted_run_leaves_whole_shards_and_no_manifest(
+    encode, tiny, tmp_path, launcher, number
+):
     photos = write_photos(tmp_path / "many", count=120)
     assert encode(source=photos, dest="whole").code == 0
     out = tmp_path / "cut"
     arguments = ["encode", photos, out, "--weights", tiny, "--shard-size", 4]
-    process = run_apart(*arguments, "--batch-patches", 40, "--workers", 1)
-    wait_for_some(out, process, count=3)
-    process.send_signal(getattr(signal, number))
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == {"SIGKILL": -9, "SIGINT": 130}[number], err
+    arguments += ["--batch-patches", 40, "--workers", 1]
+    with launcher.running(*arguments, log=tmp_path / "log") as process:
+        wait_for(lambda: len(list(out.glob("*.safetensors"))) >= 3, ended=process.has_ended)
+        code = process.end_by(getattr(signal, number))
+    assert code == {"SIGKILL": -9, "SIGINT": 130}[number], process.err
     assert not (out / "manifest.jsonl").exists()
     before = times(out)
     assert all((out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

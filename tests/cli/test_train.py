@@ -15,8 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stae_cli.checkpoints.checkpoint import read_checkpoint, write_checkpoint
-from stae_cli.checkpoints.tensor_files import fingerprint
+from stae_cli.checkpoints.checkpoint import fingerprint, read_checkpoint, write_checkpoint
 from stae_cli.errors import StaeError
 from stae_cli.network.architecture import Architecture
 from stae_cli.training import evaluation, run
@@ -184,6 +183,7 @@ def test_two_processes_follow_the_curve_of_one(
 ):
     command = arguments(photos, out, tiny, "--json")
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port}
+    shared["TORCHELASTIC_RUN_ID"] = "none"  # so torchrun says that it started them
     ranks = [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
     with (
         launcher.running(*command, log=tmp_path / "first", environment=ranks[0]) as first,

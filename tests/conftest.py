@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +23,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs come
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is first imported
+
+# torch would use code that it compiled for another kind of CPU, as these variables emulate one.
+kind = [torch.backends.cpu.get_cpu_capability(), os.environ.get("ONEDNN_MAX_CPU_ISA", "")]
+os.environ.setdefault(
+    "TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir(), "-".join(["stae-inductor", *kind])))
+)
 
 
 @dataclass(frozen=True)

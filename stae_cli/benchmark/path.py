@@ -90,7 +90,7 @@ def time_path(
     plan = plan_encode(sources, folder / "latents", EncodeSettings(Prep(), workers=workers))
     limit = SAMPLE_PIXELS.get(codec.device.type, ACCELERATED_PIXELS)
     sample, pixels = _sampled(plan.outputs, limit)
-    units = listed_units(sample, plan.settings.layout)
+    units = listed_units(sample, plan.settings.layout, gaps={}, orphans={})
     plan = replace(plan, outputs=sample, units=units, tars=(), problems=())
     stages = _Stages(codec, workers or os.cpu_count() or 1, folder)
     whole = _whole(sample, lambda: encode(plan, checkpoint, ThisProcess(codec), advance=_ignored))

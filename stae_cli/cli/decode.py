@@ -6,7 +6,15 @@ from typing import Annotated, Literal
 
 from stae_cli.cli import options as opt
 from stae_cli.cli.console import progress_bar
-from stae_cli.cli.engine import Actors, EngineOption, MaxActors, MinActors, RayAddress, parse_place
+from stae_cli.cli.engine import (
+    Actors,
+    EngineOption,
+    MaxActors,
+    MinActors,
+    RayAddress,
+    dtype_of,
+    parse_place,
+)
 from stae_cli.cli.report import finish
 
 Format = Literal["png", "webp", "jpg"]
@@ -53,6 +61,7 @@ def decode(
             architecture=plan.architecture,
             asked=weights,
         )
+        dtype = dtype_of(plan.destination, dtype, overwrite=overwrite)
         crew, _ = place.workers(load, dtype, batch_patches)
     with progress_bar(plan.total, what="decode", quiet=quiet) as advance:
         tally = running.decode(plan, crew, advance=advance)

@@ -2,6 +2,7 @@
 
 # Not `from __future__ import annotations`: Typer would evaluate each string eight times.
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,7 +11,7 @@ import typer
 
 from stae_cli.checkpoints.names import DEFAULT_WEIGHTS
 from stae_cli.cli import options as opt
-from stae_cli.cli.console import progress_bar
+from stae_cli.cli.console import print_note, progress_bar
 from stae_cli.cli.engine import (
     Actors,
     EngineOption,
@@ -19,6 +20,7 @@ from stae_cli.cli.engine import (
     RayAddress,
     UnitCount,
     UnitRank,
+    dtype_of,
     parse_place,
     parse_share,
 )
@@ -29,9 +31,11 @@ if TYPE_CHECKING:
     from stae_cli.storage.sources import SourceList
 
 REMOTE_SHARD = 256  # object stores are slow with small objects
+NAMED = 3  # latents in a note
 LARGEST_SHARD = 10_000  # larger headers are slow to read
 
 SaveDtype = Literal["float16", "float32"]
+Compare = Literal["time", "content"]
 
 ImageSources = Annotated[
     list[str],
@@ -76,6 +80,21 @@ KeepExtension = Annotated[
         "--keep-extension", help="Name outputs cat.jpg.safetensors, not cat.safetensors."
     ),
 ]
+Prune = Annotated[
+    bool,
+    opt.file_option("--prune", help="Remove the latents of sources that are gone."),
+]
+CompareOption = Annotated[
+    Compare,
+    opt.file_option(
+        "--compare",
+        help="How a source is compared with its latent: size and time, or content (reads it).",
+    ),
+]
+Check = Annotated[
+    bool,
+    opt.file_option("--check", help="Read finished latents too; encode damaged ones again."),
+]
 Strict = Annotated[bool, opt.file_option("--strict", help="Stop at the first failure.")]
 
 
@@ -93,6 +112,9 @@ def encode(
     shard_size: ShardSize = None,
     keep_extension: KeepExtension = False,
     overwrite: opt.Overwrite = False,
+    prune: Prune = False,
+    compare: CompareOption = "time",
+    check: Check = False,
     strict: Strict = False,
     device: opt.Devices = "auto",
     dtype: opt.ComputeDtype = "auto",
@@ -122,22 +144,41 @@ def encode(
         shard_size=(REMOTE_SHARD if is_url(dest) else 0) if shard_size is None else shard_size,
         keep_extension=keep_extension,
         overwrite=overwrite,
+        prune=prune,
+        compare=compare,
+        check=check,
         strict=strict,
         workers=workers,
         share=parse_share(unit_rank, unit_count),
     )
+    if prune and settings.share.count > 1:
+        raise UsageError(
+            "`--prune` is for a run that one process begins", "run it without a share first"
+        )
     plan = plan_encode(sources, dest, settings, listed=_listed(sources, from_list))
 
     from stae_cli.checkpoints.checkpoint import load_checkpoint
     from stae_cli.runs import encode as running
 
+    dtype = dtype_of(plan.destination, dtype, overwrite=overwrite)
     crew, checkpoint = place.workers(partial(load_checkpoint, weights), dtype, batch_patches)
     with progress_bar(plan.total, what="encode", quiet=quiet) as advance:
         tally = running.encode(plan, checkpoint, crew, advance=advance)
-    facts = place.facts(dtype)
+    orphans = [orphan.label for orphan in plan.present.orphans]
+    if orphans and not quiet:
+        print_note(_about_orphans(orphans, prune=prune))
+    facts = {**place.facts(dtype), "pruned" if prune else "orphaned": orphans}
     return finish(
         tally, plan, crew.codec, verb="encoded", quiet=quiet, as_json=as_json, extra=facts
     )
+
+
+def _about_orphans(orphans: Sequence[str], *, prune: bool) -> str:
+    named = ", ".join(orphans[:NAMED])
+    more = f" and {len(orphans) - NAMED} more" if orphans[NAMED:] else ""
+    if prune:
+        return f"removed the latents of sources that are gone: {named}{more}"
+    return f"the sources of these latents are gone (--prune removes them): {named}{more}"
 
 
 def _listed(sources: list[str], from_list: str | None) -> "SourceList | None":

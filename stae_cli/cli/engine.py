@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast, get_args
 
 from stae_cli.cli.console import log_info
 from stae_cli.cli.options import Dtype, parse_device, parse_dtype, sharing_option
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from stae_cli.checkpoints.checkpoint import Checkpoint
     from stae_cli.codec.pixel_codec import PixelCodec
     from stae_cli.runs.workers import CodecMaker, Workers
+    from stae_cli.storage.destination import Destination
     from stae_cli.storage.shares import Share
 
 ALL = "cuda:all"
@@ -99,6 +100,21 @@ class Place:
         if self.others:
             return self.others(maker), checkpoint
         return ThisProcess(maker.codec_of(checkpoint, device)), checkpoint
+
+
+def dtype_of(dest: Destination, dtype: Dtype, *, overwrite: bool) -> Dtype:
+    """The dtype to compute in: `auto` goes on with the one that DEST records.
+
+    Raises:
+        StaeError: the run record is damaged.
+    """
+    from stae_cli.latents.run_record import read_settings
+
+    record = None if overwrite or dtype != "auto" else read_settings(dest)
+    if record is None or record.compute_dtype not in get_args(Dtype):
+        return dtype
+    log_info(f"computing in {record.compute_dtype}, as DEST records")
+    return cast(Dtype, record.compute_dtype)
 
 
 def local_codec(

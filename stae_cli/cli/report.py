@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stae_cli.cli.console import print_error, print_json, print_note, print_warning
@@ -13,12 +14,14 @@ if TYPE_CHECKING:
     from stae_cli.runs.encode_plan import EncodePlan
     from stae_cli.runs.roundtrip import RoundtripPlan
     from stae_cli.runs.tally import Tally
+    from stae_cli.storage.entry import Problem
     from stae_cli.training.run import Outcome, Progress, Run
 
     Plan = EncodePlan | DecodePlan | RoundtripPlan
 
 ALL_GOOD, SOME_FAILED = 0, 3
 NAMED = 3  # photos in a warning
+SAME = 20  # failures with the same reason that are printed
 
 
 def finish(
@@ -32,10 +35,9 @@ def finish(
     extra: Mapping[str, Any] | None = None,
 ) -> int:
     """Prints the report, with `extra` in the JSON, and returns the exit code."""
-    from stae_cli.latents.run_record import failures_name
+    from stae_cli.latents.failures import failures_name
 
-    for problem in report.problems:
-        print_error(f"{problem.key}: {problem.reason}")
+    _print_failures(report.problems)
     if report.problems:
         listed = plan.destination.place(failures_name(report.share))
         inputs = report.done + report.skipped + len(report.problems)
@@ -52,6 +54,18 @@ def finish(
     if as_json:
         print_json(_summary(report, plan, codec) | dict(extra or {}))
     return SOME_FAILED if report.problems else ALL_GOOD
+
+
+def _print_failures(problems: Sequence[Problem]) -> None:
+    """Prints each failure, but only some of many that have the same reason."""
+    seen: Counter[str] = Counter()
+    for problem in problems:
+        seen[problem.reason] += 1
+        if seen[problem.reason] <= SAME:
+            print_error(f"{problem.key}: {problem.reason}")
+    for reason, count in seen.items():
+        if count > SAME:
+            print_error(f"and {count - SAME} more: {reason}")
 
 
 def _print_summary(report: Tally, plan: Plan, verb: str) -> None:

@@ -7,6 +7,7 @@ import sys
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,7 +29,10 @@ FORMAT_VERSION = "1"
 TENSOR = "latents"
 SUFFIX = ".safetensors"
 HEADER_LIMIT = 1 << 20  # bytes; ours take about 800
-LATER_FIELDS = {"source_etag": "", "data_crc32": ""}  # omitted if empty
+LATER_FIELDS = dict.fromkeys(  # omitted if empty
+    ("source_etag", "source_root", "source_xxh3", "data_crc32"), ""
+)
+SEAL = "info_crc32"  # the checksum of a latent's information
 
 Latent = npt.NDArray[np.floating]  # (C, h, w)
 Data = bytes | memoryview  # of one latent
@@ -44,7 +48,9 @@ class LatentInfo:
     """What is recorded of a latent: its weights, its source, and the sizes to restore.
 
     Sizes are in pixels, `source_size` in bytes. `source_mtime_ns` is 0 for objects of a store,
-    which have a `source_etag` instead. `data_crc32` is the checksum of the latent's bytes.
+    which have a `source_etag` instead. `source_root` identifies the folder or URL that `source` is
+    relative to, `source_xxh3` is the hash of the source's bytes, and `data_crc32` the checksum of
+    the latent's. Earlier versions did not record the last three.
     """
 
     stae_version: str
@@ -63,6 +69,8 @@ class LatentInfo:
     prep: str
     compute_dtype: str
     source_etag: str = ""
+    source_root: str = ""
+    source_xxh3: str = ""
     data_crc32: str = ""
 
     @property
@@ -73,6 +81,11 @@ class LatentInfo:
     def to_metadata(self) -> dict[str, str]:
         """The safetensors metadata of a file of one latent: strings only."""
         return {"format": FORMAT, "format_version": FORMAT_VERSION, **self.to_strings()}
+
+    def seal(self, shape: Shape, dtype: str) -> dict[str, str]:
+        """The checksum of all fields and of the latent's shape and dtype, for its metadata."""
+        text = "\n".join(map(str, (*_sealed_fields(self), *shape, dtype)))
+        return {SEAL: checksum(text.encode(errors="surrogatepass"))}
 
     def to_strings(self) -> dict[str, str]:
         """All fields as text, without empty optional ones."""
@@ -130,6 +143,10 @@ class StoredLatent:
         return stored.reshape(self.shape).astype(self.dtype)
 
 
+# Fields of later versions must not join them: what earlier ones wrote would look damaged.
+_sealed_fields = attrgetter(*(field.name for field in fields(LatentInfo)))
+
+
 def write_latent(path: Path, latent: Latent, info: LatentInfo) -> int:
     """Writes one latent file to exactly `path` and returns its size in bytes.
 
@@ -140,7 +157,8 @@ def write_latent(path: Path, latent: Latent, info: LatentInfo) -> int:
     """
     channels, rows, columns = latent.shape
     tensors, data = {TENSOR: ((channels, rows, columns), latent.dtype.name)}, latent_bytes(latent)
-    header = header_bytes(replace(info, data_crc32=checksum(data)).to_metadata(), tensors)
+    info = replace(info, data_crc32=checksum(data))
+    header = header_bytes(info.to_metadata() | info.seal(*tensors[TENSOR]), tensors)
     with path.open("wb") as file:
         file.write(header)
         file.write(data)
@@ -180,6 +198,7 @@ def parse_latent(
         raise InputError("truncated" if state.size < data + end else "damaged: wrong size")
     info = parse_info(metadata)
     check_shape(shape, info)
+    check_seal(metadata, info, shape, dtype)
     key = file.key[: -len(SUFFIX)] if file.key.lower().endswith(SUFFIX) else file.key
     return StoredLatent(key, info, shape, dtype, file, state, data, True)
 
@@ -228,6 +247,16 @@ def check_shape(shape: Shape, info: LatentInfo) -> None:
         raise InputError(
             f"damaged: a latent of {shape} cannot be {info.width}x{info.height} pixels"
         )
+
+
+def check_seal(metadata: Mapping[str, Any], info: LatentInfo, shape: Shape, dtype: str) -> None:
+    """Checks what is recorded of a latent against its checksum, which earlier files lack.
+
+    Raises:
+        InputError: it is not what was written.
+    """
+    if SEAL in metadata and info.seal(shape, dtype)[SEAL] != metadata[SEAL]:
+        raise InputError("damaged: its metadata are not those that were written")
 
 
 def is_finite(latent: Latent) -> bool:

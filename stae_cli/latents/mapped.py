@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ import numpy.typing as npt
 from stae_cli.errors import InputError, StaeError
 from stae_cli.latents.format import SUFFIX, Latent, StoredLatent
 from stae_cli.latents.listing import stored_in
+from stae_cli.latents.orphans import read_orphans
+from stae_cli.storage.destination import FolderDestination
 from stae_cli.storage.entry import Entry, Problem, SourceState
 from stae_cli.storage.sources import list_sources
 
@@ -112,7 +115,20 @@ def index_latents(
             else:
                 index.add(stored)
     _refuse(problems)
+    _warn_of_orphans(sources)
     return index
+
+
+def _warn_of_orphans(sources: Sequence[Path]) -> None:
+    for source in sources:
+        folder = FolderDestination(source)
+        orphans = read_orphans(folder) if source.is_dir() else []
+        if orphans:
+            warnings.warn(
+                f"`{source}` holds latents whose sources are gone: {len(orphans)}, such as "
+                f"`{orphans[0].label}`; `stae encode --prune` removes them",
+                stacklevel=2,
+            )
 
 
 def _check_key(stored: StoredLatent, owners: dict[str, str]) -> None:

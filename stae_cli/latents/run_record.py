@@ -1,30 +1,37 @@
-"""What a run leaves beside its outputs: the record of its settings, and its failures."""
+"""The run record: the settings that all outputs of a DEST share."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import PurePosixPath
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from stae_cli.errors import InputError, StaeError
 from stae_cli.images.write import PictureFormat, read_picture_record
 from stae_cli.latents.format import SUFFIX as LATENT_SUFFIX
 from stae_cli.latents.listing import stored_in
 from stae_cli.storage.destination import Destination
-from stae_cli.storage.entry import Entry, FileEntry, Problem
-from stae_cli.storage.shares import Share, remove_outdated, shared_lines
+from stae_cli.storage.entry import Entry, FileEntry
 
 NAME = "stae.json"
 FORMAT_VERSION = "1"
-OPTIONAL = {"shard_size", "names"}  # earlier versions did not write them
+OPTIONAL = {"shard_size", "names", "compute_dtype"}  # earlier versions did not write them
 FILES, SHARDS = "files", "shards"  # layouts
 STEM, WHOLE = "without extensions", "with extensions"  # names of outputs
 NO_PREP = "{}"
-FAILURES = "failures"  # name of the files, without rank and suffix
 
-MadeWith = tuple[str, str, str, str, str]  # kind, fingerprint, prep, output and layout
+
+class _MadeWith(NamedTuple):
+    """What one output says of its run."""
+
+    kind: str
+    weights_sha256: str
+    prep: str
+    output: str
+    layout: str
+    compute_dtype: str = ""  # pictures do not say
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,8 @@ class RunRecord:
 
     `kind` is `latents` or `pictures`; `output` is the latents' dtype or the pictures' format;
     `layout` is `files`, or `shards` of `shard_size` pictures; `names` says whether
-    outputs keep the extensions of their sources.
+    outputs keep the extensions of their sources; `compute_dtype` is the network's, empty if it is
+    not known.
     """
 
     kind: Literal["latents", "pictures"]
@@ -44,6 +52,7 @@ class RunRecord:
     layout: str = FILES
     shard_size: int = 0
     names: str = STEM
+    compute_dtype: str = ""
     format_version: str = FORMAT_VERSION
 
     def differences(self, other: RunRecord) -> list[str]:
@@ -52,7 +61,9 @@ class RunRecord:
         if self.weights_sha256 != other.weights_sha256:
             mine = f"{self.weights} ({self.weights_sha256[:12]})"
             weights = [f"weights: {mine}, not {other.weights} ({other.weights_sha256[:12]})"]
-        compared = ("kind", "prep", "output", "layout", "shard_size", "names", "format_version")
+        compared = ["kind", "prep", "output", "layout", "shard_size", "names", "format_version"]
+        if self.compute_dtype and other.compute_dtype:
+            compared.append("compute_dtype")
         return weights + [
             f"{name}: {getattr(self, name)}, not {getattr(other, name)}"
             for name in compared
@@ -94,6 +105,9 @@ def settle_record(
 ) -> None:
     """Checks that DEST holds only what this run's record describes, then writes the record.
 
+    Of two runs that begin together in an empty folder, one writes its record, and the other finds
+    it. Stores cannot do that, and records are replaced with `overwrite`: see `check_record`.
+
     Args:
         destination: DEST, prepared.
         record: this run's settings.
@@ -104,18 +118,65 @@ def settle_record(
     Raises:
         StaeError: DEST belongs to a run with other settings.
     """
-    existing = read_record(destination)
+    existing = _compared(destination, record, overwrite)
+    if existing is None:
+        _refuse_strays(destination, record, is_planned, overwrite, renamed=False)
+        if destination.create(NAME, _text(record)):
+            return
+        existing = _compared(destination, record, overwrite)
+    differences = record.differences(existing) if existing else []
+    if differences:  # another name of the same weights is not one
+        renamed = existing is not None and existing.names != record.names
+        _refuse_strays(destination, record, is_planned, overwrite, renamed=renamed)
+    if differences or existing != read_record(destination):  # None, or of an earlier version
+        with destination.writing(NAME) as path:
+            path.write_bytes(_text(record))
+
+
+def check_record(destination: Destination, record: RunRecord) -> None:
+    """Checks at the end of a run that no other one has changed the record meanwhile.
+
+    Raises:
+        StaeError: one did.
+    """
+    found = read_record(destination)
+    differences = record.differences(found) if found else ["it was removed"]
+    if differences:
+        raise StaeError(
+            f"another run wrote to `{destination.place()}` meanwhile ({'; '.join(differences)}), "
+            "so its outputs are mixed",
+            "run one of them again with `--overwrite`, while no other run uses DEST",
+        )
+
+
+def _compared(destination: Destination, record: RunRecord, overwrite: bool) -> RunRecord | None:
+    """The record of DEST, with what earlier versions did not write in it."""
+    existing = read_settings(destination)
     differences = record.differences(existing) if existing else []
     if differences and not overwrite:
         raise StaeError(
             f"`{destination.place()}` holds another run: {'; '.join(differences)}",
             "choose another DEST, or `--overwrite` to replace its outputs",
         )
-    if existing is None or differences:  # another name of the same weights is not one
-        renamed = existing is not None and existing.names != record.names
-        _refuse_strays(destination, record, is_planned, overwrite, renamed=renamed)
-        with destination.writing(NAME) as path:
-            path.write_text(json.dumps(asdict(record), indent=2) + "\n", encoding="utf-8")
+    return existing
+
+
+def _text(record: RunRecord) -> bytes:
+    return json.dumps(asdict(record), indent=2).encode() + b"\n"
+
+
+def read_settings(destination: Destination) -> RunRecord | None:
+    """Like `read_record`; earlier versions recorded the dtype of computing in latents alone.
+
+    Raises:
+        StaeError: it cannot be read, or is damaged.
+    """
+    record = read_record(destination)
+    if record is None or record.compute_dtype:
+        return record
+    found = (_made_with(destination.entry(name)) for name in destination.names())
+    first = next((made for made in found if made and made.kind == record.kind), None)
+    return replace(record, compute_dtype=first.compute_dtype if first else "")
 
 
 def _refuse_strays(
@@ -130,11 +191,16 @@ def _refuse_strays(
 
     If outputs are `renamed`, that applies to every output that is not planned.
     """
-    ours = (record.kind, record.weights_sha256, record.prep, record.output, record.layout)
+    ours = _MadeWith(
+        *(record.kind, record.weights_sha256, record.prep, record.output, record.layout),
+        record.compute_dtype,
+    )
     for name in destination.names():
         made_with = _made_with(destination.entry(name))
         if made_with is None or (overwrite and is_planned(name)):
             continue
+        if not made_with.compute_dtype:
+            made_with = made_with._replace(compute_dtype=ours.compute_dtype)
         if made_with == ours and not renamed:
             continue
         remedy = "choose another DEST" if overwrite else "choose another DEST, or `--overwrite`"
@@ -145,7 +211,7 @@ def _refuse_strays(
         )
 
 
-def _made_with(entry: Entry) -> MadeWith | None:
+def _made_with(entry: Entry) -> _MadeWith | None:
     """The settings of an output of ours; None for any other file."""
     suffix = PurePosixPath(entry.key).suffix
     if suffix == LATENT_SUFFIX:
@@ -155,16 +221,18 @@ def _made_with(entry: Entry) -> MadeWith | None:
     return None
 
 
-def _latents_made_with(entry: Entry) -> MadeWith | None:
+def _latents_made_with(entry: Entry) -> _MadeWith | None:
     try:
         first = stored_in(entry)[0]
     except InputError:
         return None
-    layout = FILES if first.is_alone else SHARDS
-    return "latents", first.info.weights_sha256, first.info.prep, first.dtype, layout
+    info, layout = first.info, FILES if first.is_alone else SHARDS
+    return _MadeWith(
+        *("latents", info.weights_sha256, info.prep, first.dtype, layout), info.compute_dtype
+    )
 
 
-def _picture_made_with(entry: FileEntry, form: str) -> MadeWith | None:
+def _picture_made_with(entry: FileEntry, form: str) -> _MadeWith | None:
     picture = read_picture_record(entry.path)
     if picture is None:
         return None
@@ -172,41 +240,10 @@ def _picture_made_with(entry: FileEntry, form: str) -> MadeWith | None:
         fingerprint = str(json.loads(picture)["weights_sha256"])
     except (ValueError, KeyError, TypeError):
         fingerprint = "unknown"
-    return "pictures", fingerprint, NO_PREP, form, FILES
+    return _MadeWith("pictures", fingerprint, NO_PREP, form, FILES)
 
 
 def _damaged(place: str) -> StaeError:
     return StaeError(
         f"`{place}` is not a run record of stae", "choose another DEST, or delete that file"
-    )
-
-
-def failures_name(share: Share) -> str:
-    """The name of this process's file."""
-    return share.file_name(FAILURES)
-
-
-def write_failures(destination: Destination, problems: Sequence[Problem], share: Share) -> None:
-    """Rewrites this process's file, or removes it if nothing failed.
-
-    Files of runs with another number of processes are outdated, and removed.
-    """
-    name = failures_name(share)
-    remove_outdated(destination, FAILURES, share)
-    if not problems and destination.holds(name):
-        destination.remove(name)
-    if problems:
-        lines = [json.dumps({"source": p.key, "reason": p.reason}) for p in problems]
-        with destination.writing(name) as path:
-            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def read_failures(destination: Destination) -> list[Problem]:
-    """The failures of all processes of the last run, as `shared_lines` reads them."""
-    return list(
-        shared_lines(
-            destination,
-            FAILURES,
-            lambda _, row: Problem(str(row["source"]), str(row["reason"])),
-        )
     )

@@ -20,6 +20,7 @@ from stae_cli.latents.format import (
     Data,
     StoredLatent,
     check_format,
+    check_seal,
     check_shape,
     parse_info,
 )
@@ -75,7 +76,10 @@ def write_shard(
         data: of each latent, in the same order.
         note: of the tar that all of them are from.
     """
-    infos = {latent.key: latent.info.to_strings() for latent in latents}
+    infos = {
+        latent.key: latent.info.to_strings() | latent.info.seal(latent.shape, latent.dtype)
+        for latent in latents
+    }
     common = _common(list(infos.values()))
     pictures = {
         key: {name: text for name, text in values.items() if common.get(name) != text}
@@ -132,6 +136,7 @@ def parse_shard(
             raise InputError("damaged: a picture without its metadata")
         info = parse_info({**metadata, **rest[key]})
         check_shape(shape, info)
+        check_seal(rest[key], info, shape, dtype)
         if begin != side:
             raise InputError("damaged: its tensors do not lie side by side")
         latents.append(StoredLatent(key, info, shape, dtype, file, state, data + begin, False))

@@ -96,6 +96,7 @@ class ShardStorage(Storage):
         if len(shard.fresh) < len(shard.planned):
             self._look(shard)
         moved = (shard.stored or {}).keys() - {planned.output for planned in shard.planned}
+        moved -= shard.orphans
         if shard.fresh or shard.mixed or (moved and not shard.part):  # to other shards
             self.manifest.outdate()
             _log.info(
@@ -111,8 +112,9 @@ class ShardStorage(Storage):
         for latent in _latents(shard):
             self.manifest.add(latent.key, shard.name, latent.info)
 
-    def fail(self, job: Job) -> None:
+    def fail(self, job: Job) -> bool:
         self.settle(job)
+        return job.planned.output in self._look(_shard_of(job))
 
     def close(self) -> None:
         for data in self._waiting:
@@ -141,8 +143,7 @@ class ShardStorage(Storage):
             raise StaeError(
                 f"`{self.destination.place(shard.name)}` holds `{stranger}`, which is not "
                 "among this run's sources",
-                "choose another DEST for other sources; if that source was deleted, "
-                "`--overwrite` rewrites the shards without it",
+                "choose another DEST for other sources, or give all of DEST's sources",
             )
         ours = [m for m in members if self.known(m.key) and self.expected.matches(m)]
         shard.mixed = len(ours) < len(members)
@@ -166,8 +167,8 @@ class ShardStorage(Storage):
 def _latents(shard: Shard) -> Iterator[StoredLatent]:
     """New and kept latents, in the order of the plan."""
     outputs = dict.fromkeys(planned.output for planned in shard.planned)
-    if shard.part:
-        outputs |= dict.fromkeys(shard.stored or ())
+    stored = shard.stored or {}
+    outputs |= dict.fromkeys(key for key in stored if shard.part or key in shard.orphans)
     for output in outputs:
         latent = shard.fresh.get(output) or (shard.stored or {}).get(output)
         if latent is not None:

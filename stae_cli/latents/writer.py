@@ -11,17 +11,18 @@ from typing import IO, Literal
 
 from stae_cli.errors import InputError, StaeError
 from stae_cli.flow.write_behind import WriteBehind
-from stae_cli.latents.format import Latent, LatentInfo, StoredLatent, write_latent
+from stae_cli.latents.format import Latent, LatentInfo, StoredLatent, is_finite, write_latent
 from stae_cli.latents.listing import stored_in
 from stae_cli.latents.safetensors_header import ForeignFileError
 from stae_cli.latents.shard_format import TarNote
 from stae_cli.storage.destination import Destination
-from stae_cli.storage.entry import SourceState
+from stae_cli.storage.entry import Entry, SourceState, content_hash, root_id
 from stae_cli.storage.names import Planned
 
 _log = logging.getLogger(__name__)
 
 ABSENT = (FileNotFoundError, NotADirectoryError)
+Compare = Literal["time", "content"]
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,20 @@ class Written:
 
 @dataclass(frozen=True)
 class Expected:
-    """What must be recorded of a latent for this run to keep it."""
+    """What must be recorded of a latent for this run to keep it.
+
+    `compare` says how a source is compared with what is recorded of it: by size and `time`, or by
+    `content`. With `check`, a latent's data must be sound too. `moved`: the sources are those of
+    DEST in another place.
+    """
 
     weights_sha256: str
     prep: str
     dtype: Literal["float16", "float32"]
+    compute_dtype: str
+    compare: Compare = "time"
+    check: bool = False
+    moved: bool = False
 
     def matches(self, stored: StoredLatent) -> bool:
         """Whether a stored latent was made with these settings."""
@@ -47,20 +57,69 @@ class Expected:
             info.weights_sha256 == self.weights_sha256
             and info.prep == self.prep
             and stored.dtype == self.dtype
+            and info.compute_dtype == self.compute_dtype
         )
 
     def made(self, stored: StoredLatent, planned: Planned, state: SourceState) -> bool:
-        """Whether a stored latent was made from this source with these settings."""
-        info, key = stored.info, planned.entry.key
+        """Whether a stored latent was made from this source with these settings.
+
+        Raises:
+            InputError: it was made from another file of this name, and must not be replaced.
+            OSError: the source cannot be read.
+        """
+        info, entry = stored.info, planned.entry
+        key = entry.key
         if not self.matches(stored):
             _log.info("encoding %s again: its latent has other weights or settings", key)
-        elif info.source != key:
+            return False
+        elsewhere = not self.moved and is_elsewhere(info, entry)
+        if info.source == key and self._is_unchanged(info, entry, state, elsewhere=elsewhere):
+            return not self.check or _is_sound(stored)
+        if elsewhere:
+            raise InputError(
+                "DEST holds the latent of another file under its name, from another source; "
+                "choose another DEST, or replace it with --overwrite"
+            )
+        if info.source != key:
             _log.info("encoding %s: the latent in its place was made from %s", key, info.source)
-        elif info.source_state != state:
-            _log.info("encoding %s again: it has changed since it was encoded", key)
         else:
-            return True
+            _log.info("encoding %s again: it has changed since it was encoded", key)
         return False
+
+    def _is_unchanged(
+        self, info: LatentInfo, entry: Entry, state: SourceState, *, elsewhere: bool
+    ) -> bool:
+        """Size and time distinguish versions of one file; two files may have them in common."""
+        if info.source_xxh3 and (self.compare == "content" or elsewhere):
+            return has_content(entry, info.source_xxh3)
+        return info.source_state == state
+
+
+def is_elsewhere(info: LatentInfo, entry: Entry) -> bool:
+    """Whether a latent was made from a source in another place, as far as that is recorded."""
+    return info.source_root not in ("", root_id(entry.root))
+
+
+def has_content(entry: Entry, content: str) -> bool:
+    """Whether a source's bytes have this hash.
+
+    Raises:
+        InputError: it changed since it was listed.
+        OSError: it cannot be read.
+    """
+    with entry.open() as file:
+        return content_hash(file) == content
+
+
+def _is_sound(stored: StoredLatent) -> bool:
+    try:
+        sound = is_finite(stored.read())
+    except (InputError, OSError) as error:
+        _log.info("encoding %s again: %s", stored.label, error)
+        return False
+    if not sound:
+        _log.info("encoding %s again: it holds NaN or infinity", stored.label)
+    return sound
 
 
 @dataclass
@@ -70,15 +129,16 @@ class Shard:
     `name` is its file's. `stored` is what the file held before with this run's settings, by output;
     `fresh` are new latents, which wait in `data` from their `begin` on. `settled` counts the
     pictures that need no more work. A stored latent stays until a fresh one replaces it, also if
-    its source can no longer be read, or until it belongs to another shard. If the tar could be
-    listed only in `part`, it stays in any case. `mixed`: the file holds latents that must not stay.
-    `note` is of the tar that it is from, if that has a tag.
+    its source can no longer be read, or until it belongs to another shard. `orphans`, and all of a
+    tar that could be listed only in `part`, stay in any case. `mixed`: the file holds latents that
+    must not stay. `note` is of the tar that it is from, if that has a tag.
     """
 
     name: str
     planned: Sequence[Planned]
     note: TarNote | None = None
     part: bool = False
+    orphans: frozenset[str] = frozenset()
     stored: dict[str, StoredLatent] | None = None
     mixed: bool = False
     fresh: dict[str, StoredLatent] = field(default_factory=dict)
@@ -117,8 +177,12 @@ class Storage(ABC):
         """Notes that a picture needs no more work: saved, found done, or failed."""
 
     @abstractmethod
-    def fail(self, job: Job) -> None:
-        """Settles a picture without a latent: a stored one with other settings must not stay."""
+    def fail(self, job: Job) -> bool:
+        """Settles a picture without a latent: a stored one with other settings must not stay.
+
+        Returns:
+            Whether a latent stays in its place.
+        """
 
     @abstractmethod
     def close(self) -> None:
@@ -147,12 +211,14 @@ class FileStorage(Storage):
     def settle(self, job: Job) -> None:
         pass
 
-    def fail(self, job: Job) -> None:
+    def fail(self, job: Job) -> bool:
         output = job.planned.output
         with suppress(InputError):  # another program's
             stored = stored_at(self.destination, output)
-            if not all(map(self.expected.matches, stored)):
-                self.destination.remove(output)
+            if all(map(self.expected.matches, stored)):
+                return bool(stored)
+            self.destination.remove(output)
+        return False
 
     def close(self) -> None:
         pass

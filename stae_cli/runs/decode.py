@@ -14,15 +14,17 @@ from stae_cli.errors import InputError, StaeError, UsageError
 from stae_cli.flow.read_ahead import Reserve
 from stae_cli.images.buffers import Pixels
 from stae_cli.images.write import LONGEST_SIDE, PictureFormat, read_picture_record, write_picture
-from stae_cli.latents.format import SUFFIX, Latent, LatentInfo, StoredLatent, is_finite
+from stae_cli.latents.failures import write_failures
+from stae_cli.latents.format import Latent, LatentInfo, StoredLatent, is_finite
 from stae_cli.latents.listing import list_latents
-from stae_cli.latents.run_record import NO_PREP, RunRecord, settle_record, write_failures
+from stae_cli.latents.run_record import NO_PREP, RunRecord, check_record, settle_record
 from stae_cli.latents.writer import Written
+from stae_cli.runs.picture_record import is_picture_of, picture_record, recorded
 from stae_cli.runs.pipeline import Pipeline
 from stae_cli.runs.tally import Tally
 from stae_cli.runs.workers import Task, Workers
 from stae_cli.storage.destination import FolderDestination
-from stae_cli.storage.entry import Problem
+from stae_cli.storage.entry import Problem, root_id
 from stae_cli.storage.names import folded
 from stae_cli.storage.remote_destination import local_folder
 
@@ -133,7 +135,8 @@ def decode(plan: DecodePlan, workers: Workers | None, *, advance: Callable[[int]
     """
     settings, destination = plan.settings, plan.destination
     threads = settings.workers or (workers.threads if workers else 1)
-    task = DecodeTask(destination, settings, plan.weights, plan.weights_sha256, threads)
+    dtype = workers.compute_dtype if workers else ""
+    task = DecodeTask(destination, settings, plan.weights, plan.weights_sha256, dtype, threads)
     if plan.latents:
         settle_record(
             destination,
@@ -148,8 +151,10 @@ def decode(plan: DecodePlan, workers: Workers | None, *, advance: Callable[[int]
         with tally.running():
             if workers is not None:
                 workers.run(task, plan.parts(), tally)
+                check_record(destination, task.record)
     finally:
-        write_failures(destination, tally.problems, tally.share)
+        roots = {root_id(stored.file.root) for stored in plan.latents}
+        write_failures(destination, tally.problems, tally.share, roots=roots)
     return tally
 
 
@@ -157,14 +162,15 @@ def decode(plan: DecodePlan, workers: Workers | None, *, advance: Callable[[int]
 class DecodeTask(Task[Sequence[StoredLatent]]):
     """What each process of a run knows, whichever latents it decodes; it can be pickled.
 
-    `weights` and `weights_sha256` name the checkpoint that made all of them; `threads` read, and as
-    many write.
+    `weights` and `weights_sha256` name the checkpoint that made all of them; `compute_dtype` is the
+    network's; `threads` read, and as many write.
     """
 
     destination: FolderDestination
     settings: DecodeSettings
     weights: str
     weights_sha256: str
+    compute_dtype: str
     threads: int
 
     @property
@@ -175,6 +181,7 @@ class DecodeTask(Task[Sequence[StoredLatent]]):
             weights_sha256=self.weights_sha256,
             prep=NO_PREP,
             output=self.settings.format,
+            compute_dtype=self.compute_dtype,
         )
 
     def output(self, stored: StoredLatent) -> str:
@@ -215,15 +222,24 @@ class _Decoding(Pipeline[StoredLatent, Latent, Pixels | None]):
             InputError: another program's file is in its place.
         """
         path = self.task.destination.path(self.task.output(stored))
-        found, record = read_picture_record(path), _picture_record(stored)
-        if found is None and path.exists() and path.stat().st_size:
+        found = read_picture_record(path)
+        if found is None:
+            if path.exists() and path.stat().st_size:
+                raise InputError(
+                    f"its output `{path}` exists and is not a complete picture of stae; "
+                    "move it, or replace it with --overwrite"
+                )
+            return False
+        record = picture_record(stored)
+        if is_picture_of(found, record):
+            return True
+        if recorded(found, "latents_root") not in (None, record["latents_root"]):
             raise InputError(
-                f"its output `{path}` exists and is not a complete picture of stae; "
-                "move it, or replace it with --overwrite"
+                f"its output `{path}` was decoded from another latent of its name, in another "
+                "folder; choose another DEST, or replace it with --overwrite"
             )
-        if found is not None and found != record:
-            _log.info("decoding %s again: its picture is of another version of it", stored.label)
-        return found == record
+        _log.info("decoding %s again: its picture is of another version of it", stored.label)
+        return False
 
     def _check(self, latent: Latent, info: LatentInfo) -> None:
         sizes = self.codec.architecture
@@ -254,23 +270,12 @@ class _Decoding(Pipeline[StoredLatent, Latent, Pixels | None]):
             return
         picture = result[: item.info.height, : item.info.width]
 
+        record = json.dumps(picture_record(item), sort_keys=True)
+
         def write() -> Written:
             with self.task.destination.writing(self.task.output(item)) as path:
-                write_picture(path, picture, format=self.format, record=_picture_record(item))
+                write_picture(path, picture, format=self.format, record=record)
                 return Written(1, path.stat().st_size)
 
         self.tally.pixels += item.info.width * item.info.height
         self.writer.submit(result.nbytes, write)
-
-
-def _picture_record(stored: StoredLatent) -> str:
-    """What a picture records of its latent; one with this record is done."""
-    record = {
-        "latents": f"{stored.key}{SUFFIX}",
-        "latents_mtime_ns": stored.state.mtime_ns,
-        "latents_size": stored.state.size,
-        "weights_sha256": stored.info.weights_sha256,
-    }
-    if stored.state.etag:
-        record["latents_etag"] = stored.state.etag
-    return json.dumps(record, sort_keys=True)

@@ -14,16 +14,18 @@ from stae_cli._version import __version__
 from stae_cli.errors import StaeError
 from stae_cli.flow.read_ahead import Reserve
 from stae_cli.images.buffers import Buffers
+from stae_cli.latents.failures import write_failures
 from stae_cli.latents.format import Latent, LatentInfo, StoredLatent, is_finite
 from stae_cli.latents.manifest import Manifest
+from stae_cli.latents.orphans import GAPS, prune, write_orphans
 from stae_cli.latents.run_record import (
     FILES,
     SHARDS,
     STEM,
     WHOLE,
     RunRecord,
+    check_record,
     settle_record,
-    write_failures,
 )
 from stae_cli.latents.shard_writer import ShardStorage, all_stored
 from stae_cli.latents.writer import Expected, FileStorage, Job, Storage
@@ -34,7 +36,7 @@ from stae_cli.runs.tally import Tally
 from stae_cli.runs.units import Unit, shard_number
 from stae_cli.runs.workers import Task, Workers
 from stae_cli.storage.destination import Destination
-from stae_cli.storage.entry import Entry, Problem
+from stae_cli.storage.entry import Entry, Problem, root_id
 
 if TYPE_CHECKING:
     from stae_cli.checkpoints.checkpoint import Checkpoint
@@ -61,22 +63,49 @@ def encode(
     settings, destination = plan.settings, plan.destination
     threads = settings.workers or workers.threads
     task = EncodeTask(
-        destination, settings, checkpoint.name, checkpoint.fingerprint, plan.known(), threads
+        destination,
+        settings,
+        checkpoint.name,
+        checkpoint.fingerprint,
+        workers.compute_dtype,
+        plan.known(),
+        threads,
+        plan.present.moved,
     )
     settle_record(destination, task.record, is_planned=plan.makes, overwrite=settings.overwrite)
     _refuse_surplus(plan)
     manifest = task.new_manifest()
+    _settle_orphans(plan, manifest)
     tally = Tally(advance, settings.share, settings.strict, manifest=manifest)
     try:
         with tally.running(), closing(manifest) if manifest else nullcontext():
             for problem in plan.problems if settings.share.rank == 0 else ():
                 tally.fail(problem)
             workers.run(task, plan.my_units(), tally)
+            check_record(destination, task.record)
             if manifest and not tally.interrupted:
                 manifest.write()
     finally:
-        write_failures(destination, tally.problems, settings.share)
+        write_failures(
+            *(destination, tally.problems, settings.share),
+            roots=plan.roots,
+            concerns=plan.concerns,
+        )
     return tally
+
+
+def _settle_orphans(plan: EncodePlan, manifest: Manifest | None) -> None:
+    """Removes latents whose sources are gone, or lists them in DEST."""
+    settings, orphans = plan.settings, plan.present.orphans
+    if settings.overwrite and settings.shard_size:
+        plan.destination.remove(GAPS)
+    if settings.prune and orphans:
+        if manifest is not None:
+            manifest.outdate()
+        prune(plan.destination, orphans, number_of=shard_number)
+        orphans = ()
+    if settings.share.rank == 0:
+        write_orphans(plan.destination, orphans, roots=plan.roots)
 
 
 def _refuse_surplus(plan: EncodePlan) -> None:
@@ -96,16 +125,18 @@ def _refuse_surplus(plan: EncodePlan) -> None:
 class EncodeTask(Task[Unit]):
     """What each process of a run knows, whichever units it encodes; it can be pickled.
 
-    `weights` and `weights_sha256` name the checkpoint; `known` are all the run's outputs;
-    `threads` read, and as many write.
+    `weights` and `weights_sha256` name the checkpoint; `compute_dtype` is the network's; `known`
+    are all the run's outputs; `threads` read, and as many write; `moved` is as in `Expected`.
     """
 
     destination: Destination
     settings: EncodeSettings
     weights: str
     weights_sha256: str
+    compute_dtype: str
     known: KnownOutputs
     threads: int
+    moved: bool = False
 
     @property
     def record(self) -> RunRecord:
@@ -119,6 +150,7 @@ class EncodeTask(Task[Unit]):
             layout=SHARDS if settings.shard_size else FILES,
             shard_size=settings.shard_size,
             names=WHOLE if settings.keep_extension else STEM,
+            compute_dtype=self.compute_dtype,
         )
 
     @property
@@ -144,7 +176,12 @@ class _Encoding(Pipeline[Job, Picture, Latent | None]):
         super().__init__(codec, tally, threads=task.threads)
         self.task, self.settings = task, task.settings
         self.prep = task.settings.prep.describe()
-        self.expected = Expected(task.weights_sha256, self.prep, task.settings.save_dtype)
+        self.expected = Expected(
+            *(task.weights_sha256, self.prep, task.settings.save_dtype, task.compute_dtype),
+            compare=task.settings.compare,
+            check=task.settings.check,
+            moved=task.moved,
+        )
         self.buffers = Buffers(codec.host_memory)
         self.storage = self._storage()
 
@@ -221,8 +258,8 @@ class _Encoding(Pipeline[Job, Picture, Latent | None]):
     def skipped(self, item: Job) -> None:
         self.storage.settle(item)
 
-    def failed(self, item: Job) -> None:
-        self.storage.fail(item)
+    def failed(self, item: Job) -> bool:
+        return self.storage.fail(item)
 
     def save(self, item: Job, loaded: Picture, result: Latent | None) -> None:
         if result is None:
@@ -250,10 +287,12 @@ class _Encoding(Pipeline[Job, Picture, Latent | None]):
             source_size=picture.source.size,
             source_mtime_ns=picture.source.mtime_ns,
             source_etag=picture.source.etag,
+            source_root=root_id(entry.root),
+            source_xxh3=picture.content,
             width=prepared.width,
             height=prepared.height,
             original_width=prepared.original_width,
             original_height=prepared.original_height,
             prep=self.prep,
-            compute_dtype=str(self.codec.dtype).removeprefix("torch."),
+            compute_dtype=self.task.compute_dtype,
         )

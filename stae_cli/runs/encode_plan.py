@@ -8,15 +8,27 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 from stae_cli.images.read import IMAGE_SUFFIXES
 from stae_cli.images.resize import Prep
 from stae_cli.latents.format import SUFFIX
-from stae_cli.runs.units import Layout, Unit, cut_units, shard_name
+from stae_cli.latents.orphans import read_gaps
+from stae_cli.latents.writer import Compare
+from stae_cli.runs.present import Present, look_into, roots_of
+from stae_cli.runs.units import (
+    Layout,
+    Unit,
+    listed_units,
+    name_outputs,
+    shard_number,
+    tar_units,
+)
 from stae_cli.storage.destination import Destination
 from stae_cli.storage.entry import Problem
+from stae_cli.storage.fsspec_store import is_url
 from stae_cli.storage.names import Planned
 from stae_cli.storage.remote_destination import destination_at
 from stae_cli.storage.shares import Share
@@ -28,7 +40,9 @@ class EncodeSettings:
     """How images are prepared, and how latents are stored.
 
     `shard_size` pictures share a file; 0 gives each its own. `share` is this process's part of the
-    run. `strict` ends the run at the first failure. `workers` are threads.
+    run. `prune` removes latents whose sources are gone. `compare` and `check` say which latents
+    need not be made again: see `Expected`. `strict` ends the run at the first failure. `workers`
+    are threads.
     """
 
     prep: Prep
@@ -36,6 +50,9 @@ class EncodeSettings:
     shard_size: int = 0
     keep_extension: bool = False
     overwrite: bool = False
+    prune: bool = False
+    compare: Compare = "time"
+    check: bool = False
     strict: bool = False
     workers: int | None = None
     share: Share = field(default_factory=Share)
@@ -85,25 +102,33 @@ class EncodePlan:
     passed_over: int
     destination: Destination
     settings: EncodeSettings
+    present: Present
+    roots: frozenset[str]  # what identifies those of the sources
+    whole: bool  # all sources are folders, which were listed to their end
 
     @property
     def total(self) -> int | None:
         """How many inputs this process has; None with tars, which are not listed yet."""
-        share, size = self.settings.share, self.settings.layout.unit_size
-        if self.tars:
-            return None
-        mine = [len(self.outputs[i * size : (i + 1) * size]) for i in self._mine()]
-        return sum(mine) + (len(self.problems) if share.rank == 0 else 0)
+        counts = [unit.count for unit in self.my_units() if unit.count is not None]
+        problems = len(self.problems) if self.settings.share.rank == 0 else 0
+        return None if self.tars else sum(counts) + problems
+
+    def concerns(self, key: str) -> bool:
+        """Whether an input with this key was the run's to read: anything in whole folders."""
+        below = (key.startswith(f"{folder}/") or key == f"{folder}.tar" for folder in self.tars)
+        return self.whole or key in self._keys or any(below)
 
     def my_units(self) -> list[Unit]:
         """The units of this process."""
-        return [self.units[index] for index in self._mine()]
+        return [unit for i, unit in enumerate(self.units) if self.settings.share.takes(i)]
 
     def known(self) -> KnownOutputs:
-        """The outputs of the whole run; empty without shards, which need it."""
+        """The outputs of the whole run, and orphans; empty without shards, which need it."""
         if not self.settings.shard_size:
             return KnownOutputs()
-        return KnownOutputs((planned.output for planned in self.outputs), self.tars)
+        orphans = (orphan.key for orphan in self.present.orphans)
+        outputs = (planned.output for planned in self.outputs)
+        return KnownOutputs(chain(outputs, orphans), self.tars)
 
     def makes(self, name: str) -> bool:
         """Whether DEST's file of this name is, or may be, an output of the run."""
@@ -111,20 +136,24 @@ class EncodePlan:
             return True
         if not self.settings.shard_size:
             return name in self._listed
-        return name in {shard_name("", number) for number in range(self.listed_shards)}
+        number = shard_number(name)
+        return number is not None and number < self.listed_shards
 
     @property
     def listed_shards(self) -> int:
-        """How many shards the listed files make."""
-        return -(-len(self.outputs) // self.settings.shard_size)
+        """How many shards there are room for: those of the listed files, and of orphans."""
+        numbers = [unit.first_shard for unit in self.units if unit.count is not None]
+        orphaned = (shard_number(orphan.file) for orphan in self.present.orphans)
+        return max((*numbers, *(n for n in orphaned if n is not None)), default=-1) + 1
+
+    @cached_property
+    def _keys(self) -> frozenset[str]:
+        return frozenset(planned.entry.key for planned in self.outputs)
 
     @cached_property
     def _listed(self) -> frozenset[str]:
         """Made only when needed: it may hold a million names."""
         return frozenset(planned.output for planned in self.outputs)
-
-    def _mine(self) -> list[int]:
-        return [i for i in range(len(self.units)) if self.settings.share.takes(i)]
 
 
 def plan_encode(
@@ -148,14 +177,28 @@ def plan_encode(
     """
     destination = destination_at(dest)
     listing = list_sources(sources, dest, suffixes=IMAGE_SUFFIXES, with_tars=True, listed=listed)
-    outputs, units = cut_units(listing, settings.layout)
+    layout, shards = settings.layout, settings.shard_size > 0
+    outputs = name_outputs(listing, layout)
     destination.prepare()
+    present = look_into(
+        destination,
+        listing,
+        outputs,
+        shards=shards,
+        overwrite=settings.overwrite,
+        workers=settings.workers,
+    )
+    gaps = read_gaps(destination) if shards and not settings.overwrite else {}
+    units = listed_units(outputs, layout, gaps=gaps, orphans=present.in_shards())
     return EncodePlan(
         outputs,
-        units,
+        units + tar_units(listing.tars, layout),
         [tar.prefix for tar in listing.tars],
         listing.problems,
         listing.passed_over,
         destination,
         settings,
+        present,
+        roots_of(listing),
+        listed is None and all(is_url(source) or Path(source).is_dir() for source in sources),
     )

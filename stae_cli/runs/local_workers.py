@@ -31,7 +31,14 @@ class Processes(Workers):
     """A process for each of `devices`, as `pick_device` names them."""
 
     def __init__(self, devices: Sequence[str], make_codec: CodecMaker) -> None:
-        self.devices, self.make_codec = devices, make_codec
+        from stae_cli.codec.device import pick_device
+
+        self.devices = devices
+        self.make_codec = make_codec.on({pick_device(device).type for device in devices})
+
+    @property
+    def compute_dtype(self) -> str:
+        return self.make_codec.dtype_name
 
     @property
     def threads(self) -> int:

@@ -22,6 +22,8 @@ Loaded = TypeVar("Loaded")
 Result = TypeVar("Result")
 Pack = TypeVar("Pack")
 
+STAYS = "; the latent that was there stays"
+
 _log = logging.getLogger(__name__)
 
 
@@ -76,8 +78,9 @@ class Pipeline(ABC, Generic[Item, Loaded, Result]):
     def skipped(self, item: Item) -> None:
         """Called for an item whose output is done already."""
 
-    def failed(self, item: Item) -> None:
-        """Called for an item that gives no output."""
+    def failed(self, item: Item) -> bool:
+        """Called for an item that gives no output; whether an earlier output stays."""
+        return False
 
     def run(self, items: Iterable[Item | Problem]) -> None:
         """Does the items; a problem among them is counted in its place."""
@@ -101,8 +104,8 @@ class Pipeline(ABC, Generic[Item, Loaded, Result]):
         self._fail(item, Problem(self.label(item), reason))
 
     def _fail(self, item: Item, problem: Problem) -> None:
-        self.tally.fail(problem)
-        self.failed(item)
+        reason = f"{problem.reason}{STAYS}" if self.failed(item) else problem.reason
+        self.tally.fail(Problem(problem.key, reason))
 
     def _read(
         self, item: Item | Problem, reserve: Reserve

@@ -50,7 +50,16 @@ class RayActors(Workers):
     ) -> None:
         self.device, self.address = device, address
         self.smallest, self.largest = smallest, largest
-        self.make_codec = make_codec
+        self._make_codec = make_codec
+
+    @property
+    def compute_dtype(self) -> str:
+        return self.make_codec.dtype_name
+
+    @cached_property
+    def make_codec(self) -> CodecMaker:
+        """What gives each actor its codec, in the dtype of the cluster's devices."""
+        return self._make_codec.on({"cuda" if self._on_gpus else "cpu"})
 
     @property
     def threads(self) -> int:

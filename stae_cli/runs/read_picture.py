@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from stae_cli.errors import InputError
 from stae_cli.flow.read_ahead import Reserve
@@ -10,15 +12,18 @@ from stae_cli.images.buffers import Buffers, Pixels
 from stae_cli.images.read import open_image
 from stae_cli.images.resize import Prep, Prepared, prepare
 from stae_cli.network.architecture import UNIT
-from stae_cli.storage.entry import Entry, SourceState
+from stae_cli.storage.entry import Entry, SourceState, content_hash
+
+IN_MEMORY = 16 << 20  # bytes of a file
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One image, read and prepared, and the state of its source meanwhile."""
+    """One image, read and prepared, with the state and the hash of its source."""
 
     prepared: Prepared
     source: SourceState
+    content: str
 
 
 def patches_of(pixels: Pixels) -> int:
@@ -57,10 +62,17 @@ def read_picture(
         OSError: it cannot be read.
     """
     before = source_state(entry)
-    with entry.open() as file:
+    with entry.open() as opened:
+        file = _in_memory(opened, before.size)
+        content = content_hash(file)
         image = open_image(file, name=entry.key, buffers=buffers)
         reserve(image.width * image.height * 3)
         prepared = prepare(image, prep, patch=patch)
     if entry.state() != before:
         raise InputError("it changed while it was read")
-    return Picture(prepared, before)
+    return Picture(prepared, before, content)
+
+
+def _in_memory(file: BinaryIO, size: int) -> BinaryIO:
+    """The same bytes, read once if they are few: they are hashed and decoded."""
+    return io.BytesIO(file.read()) if size <= IN_MEMORY else file

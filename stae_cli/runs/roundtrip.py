@@ -17,8 +17,8 @@ from stae_cli.images.drawing import comparison
 from stae_cli.images.read import IMAGE_SUFFIXES
 from stae_cli.images.resize import Prep
 from stae_cli.images.write import write_picture
+from stae_cli.latents.failures import write_failures
 from stae_cli.latents.format import Latent, is_finite
-from stae_cli.latents.run_record import write_failures
 from stae_cli.latents.writer import Written
 from stae_cli.metrics import Overall, Score, compare, overall
 from stae_cli.runs.pipeline import Pipeline
@@ -130,7 +130,7 @@ def roundtrip(
             if not tally.interrupted:
                 _write_metrics(plan, checkpoint, codec, tally)
     finally:
-        write_failures(plan.destination, tally.problems, tally.share)
+        write_failures(plan.destination, tally.problems, tally.share, roots=())
     return tally
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -56,7 +56,9 @@ class Unit:
     It can be pickled.
 
     Args:
+        count: of the pictures; None if they are not listed yet.
         first_shard: the number of the first shard.
+        orphans: latents without a source that stay in that shard.
         folder: of the shards, with a `/` at its end, or empty.
         etag: of the tar, if it has one.
         find: gives the pictures in order, and a problem for each that cannot be used. Raises
@@ -68,11 +70,14 @@ class Unit:
         layout: Layout,
         find: Callable[[], Iterator[Planned | Problem]],
         *,
+        count: int | None = None,
         first_shard: int = 0,
+        orphans: frozenset[str] = frozenset(),
         folder: str = "",
         etag: str = "",
     ) -> None:
-        self.layout, self.find = layout, find
+        self.layout, self.find, self.count = layout, find, count
+        self.orphans = orphans
         self.first_shard, self.folder, self.etag = first_shard, folder, etag
 
     def shard_name(self, number: int) -> str:
@@ -118,7 +123,8 @@ class Unit:
         note = TarNote(self.etag, len(pictures), problems) if self.etag else None
         size, number = self.layout.shard_size, 0
         for begin in range(0, len(pictures), size):
-            shard = Shard(self.shard_name(number), pictures[begin : begin + size], note, part)
+            name, planned = self.shard_name(number), pictures[begin : begin + size]
+            shard = Shard(name, planned, note, part, self.orphans)
             yield from (Job(planned, shard) for planned in shard.planned)
             number += 1
         surplus = self.shard_name(number)
@@ -131,14 +137,19 @@ def shard_name(folder: str, number: int) -> str:
     return f"{folder}shard-{number:05}{SUFFIX}"
 
 
+def is_shard(name: str) -> bool:
+    """Whether a file of DEST is named like a shard."""
+    return SHARD.fullmatch(name.rpartition("/")[2]) is not None
+
+
 def shard_number(name: str) -> int | None:
     """The number of a shard directly in DEST; None for any other file."""
     match = SHARD.fullmatch(name)
     return int(match[1]) if match else None
 
 
-def cut_units(listing: Listing, layout: Layout) -> tuple[list[Planned], list[Unit]]:
-    """The outputs of all listed files, and the units of the run: theirs, then one for each tar.
+def name_outputs(listing: Listing, layout: Layout) -> list[Planned]:
+    """The outputs of all listed files.
 
     Raises:
         UsageError: two sources lead to one output.
@@ -147,19 +158,42 @@ def cut_units(listing: Listing, layout: Layout) -> tuple[list[Planned], list[Uni
         listing.entries, layout.suffix, strip=None, keep_extension=layout.keep_extension
     )
     _refuse_shared_folders(planned, listing.tars)
-    within = [
-        Unit(layout, partial(_within, tar, layout), folder=f"{tar.prefix}/", etag=tar.etag)
-        for tar in listing.tars
-    ]
-    return planned, listed_units(planned, layout) + within
+    return planned
 
 
-def listed_units(planned: Sequence[Planned], layout: Layout) -> list[Unit]:
-    """The units of pictures that are known one by one."""
-    size = layout.unit_size
+def listed_units(
+    planned: Sequence[Planned],
+    layout: Layout,
+    *,
+    gaps: Mapping[int, int],
+    orphans: Mapping[int, frozenset[str]],
+) -> list[Unit]:
+    """The units of pictures that are known one by one.
+
+    Args:
+        planned: the pictures.
+        layout: of their latents.
+        gaps: how many pictures fewer than others a shard holds, by its number.
+        orphans: the latents without a source in each shard, which have a place there.
+    """
+    units: list[Unit] = []
+    begin, number = 0, 0
+    while begin < len(planned):
+        inside = orphans.get(number, frozenset())
+        size = layout.unit_size - gaps.get(number, 0) - len(inside)
+        part = planned[begin : begin + max(0, size)]
+        if part:
+            find = partial(iter, part)
+            units.append(Unit(layout, find, count=len(part), first_shard=number, orphans=inside))
+        begin, number = begin + len(part), number + 1
+    return units
+
+
+def tar_units(tars: Sequence[Tar], layout: Layout) -> list[Unit]:
+    """A unit for each tar."""
     return [
-        Unit(layout, partial(iter, planned[begin : begin + size]), first_shard=number)
-        for number, begin in enumerate(range(0, len(planned), size))
+        Unit(layout, partial(_within, tar, layout), folder=f"{tar.prefix}/", etag=tar.etag)
+        for tar in tars
     ]
 
 

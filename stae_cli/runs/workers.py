@@ -6,9 +6,9 @@ import logging
 import os
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from logging.handlers import QueueHandler
 from pathlib import Path
@@ -72,6 +72,11 @@ class Workers(ABC):
 
     @property
     @abstractmethod
+    def compute_dtype(self) -> str:
+        """The name of the dtype in which all of them compute."""
+
+    @property
+    @abstractmethod
     def threads(self) -> int:
         """Reading threads for each worker, unless the user says otherwise."""
 
@@ -93,6 +98,11 @@ class ThisProcess(Workers):
         self.codec = codec
 
     @property
+    def compute_dtype(self) -> str:
+        assert self.codec is not None
+        return str(self.codec.dtype).removeprefix("torch.")
+
+    @property
     def threads(self) -> int:
         return os.cpu_count() or 1
 
@@ -109,6 +119,20 @@ class CodecMaker:
     weights_sha256: str
     dtype: torch.dtype | None
     batch_patches: int | None
+
+    def on(self, kinds: Collection[str]) -> CodecMaker:
+        """The same for devices of these kinds, which all have to compute in one dtype."""
+        import torch
+
+        if self.dtype is not None:
+            return self
+        dtype = torch.float16 if set(kinds) == {"cuda"} else torch.float32
+        return replace(self, dtype=dtype)
+
+    @property
+    def dtype_name(self) -> str:
+        """The name of the dtype."""
+        return str(self.dtype).removeprefix("torch.")
 
     def codec(self, device: str) -> PixelCodec:
         """The codec on a device of this machine.

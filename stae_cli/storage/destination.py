@@ -69,6 +69,14 @@ class Destination(ABC):
         """
 
     @abstractmethod
+    def create(self, name: str, data: bytes) -> bool:
+        """Writes an output unless it exists, and returns whether it did.
+
+        Raises:
+            StaeError: the disk is full, or DEST cannot be written to.
+        """
+
+    @abstractmethod
     def failure(self, error: OSError, name: str) -> StaeError:
         """The error to raise when the output `name`, or DEST itself, cannot be written."""
 
@@ -163,6 +171,18 @@ class FolderDestination(Destination):
                 with suppress(OSError):  # it may not exist
                     temporary.unlink()
 
+    def create(self, name: str, data: bytes) -> bool:
+        target = self.path(name)
+        temporary = target.parent / temporary_name()
+        with self.reporting(name):
+            try:
+                temporary.write_bytes(data)
+                return _linked(temporary, target) or _created(target, data)
+            except FileExistsError:
+                return False
+            finally:
+                temporary.unlink(missing_ok=True)
+
     def _make(self, folder: Path) -> None:
         """Creates a folder in DEST, but not DEST: if that was removed, so was its record."""
         if folder in self._made or folder == self.folder:
@@ -170,6 +190,23 @@ class FolderDestination(Destination):
         self._make(folder.parent)
         folder.mkdir(exist_ok=True)
         self._made.add(folder)
+
+
+def _linked(source: Path, target: Path) -> bool:
+    """Links the target, whole at once, unless it exists; False where there are no links."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        return False
+    return True
+
+
+def _created(target: Path, data: bytes) -> bool:
+    with target.open("xb") as file:
+        file.write(data)
+    return True
 
 
 def temporary_name() -> str:

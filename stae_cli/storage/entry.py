@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
+import xxhash
+
 from stae_cli.errors import InputError
+
+PIECE = 1 << 20  # bytes that are hashed at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +40,11 @@ class Entry(ABC):
     @abstractmethod
     def place(self) -> str:
         """Its location, for messages."""
+
+    @property
+    @abstractmethod
+    def root(self) -> str:
+        """The location that its key is relative to."""
 
     @abstractmethod
     def state(self) -> SourceState:
@@ -64,6 +75,10 @@ class FileEntry(Entry):
         """Its path."""
         return Path(self.place)
 
+    @property
+    def root(self) -> str:
+        return root_above(self.place, self.key)
+
     def state(self) -> SourceState:
         found = os.stat(self.place)  # noqa: PTH116 (a third faster than Path.stat)
         if not stat.S_ISREG(found.st_mode):  # opening a pipe would block
@@ -72,6 +87,29 @@ class FileEntry(Entry):
 
     def open(self) -> BinaryIO:
         return open(self.place, "rb")  # noqa: PTH123 (a third faster than Path.open)
+
+
+def root_above(place: str, key: str) -> str:
+    """The folder that holds `place` under the key; the one above the file if names differ."""
+    above = place[: -len(key)]
+    is_below = place[len(above) :].replace(os.sep, "/") == key
+    return above or os.curdir if is_below else os.path.dirname(place)  # noqa: PTH120
+
+
+@lru_cache(maxsize=64)
+def root_id(root: str) -> str:
+    """Identifies a root: the same for every spelling of its path, and says nothing of the path."""
+    real = root if "://" in root else os.path.realpath(root)
+    return hashlib.blake2b(real.encode(errors="surrogateescape"), digest_size=8).hexdigest()
+
+
+def content_hash(file: BinaryIO) -> str:
+    """The 128-bit XXH3 of a file's bytes, in hexadecimal; leaves the file at its beginning."""
+    state = xxhash.xxh3_128()
+    while piece := file.read(PIECE):
+        state.update(piece)
+    file.seek(0)
+    return state.hexdigest()
 
 
 @dataclass(frozen=True)

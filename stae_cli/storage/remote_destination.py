@@ -94,6 +94,13 @@ class RemoteDestination(Destination):
             yield path
             self.store.put(path, name)
 
+    def create(self, name: str, data: bytes) -> bool:
+        if self.holds(name):
+            return False
+        with self.writing(name) as path:
+            path.write_bytes(data)
+        return True
+
     def failure(self, error: OSError, name: str) -> StaeError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return StaeError(

@@ -39,6 +39,10 @@ class RemoteEntry(Entry):
     def place(self) -> str:
         return self.store.place(self.key)
 
+    @property
+    def root(self) -> str:
+        return self.store.url
+
     def state(self) -> SourceState:
         return self.listed
 
@@ -81,6 +85,10 @@ class RemoteOutput(Entry):
     @property
     def place(self) -> str:
         return self.store.place(self.key)
+
+    @property
+    def root(self) -> str:
+        return self.store.url
 
     def state(self) -> SourceState:
         with reaching(self.place, ignore=FileNotFoundError):
@@ -141,6 +149,10 @@ class FetchedObject(Entry):
     @property
     def place(self) -> str:
         return self.remote.place
+
+    @property
+    def root(self) -> str:
+        return self.remote.root
 
     def state(self) -> SourceState:
         return self.remote.listed

@@ -19,7 +19,8 @@ from stae_cli.storage.tars import Tar, tar_of
 
 _log = logging.getLogger(__name__)
 
-SHARED_FILES = ("failures", "manifest")
+OWN_FILES = ("stae.json", "pruned.json")
+SHARED_FILES = ("failures", "manifest", "orphans")
 NEVER_LATENTS = ("._", ".stae-")  # what macOS leaves on other disks, and our temporary files
 
 Found = FileEntry | RemoteEntry | Problem | None  # None: a file that is skipped
@@ -221,7 +222,7 @@ def _is_never_a_latent(name: str) -> bool:
 
 
 def _is_own(name: str) -> bool:
-    return name == "stae.json" or any(is_shared_file(name, own) for own in SHARED_FILES)
+    return name in OWN_FILES or any(is_shared_file(name, own) for own in SHARED_FILES)
 
 
 def _is_folder(item: os.DirEntry[str]) -> bool:

@@ -61,6 +61,10 @@ class Member(Entry):
     def place(self) -> str:
         return f"{self.archive.place}:{self.key}"
 
+    @property
+    def root(self) -> str:
+        return self.archive.root
+
     def state(self) -> SourceState:
         return replace(self.archive.listed, size=self.size)
 
@@ -73,6 +77,7 @@ class LocalArchive:
     """A local tar, which must not change, since offsets in it are known."""
 
     place: str
+    root: str
     listed: SourceState
 
     def stream(self) -> BinaryIO:
@@ -108,6 +113,7 @@ class FetchedArchive:
     """A tar from a store in a temporary file, kept while one of its members is referenced."""
 
     place: str
+    root: str
     listed: SourceState
     fetched: Fetched
 
@@ -139,9 +145,9 @@ def members(tar: Tar, *, suffixes: Collection[str]) -> Iterator[Entry | Problem]
     entry = tar.entry
     archive: Archive
     if isinstance(entry, RemoteEntry):
-        archive = FetchedArchive(entry.place, entry.listed, entry.fetch())
+        archive = FetchedArchive(entry.place, entry.root, entry.listed, entry.fetch())
     else:
-        archive = LocalArchive(entry.place, entry.state())
+        archive = LocalArchive(entry.place, entry.root, entry.state())
     try:
         with archive.stream() as stream:
             length = stream.seek(0, os.SEEK_END)

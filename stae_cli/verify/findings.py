@@ -49,6 +49,7 @@ class MadeWith(NamedTuple):
     prep: str
     dtype: str
     layout: str
+    compute_dtype: str
     architecture: str
 
 
@@ -126,6 +127,7 @@ def _checked(stored: StoredLatent, file: Entry) -> CheckedLatent:
         info.prep,
         stored.dtype,
         FILES if stored.is_alone else SHARDS,
+        info.compute_dtype,
         f"{info.architecture}, {info.latent_channels} channels, 1/{info.downsample}",
     )
     return CheckedLatent(stored.key, file, info.source, info.source_state, made_with)

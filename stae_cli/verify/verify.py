@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from stae_cli.errors import StaeError, UsageError
 from stae_cli.flow.read_ahead import scanning
 from stae_cli.images.read import IMAGE_SUFFIXES
+from stae_cli.latents.failures import read_failures
 from stae_cli.latents.format import SUFFIX
-from stae_cli.latents.run_record import NAME, SHARDS, RunRecord, read_failures, read_record
+from stae_cli.latents.run_record import NAME, SHARDS, RunRecord, read_record
 from stae_cli.storage.destination import TEMPORARY, Destination
 from stae_cli.storage.entry import Entry, Problem
 from stae_cli.storage.fsspec_store import is_url
@@ -262,7 +263,8 @@ def _as_recorded(usual: MadeWith, record: RunRecord | None) -> MadeWith:
     if record is None:
         return usual
     said = (record.weights, record.weights_sha256, record.prep, record.output, record.layout)
-    return MadeWith._make([*map(str, said), usual.architecture])  # a record may hold anything
+    compute_dtype = record.compute_dtype or usual.compute_dtype
+    return MadeWith._make([*map(str, said), compute_dtype, usual.architecture])
 
 
 def _differences(made_with: MadeWith, usual: MadeWith, than: str) -> str:

@@ -234,7 +234,9 @@ def task(tiny, tmp_path):
     destination = FolderDestination(tmp_path / "out")
     destination.prepare()
     sha = checkpoint.fingerprint
-    task = EncodeTask(destination, EncodeSettings(Prep()), "tiny", sha, KnownOutputs(), threads=2)
+    task = EncodeTask(
+        *(destination, EncodeSettings(Prep()), "tiny", sha, "float32", KnownOutputs()), threads=2
+    )
     settle_record(destination, task.record, is_planned=lambda _: False, overwrite=False)
     return task, CodecMaker(lambda: checkpoint, sha, None, None)
 
@@ -263,7 +265,8 @@ def test_a_worker_that_stops_leaves_no_thread_waiting(task, tmp_path, monkeypatc
     photos = write_photos(tmp_path / "photos", count=40)
     (photos / "a.png").write_bytes(b"\x89PNG and nothing else")
     listing = list_sources([photos], None, suffixes=[".png"])
-    _, (unit,) = units.cut_units(listing, units.Layout())
+    planned = units.name_outputs(listing, units.Layout())
+    (unit,) = units.listed_units(planned, units.Layout(), gaps={}, orphans={})
     strict = replace(task, settings=replace(task.settings, strict=True))
     gc.disable()
     try:

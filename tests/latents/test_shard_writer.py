@@ -32,7 +32,7 @@ def test_a_shard_is_looked_at_once_for_all_who_ask(destination, monkeypatch):
 
     monkeypatch.setattr(sharding, "stored_at", looked_at)
     storage = ShardStorage(
-        destination, Expected("sha", "{}", "float16"), writer=None, known=lambda _: True,
+        destination, Expected("sha", "{}", "float16", "float32"), writer=None, known=lambda _: True,
         manifest=None, overwrite=False,
     )  # fmt: skip
     shard = Shard("shard-00000.safetensors", [Planned(FileEntry("a.png", "a.png"), "a")])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -53,6 +53,13 @@ def verify(
             help="Compare with this source too; repeat it for each SOURCE of the encode.",
         ),
     ] = None,
+    compare: Annotated[
+        Literal["time", "content"],
+        typer.Option(
+            "--compare",
+            help="How sources are compared: size and time, or content, which reads them.",
+        ),
+    ] = "time",
     reencode: Annotated[
         int,
         typer.Option(
@@ -78,7 +85,9 @@ def verify(
     from stae_cli.verify.verify import verify as run
 
     device = opt.parse_device(device)
-    plan = plan_verify(dest, against or [], sample=reencode, seed=seed, workers=workers)
+    plan = plan_verify(
+        dest, against or [], sample=reencode, seed=seed, workers=workers, compare=compare
+    )
     with progress_bar(None, what="verify", quiet=quiet) as advance:
         found = run(plan, advance=advance)
     if found.sample:

@@ -10,6 +10,7 @@ from stae_cli.flow.read_ahead import Reserve, scanning
 from stae_cli.images.read import IMAGE_SUFFIXES
 from stae_cli.latents.format import SUFFIX
 from stae_cli.latents.manifest import NAME, read_manifests
+from stae_cli.latents.writer import Compare, has_content
 from stae_cli.runs.tally import problem_or
 from stae_cli.storage.destination import Destination
 from stae_cli.storage.entry import Entry, Problem, SourceState
@@ -30,6 +31,7 @@ class Against:
         latents: all of DEST.
         broken: keys, without the suffix, of unreadable files; their sources are not missing.
         failures: why inputs of the last run failed, by key.
+        compare: sources with what latents record of them, by size and time or by content.
     """
 
     def __init__(
@@ -38,7 +40,9 @@ class Against:
         *,
         broken: Set[str],
         failures: Mapping[str, str],
+        compare: Compare = "time",
     ) -> None:
+        self.compare_by = compare
         self.latents, self.broken, self.failures = latents, broken, failures
         by_trust = sorted(latents, key=lambda latent: latent.is_named_after_its_source)
         self.expected = {latent.source: latent for latent in by_trust}
@@ -89,7 +93,12 @@ class Against:
                 reason = f"no latent; the last run says: {failure}" if failure else "no latent"
                 return Finding("missing", entry.key, reason)
             return None
-        if latent.state != state:
+        unchanged: bool | Problem = latent.state == state
+        if self.compare_by == "content" and latent.content:
+            unchanged = problem_or(entry.key, lambda: has_content(entry, latent.content))
+        if isinstance(unchanged, Problem):
+            return Finding("unreadable", entry.key, unchanged.reason)
+        if not unchanged:
             reason = f"its source `{entry.key}` has changed since"
             return Finding("stale", latent.label, reason)
         return latent, entry

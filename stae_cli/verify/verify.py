@@ -14,6 +14,7 @@ from stae_cli.images.read import IMAGE_SUFFIXES
 from stae_cli.latents.failures import read_failures
 from stae_cli.latents.format import SUFFIX
 from stae_cli.latents.run_record import NAME, SHARDS, RunRecord, read_record
+from stae_cli.latents.writer import Compare
 from stae_cli.storage.destination import TEMPORARY, Destination
 from stae_cli.storage.entry import Entry, Problem
 from stae_cli.storage.fsspec_store import is_url
@@ -42,6 +43,7 @@ class VerifyPlan:
     sample: int
     seed: int
     workers: int | None
+    compare: Compare
 
 
 @dataclass
@@ -80,6 +82,7 @@ def plan_verify(
     sample: int = 0,
     seed: int = 0,
     workers: int | None = None,
+    compare: Compare = "time",
 ) -> VerifyPlan:
     """Lists the files of DEST, and the sources as `encode` does.
 
@@ -97,7 +100,14 @@ def plan_verify(
         against = list_sources(sources, dest, suffixes=IMAGE_SUFFIXES, with_tars=True)
     listing = list_below([dest], frozenset([SUFFIX]), hidden=True)
     return VerifyPlan(
-        destination_at(dest), listing.entries, listing.problems, against, sample, seed, workers
+        destination_at(dest),
+        listing.entries,
+        listing.problems,
+        against,
+        sample,
+        seed,
+        workers,
+        compare,
     )
 
 
@@ -240,7 +250,9 @@ class _Verifying:
         found = self.found
         failures = {p.key: p.reason for p in read_failures(self.plan.destination)}
         if self.plan.sources is not None:
-            against = Against(self.latents, broken=self.broken, failures=failures)
+            against = Against(
+                self.latents, broken=self.broken, failures=failures, compare=self.plan.compare
+            )
             matches = self._matches(against, self.plan.sources)
             found.sample = drawn(matches, self.plan.sample, seed=self.plan.seed)
             found.sources = len(against.seen)

@@ -83,15 +83,19 @@ def test_one_file_of_a_folder_is_of_the_same_source(tmp_path, encode):
 def test_content_is_compared_where_time_does_not_tell(tmp_path, encode, stae):
     folder = pictures(tmp_path / "train", "0.bmp", "1.bmp")
     assert encode(folder).code == 0
+    shutil.copytree(folder, tmp_path / "before")
     for path in folder.iterdir():
         os.utime(path)  # as a copy without times does
     assert encode(folder, "--compare", "content").json["skipped"] == 2
-    old = (folder / "0.bmp").stat()
     pictures(folder, "0.bmp", seed=3)
-    os.utime(folder / "0.bmp", ns=(old.st_atime_ns, old.st_mtime_ns))
-    os.utime(folder / "1.bmp", ns=(old.st_atime_ns, old.st_mtime_ns))
+    for path in folder.iterdir():
+        shutil.copystat(tmp_path / "before" / path.name, path)
+    swapped = ["verify", tmp_path / "out", "--against", folder, "--json", "--compare"]
+    assert stae(*swapped, "time").json["counts"] == {}
+    assert stae(*swapped, "content").json["counts"] == {"stale": 1}
     ran = encode(folder, "--compare", "content").json
     assert (ran["done"], ran["skipped"]) == (1, 1)
+    assert stae(*swapped, "content").code == 0
 
 
 @pytest.mark.parametrize("layout", [[], ["--shard-size", "2"]], ids=["files", "shards"])

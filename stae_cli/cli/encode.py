@@ -20,8 +20,8 @@ from stae_cli.cli.engine import (
     UnitCount,
     UnitRank,
     parse_place,
-    parse_share,
 )
+from stae_cli.cli.launchers import parse_share
 from stae_cli.cli.report import finish
 from stae_cli.errors import UsageError
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from stae_cli.cli.console import print_error, print_json, print_note, print_warning
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Plan = EncodePlan | DecodePlan | RoundtripPlan
 
 ALL_GOOD, SOME_FAILED = 0, 3
-NAMED = 3  # photos in a warning
+NAMED = 3  # photos or parts in a message
 
 
 def finish(
@@ -59,7 +59,10 @@ def _print_summary(report: Tally, plan: Plan, verb: str) -> None:
     counts.append(f"failed {len(report.problems)}")
     if plan.passed_over:
         counts.append(f"passed over {plan.passed_over} other files")
-    print_note(", ".join(counts))
+    part = f"{report.share}: " if report.share.count > 1 else ""
+    print_note(part + ", ".join(counts))
+    if report.unfinished:
+        print_note(f"parts that have not finished: {_named([*map(str, report.unfinished)])}")
     if not report.done:
         return
     speed = report.done / report.seconds
@@ -89,7 +92,26 @@ def _summary(report: Tally, plan: Plan, codec: Codec | None) -> dict[str, Any]:
         "seconds_spent_on": dict(report.waits),
         "device": str(codec.device) if codec else None,
         "dtype": str(codec.dtype).removeprefix("torch.") if codec else None,
+        "part": _part(report),
     }
+
+
+def _part(report: Tally) -> dict[str, Any] | None:
+    """Which part of a run this was; None if it was all of it."""
+    share = report.share
+    if share.count == 1:
+        return None
+    return {
+        "rank": share.rank,
+        "count": share.count,
+        "from": share.said_by,
+        "unfinished": list(report.unfinished),
+    }
+
+
+def _named(names: Sequence[str]) -> str:
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def progress_shown(show: Callable[[float, str], None]) -> Callable[[Progress], None]:
@@ -112,11 +134,9 @@ def announce_training(run: Run, *, quiet: bool) -> None:
     for problem in photos.problems:
         print_error(f"{problem.key}: {problem.reason}")
     if run.overlap:
-        more = len(run.overlap) - NAMED
-        named = ", ".join(run.overlap[:NAMED]) + (f" and {more} more" if more > 0 else "")
         print_warning(
             "--validate holds photos that are trained on too, so their PSNR says little about "
-            f"others: {named}"
+            f"others: {_named(run.overlap)}"
         )
     if quiet:
         return

@@ -65,15 +65,18 @@ def encode(
     )
     settle_record(destination, task.record, is_planned=plan.makes, overwrite=settings.overwrite)
     _refuse_surplus(plan)
-    manifest = task.new_manifest()
+    manifest, part = task.new_manifest(), plan.part()
+    part.begin()
     tally = Tally(advance, settings.share, settings.strict, manifest=manifest)
     try:
-        with tally.running(), closing(manifest) if manifest else nullcontext():
+        with tally.running(), closing(part), closing(manifest) if manifest else nullcontext():
             for problem in plan.problems if settings.share.rank == 0 else ():
                 tally.fail(problem)
             workers.run(task, plan.my_units(), tally)
             if manifest and not tally.interrupted:
                 manifest.write()
+            if not tally.interrupted:
+                tally.unfinished = part.finish()
     finally:
         write_failures(destination, tally.problems, settings.share)
     return tally

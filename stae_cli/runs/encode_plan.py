@@ -14,7 +14,8 @@ from typing import Literal
 from stae_cli.images.read import IMAGE_SUFFIXES
 from stae_cli.images.resize import Prep
 from stae_cli.latents.format import SUFFIX
-from stae_cli.runs.units import Layout, Unit, cut_units, shard_name
+from stae_cli.latents.parts import Part
+from stae_cli.runs.units import Layout, Unit, cut_units, digest_of, shard_name
 from stae_cli.storage.destination import Destination
 from stae_cli.storage.entry import Problem
 from stae_cli.storage.names import Planned
@@ -98,6 +99,12 @@ class EncodePlan:
     def my_units(self) -> list[Unit]:
         """The units of this process."""
         return [self.units[index] for index in self._mine()]
+
+    def part(self) -> Part:
+        """The part of this process, not yet begun."""
+        share = self.settings.share
+        units = digest_of(self.units) if share.count > 1 else ""
+        return Part(self.destination, share, units, len(self.outputs) + len(self.tars))
 
     def known(self) -> KnownOutputs:
         """The outputs of the whole run; empty without shards, which need it."""

@@ -19,7 +19,7 @@ from stae_cli.storage.tars import Tar, tar_of
 
 _log = logging.getLogger(__name__)
 
-SHARED_FILES = ("failures", "manifest")
+SHARED_FILES = ("failures", "manifest", "part")
 NEVER_LATENTS = ("._", ".stae-")  # what macOS leaves on other disks, and our temporary files
 
 Found = FileEntry | RemoteEntry | Problem | None  # None: a file that is skipped

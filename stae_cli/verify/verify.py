@@ -12,6 +12,7 @@ from stae_cli.errors import StaeError, UsageError
 from stae_cli.flow.read_ahead import scanning
 from stae_cli.images.read import IMAGE_SUFFIXES
 from stae_cli.latents.format import SUFFIX
+from stae_cli.latents.parts import unfinished_parts
 from stae_cli.latents.run_record import NAME, SHARDS, RunRecord, read_failures, read_record
 from stae_cli.storage.destination import TEMPORARY, Destination
 from stae_cli.storage.entry import Entry, Problem
@@ -158,6 +159,8 @@ class _Verifying:
         self._compare_settings()
         self._find_doubles()
         self._find_temporaries()
+        for problem in unfinished_parts(self.plan.destination):
+            found.find("part", problem.key, problem.reason)
         if found.record is not None and found.record.layout == SHARDS:
             found.findings += wrong_lines(self.plan.destination, self.latents, broken=self.broken)
         self._compare_sources()

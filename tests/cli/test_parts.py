@@ -19,7 +19,7 @@ NAMES = ("part-0-of-2.jsonl", "part-1-of-2.jsonl")
 
 
 @pytest.fixture(autouse=True)
-def _small_units(monkeypatch):
+def _small_units(monkeypatch, same_codec):
     monkeypatch.setattr(units, "UNIT", 2)
 
 

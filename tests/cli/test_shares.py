@@ -24,7 +24,7 @@ LAYOUTS = pytest.mark.parametrize("options", [(), ("--shard-size", 2)], ids=["fi
 
 
 @pytest.fixture(autouse=True)
-def _small_units(monkeypatch):
+def _small_units(monkeypatch, same_codec):
     monkeypatch.setattr(units, "UNIT", 2)
     for name in (*TORCHRUN, *SRUN, *OTHERS):
         monkeypatch.delenv(name, raising=False)

@@ -22,7 +22,7 @@ from stae_cli.cli.engine import (
     parse_place,
 )
 from stae_cli.cli.launchers import parse_share
-from stae_cli.cli.report import finish
+from stae_cli.cli.report import finish, part_of
 from stae_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def encode(
     crew, checkpoint = place.workers(partial(load_checkpoint, weights), dtype, batch_patches)
     with progress_bar(plan.total, what="encode", quiet=quiet) as advance:
         tally = running.encode(plan, checkpoint, crew, advance=advance)
-    facts = place.facts(dtype)
+    facts = place.facts(dtype) | {"part": part_of(tally)}
     return finish(
         tally, plan, crew.codec, verb="encoded", quiet=quiet, as_json=as_json, extra=facts
     )

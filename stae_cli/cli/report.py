@@ -92,12 +92,11 @@ def _summary(report: Tally, plan: Plan, codec: Codec | None) -> dict[str, Any]:
         "seconds_spent_on": dict(report.waits),
         "device": str(codec.device) if codec else None,
         "dtype": str(codec.dtype).removeprefix("torch.") if codec else None,
-        "part": _part(report),
     }
 
 
-def _part(report: Tally) -> dict[str, Any] | None:
-    """Which part of a run this was; None if it was all of it."""
+def part_of(report: Tally) -> dict[str, Any] | None:
+    """For the JSON: which part of a run this was; None if it was all of it."""
     share = report.share
     if share.count == 1:
         return None

@@ -151,7 +151,7 @@ class Part:
         names = self.destination.place(f"{NAME}-*-of-{self.share.count}.jsonl")
         return StaeError(
             f"{other} began with {note.inputs:,} inputs and {self.share} with {here}: the sources "
-            "changed between their starts",
+            "differ, or changed between their starts",
             f"once they do not change any more and no part is running, remove `{names}` and run "
             "all parts again: they resume",
         )

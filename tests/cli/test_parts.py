@@ -204,7 +204,7 @@ def test_of_two_that_begin_together_one_stops_at_least(tmp_path, monkeypatch, lo
     monkeypatch.setattr(first, "_notes", notes)
     begin(first)
     assert stopped
-    assert all("the sources changed between their starts" in message for message in stopped)
+    assert all("changed between their starts" in message for message in stopped)
 
 
 def test_a_part_that_two_processes_did_is_an_error(tmp_path):

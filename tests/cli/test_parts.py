@@ -207,12 +207,15 @@ def test_of_two_that_begin_together_one_stops_at_least(tmp_path, monkeypatch, lo
     assert all("changed between their starts" in message for message in stopped)
 
 
-def test_a_part_that_two_processes_did_is_an_error(tmp_path):
-    first, second = (Part(destination_at(tmp_path), Share(1, 2), "units", 6) for _ in range(2))
+@pytest.mark.parametrize("share", [Share(1, 2), Share(1, 3), Share()])
+def test_a_part_during_which_another_run_began_does_not_end_well(tmp_path, share):
+    destination = destination_at(tmp_path)
+    first, second = Part(destination, Share(1, 2), "a", 6), Part(destination, share, "b", 7)
     first.begin()
     second.begin()
-    assert second.finish() == [0]
+    second.finish()
     with pytest.raises(StaeError, match="another run began"):
         first.finish()
     first.close()
-    assert state(tmp_path, NAMES[1]) == "finished"
+    names = [path.name for path in tmp_path.iterdir()]
+    assert names == ([share.file_name("part")] if share.count > 1 else [])

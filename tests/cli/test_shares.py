@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from stae_cli import LatentDataset
+from stae_cli.cli.engine import local_device
 from stae_cli.latents.listing import list_latents
 from stae_cli.runs import units
 from tests.pictures import noise, write_photos
@@ -130,6 +131,19 @@ def test_the_shell_of_srun_is_not_one_of_its_tasks(encode, monkeypatch):
     assert encode().json["part"]["count"] == 4
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     assert encode().json["part"] is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "device"),
+    [({"LOCAL_RANK": "5"}, "cuda:1"), (SRUN | {"SLURM_LOCALID": "2"}, "cuda:2"),
+     ({"SLURM_LOCALID": "2"}, "cuda")],
+)  # fmt: skip
+def test_each_process_of_a_machine_takes_its_own_device(monkeypatch, environment, device):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert local_device("cuda") == device
+    assert local_device("cpu") == "cpu"
 
 
 def test_what_a_shell_or_a_batch_script_has_exported_is_refused(encode, tmp_path, monkeypatch):

@@ -87,3 +87,25 @@ def tiny(tmp_path_factory):
 def other_tiny(tmp_path_factory):
     """The file of another tiny checkpoint, of the same shape."""
     return tiny_checkpoint(tmp_path_factory.mktemp("weights") / "other.safetensors", seed=2)
+
+
+@pytest.fixture(scope="session")
+def made_codecs():
+    """The networks of `same_codec`."""
+    return {}
+
+
+@pytest.fixture
+def same_codec(monkeypatch, made_codecs):
+    """Commands share the network of a checkpoint, which takes most of their time to prepare."""
+    from stae_cli.runs.workers import CodecMaker
+
+    make = CodecMaker.codec_of
+
+    def codec_of(self, checkpoint, device):
+        key = (self.weights_sha256, self.dtype, self.batch_patches, str(device))
+        if key not in made_codecs:
+            made_codecs[key] = make(self, checkpoint, device)
+        return made_codecs[key]
+
+    monkeypatch.setattr(CodecMaker, "codec_of", codec_of)

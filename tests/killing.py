@@ -114,7 +114,11 @@ class Killing:
             self.launcher.start(
                 *arguments,
                 log=self.place / f"log-{rank}",
-                environment={"RANK": str(rank), "WORLD_SIZE": str(ranks)},
+                environment={
+                    "RANK": str(rank),
+                    "WORLD_SIZE": str(ranks),
+                    "MASTER_ADDR": "localhost",
+                },
             )
             for rank in range(ranks)
         ]

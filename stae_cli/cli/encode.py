@@ -22,9 +22,9 @@ from stae_cli.cli.engine import (
     UnitRank,
     dtype_of,
     parse_place,
-    parse_share,
 )
-from stae_cli.cli.report import finish
+from stae_cli.cli.launchers import parse_share
+from stae_cli.cli.report import finish, part_of
 from stae_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -167,7 +167,8 @@ def encode(
     orphans = [orphan.label for orphan in plan.present.orphans]
     if orphans and not quiet:
         print_note(_about_orphans(orphans, prune=prune))
-    facts = {**place.facts(dtype), "pruned" if prune else "orphaned": orphans}
+    gone = {"pruned" if prune else "orphaned": orphans}
+    facts = place.facts(dtype) | gone | {"part": part_of(tally)}
     return finish(
         tally, plan, crew.codec, verb="encoded", quiet=quiet, as_json=as_json, extra=facts
     )

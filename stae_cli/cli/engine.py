@@ -1,4 +1,4 @@
-"""Where a run's network runs (this process, several devices, Ray) and which part of it is ours."""
+"""Where a run's network runs: in this process, on several devices, or on Ray."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal, cast, get_args
 
 from stae_cli.cli.console import log_info
+from stae_cli.cli.launchers import local_rank, number_in
 from stae_cli.cli.options import Dtype, parse_device, parse_dtype, sharing_option
 from stae_cli.errors import DeviceError, UsageError
 
@@ -17,11 +18,8 @@ if TYPE_CHECKING:
     from stae_cli.codec.pixel_codec import PixelCodec
     from stae_cli.runs.workers import CodecMaker, Workers
     from stae_cli.storage.destination import Destination
-    from stae_cli.storage.shares import Share
 
 ALL = "cuda:all"
-LAUNCHERS = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
-LOCAL_RANKS = ("LOCAL_RANK", "SLURM_LOCALID")
 RAY_ENVIRONMENT = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # Ray reports planned restarts of actors as errors
     "RAY_ENABLE_AUTO_CONNECT": "0",  # else threads start Ray again while a run is ending
@@ -197,43 +195,12 @@ def _all_cuda() -> list[str]:
 
 def local_device(device: str) -> str:
     """The device of this process: where a launcher started several, `cuda` means its own one."""
-    if device not in ("auto", "cuda"):
+    name = local_rank()
+    if device not in ("auto", "cuda") or name is None:
         return device
-    for name in LOCAL_RANKS:
-        if name in os.environ:
-            import torch
+    import torch
 
-            rank, count = _number(name), torch.cuda.device_count()
-            own = f"cuda:{rank % count}" if count else device
-            log_info(f"device {own}, by {name}")
-            return own
-    return device
-
-
-def parse_share(rank: int | None, count: int | None) -> Share:
-    """The part of a run that the options name, or a launcher (torchrun, Slurm) without them.
-
-    Raises:
-        UsageError: one of the options alone, or a rank that does not exist.
-    """
-    from stae_cli.storage.shares import Share
-
-    if (rank is None) != (count is None):
-        raise UsageError(
-            "a part of a run needs both its numbers", "give `--unit-rank` and `--unit-count`"
-        )
-    if rank is not None and count is not None:
-        return Share(rank, count)
-    for names in LAUNCHERS:
-        if all(name in os.environ for name in names):
-            share = Share(*map(_number, names))
-            log_info(f"part {share.rank} of {share.count}, by {' and '.join(names)}")
-            return share
-    return Share()
-
-
-def _number(name: str) -> int:
-    text = os.environ[name]
-    if not text.isdecimal():
-        raise UsageError(f"`{name}` is `{text}`, which is not a number", "unset or correct it")
-    return int(text)
+    rank, count = number_in(name), torch.cuda.device_count()
+    own = f"cuda:{rank % count}" if count else device
+    log_info(f"device {own}, by {name}")
+    return own

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Plan = EncodePlan | DecodePlan | RoundtripPlan
 
 ALL_GOOD, SOME_FAILED = 0, 3
-NAMED = 3  # photos in a warning
+NAMED = 3  # photos or parts in a message
 SAME = 20  # failures with the same reason that are printed
 
 
@@ -73,7 +73,10 @@ def _print_summary(report: Tally, plan: Plan, verb: str) -> None:
     counts.append(f"failed {len(report.problems)}")
     if plan.passed_over:
         counts.append(f"passed over {plan.passed_over} other files")
-    print_note(", ".join(counts))
+    part = f"{report.share}: " if report.share.count > 1 else ""
+    print_note(part + ", ".join(counts))
+    if report.unfinished:
+        print_note(f"parts that have not finished: {_named([*map(str, report.unfinished)])}")
     if not report.done:
         return
     speed = report.done / report.seconds
@@ -106,6 +109,24 @@ def _summary(report: Tally, plan: Plan, codec: Codec | None) -> dict[str, Any]:
     }
 
 
+def part_of(report: Tally) -> dict[str, Any] | None:
+    """For the JSON: which part of a run this was; None if it was all of it."""
+    share = report.share
+    if share.count == 1:
+        return None
+    return {
+        "rank": share.rank,
+        "count": share.count,
+        "from": share.said_by,
+        "unfinished": list(report.unfinished),
+    }
+
+
+def _named(names: Sequence[str]) -> str:
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
 def progress_shown(show: Callable[[float, str], None]) -> Callable[[Progress], None]:
     """Moves a bar, with step, loss and PSNR beside it."""
 
@@ -126,11 +147,9 @@ def announce_training(run: Run, *, quiet: bool) -> None:
     for problem in photos.problems:
         print_error(f"{problem.key}: {problem.reason}")
     if run.overlap:
-        more = len(run.overlap) - NAMED
-        named = ", ".join(run.overlap[:NAMED]) + (f" and {more} more" if more > 0 else "")
         print_warning(
             "--validate holds photos that are trained on too, so their PSNR says little about "
-            f"others: {named}"
+            f"others: {_named(run.overlap)}"
         )
     if quiet:
         return

@@ -38,6 +38,7 @@ REMEDIES: dict[Kind, str] = {
     "unreadable": "check these sources and their permissions",
     "failed": "fix or remove these sources, and run the same `stae encode` again",
     "temporary": "wait for runs in progress; the next `stae encode` removes what others left",
+    "part": "run these parts again, or the same `stae encode` as one process: it resumes",
     "manifest": "run the same `stae encode` again: it rewrites the manifest",
     "differs": "check versions and settings; if they are the same, remove them and encode again",
 }

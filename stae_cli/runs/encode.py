@@ -74,17 +74,20 @@ def encode(
     )
     settle_record(destination, task.record, is_planned=plan.makes, overwrite=settings.overwrite)
     _refuse_surplus(plan)
-    manifest = task.new_manifest()
-    _settle_orphans(plan, manifest)
+    manifest, part = task.new_manifest(), plan.part()
+    part.begin()
     tally = Tally(advance, settings.share, settings.strict, manifest=manifest)
     try:
-        with tally.running(), closing(manifest) if manifest else nullcontext():
+        with tally.running(), closing(part), closing(manifest) if manifest else nullcontext():
+            _settle_orphans(plan, manifest)
             for problem in plan.problems if settings.share.rank == 0 else ():
                 tally.fail(problem)
             workers.run(task, plan.my_units(), tally)
             check_record(destination, task.record)
             if manifest and not tally.interrupted:
                 manifest.write()
+            if not tally.interrupted:
+                tally.unfinished = part.finish()
     finally:
         write_failures(
             *(destination, tally.problems, settings.share),

@@ -16,11 +16,13 @@ from stae_cli.images.read import IMAGE_SUFFIXES
 from stae_cli.images.resize import Prep
 from stae_cli.latents.format import SUFFIX
 from stae_cli.latents.orphans import read_gaps
+from stae_cli.latents.parts import Part
 from stae_cli.latents.writer import Compare
 from stae_cli.runs.present import Present, look_into, roots_of
 from stae_cli.runs.units import (
     Layout,
     Unit,
+    digest_of,
     listed_units,
     name_outputs,
     shard_number,
@@ -121,6 +123,12 @@ class EncodePlan:
     def my_units(self) -> list[Unit]:
         """The units of this process."""
         return [unit for i, unit in enumerate(self.units) if self.settings.share.takes(i)]
+
+    def part(self) -> Part:
+        """The part of this process, not yet begun."""
+        share = self.settings.share
+        units = digest_of(self.units) if share.count > 1 else ""
+        return Part(self.destination, share, units, len(self.outputs) + len(self.tars))
 
     def known(self) -> KnownOutputs:
         """The outputs of the whole run, and orphans; empty without shards, which need it."""

@@ -54,7 +54,8 @@ class Tally:
 
     Files are read and written by other threads meanwhile: the seconds of a stage are those in which
     the run waited for it. A `strict` run ends at the first failure. `stopped` says whether another
-    process asks for an end. `manifest` lists the latents of a run that makes shards.
+    process asks for an end. `manifest` lists the latents of a run that makes shards. `unfinished`
+    are the other parts of a shared run that have not finished.
     """
 
     advance: Callable[[int], None]
@@ -68,6 +69,7 @@ class Tally:
     pixels: int = 0
     bytes_written: int = 0
     seconds: float = 0.0
+    unfinished: Sequence[int] = ()
     waits: dict[Stage, float] = field(
         default_factory=lambda: {"reading": 0.0, "network": 0.0, "writing": 0.0}
     )

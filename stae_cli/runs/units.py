@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -195,6 +196,21 @@ def tar_units(tars: Sequence[Tar], layout: Layout) -> list[Unit]:
         Unit(layout, partial(_within, tar, layout), folder=f"{tar.prefix}/", etag=tar.etag)
         for tar in tars
     ]
+
+
+def digest_of(units: Sequence[Unit]) -> str:
+    """The same for all processes that cut the same files in the same way, whatever is in tars."""
+    digest = hashlib.blake2b(digest_size=16)
+    for unit in units:
+        listed = () if unit.folder else unit.find()
+        outputs = (found.output for found in listed if isinstance(found, Planned))
+        digest.update(
+            "\0".join([unit.folder, str(unit.first_shard), *outputs]).encode(
+                "utf-8", "surrogatepass"
+            )
+            + b"\0\0"
+        )
+    return digest.hexdigest()
 
 
 def _within(tar: Tar, layout: Layout) -> Iterator[Planned | Problem]:

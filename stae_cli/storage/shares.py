@@ -23,12 +23,15 @@ Line = TypeVar("Line")
 class Share:
     """Process `rank` of `count` that share a run without communicating.
 
+    `said_by` names the option, the variables or the launcher that said so.
+
     Raises:
         UsageError: there is no such process.
     """
 
     rank: int = 0
     count: int = 1
+    said_by: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.count:
@@ -36,6 +39,14 @@ class Share:
                 f"there is no rank {self.rank} among {self.count} processes",
                 f"ranks go from 0 to {self.count - 1}",
             )
+
+    def __str__(self) -> str:
+        return f"part {self.rank} of {self.count}"
+
+    @property
+    def numbers(self) -> tuple[int, int]:
+        """Rank and count."""
+        return self.rank, self.count
 
     def takes(self, unit: int) -> bool:
         """Whether a unit, counted from 0, belongs to this process."""

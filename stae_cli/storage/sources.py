@@ -20,7 +20,7 @@ from stae_cli.storage.tars import Tar, tar_of
 _log = logging.getLogger(__name__)
 
 OWN_FILES = ("stae.json", "pruned.json")
-SHARED_FILES = ("failures", "manifest", "orphans")
+SHARED_FILES = ("failures", "manifest", "orphans", "part")
 NEVER_LATENTS = ("._", ".stae-")  # what macOS leaves on other disks, and our temporary files
 
 Found = FileEntry | RemoteEntry | Problem | None  # None: a file that is skipped

@@ -28,6 +28,7 @@ Kind = Literal[
     "failed",  # the last run listed it as a failure
     "temporary",  # a file left by a run that was killed
     "differs",  # encoding again gives another latent
+    "part",  # a process of a shared run did not finish its part
     "manifest",  # it is absent, or does not match the shards
 ]
 

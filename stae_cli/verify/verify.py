@@ -13,6 +13,7 @@ from stae_cli.flow.read_ahead import scanning
 from stae_cli.images.read import IMAGE_SUFFIXES
 from stae_cli.latents.failures import read_failures
 from stae_cli.latents.format import SUFFIX
+from stae_cli.latents.parts import unfinished_parts
 from stae_cli.latents.run_record import NAME, SHARDS, RunRecord, read_record
 from stae_cli.latents.writer import Compare
 from stae_cli.storage.destination import TEMPORARY, Destination
@@ -169,6 +170,8 @@ class _Verifying:
         self._compare_settings()
         self._find_doubles()
         self._find_temporaries()
+        for problem in unfinished_parts(self.plan.destination):
+            found.find("part", problem.key, problem.reason)
         if found.record is not None and found.record.layout == SHARDS:
             found.findings += wrong_lines(self.plan.destination, self.latents, broken=self.broken)
         self._compare_sources()

@@ -363,6 +363,7 @@ def test_torchrun_with_a_killed_rank_is_completed_by_a_rerun(
         assert process.returncode != 0
     assert len(outputs_of(dest)) < MANY - 1
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
     for rank in "01":  # as torchrun says it
         monkeypatch.setenv("RANK", rank)
         stae(*command)

@@ -7,17 +7,27 @@ import pytest
 from PIL import Image
 
 from stae_cli import LatentDataset
+from stae_cli.cli.engine import local_device
 from stae_cli.latents.listing import list_latents
 from stae_cli.runs import units
 from tests.pictures import noise, write_photos
 
+TORCHRUN = {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0"}
+SRUN = {  # what it sets in each task; sbatch alone sets the first three
+    "SLURM_PROCID": "0",
+    "SLURM_NTASKS": "4",
+    "SLURM_LOCALID": "0",
+    "SLURM_STEP_ID": "0",
+    "SLURM_STEP_NUM_TASKS": "4",
+}
+OTHERS = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "SLURM_PTY_PORT")
 LAYOUTS = pytest.mark.parametrize("options", [(), ("--shard-size", 2)], ids=["files", "shards"])
 
 
 @pytest.fixture(autouse=True)
-def _small_units(monkeypatch):
+def _small_units(monkeypatch, same_codec):
     monkeypatch.setattr(units, "UNIT", 2)
-    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS"):
+    for name in (*TORCHRUN, *SRUN, *OTHERS):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -66,20 +76,90 @@ def test_two_ranks_do_what_one_does_and_nothing_twice(encode, tmp_path, options)
 
 
 @LAYOUTS
-@pytest.mark.parametrize("names", [("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS")])
-def test_launchers_say_it_by_their_environment(encode, tmp_path, monkeypatch, names, options):
+@pytest.mark.parametrize(
+    ("launcher", "names", "said_by"),
+    [(TORCHRUN, ("RANK", "WORLD_SIZE"), "RANK and WORLD_SIZE say"),
+     (SRUN, ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"), "Slurm says")],
+)  # fmt: skip
+def test_launchers_say_it_by_their_environment(
+    encode, tmp_path, monkeypatch, options, launcher, names, said_by
+):
     encode(*options, dest="whole")
+    for name, value in launcher.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv(names[1], "3")
     done = []
     for rank in range(3):
         monkeypatch.setenv(names[0], str(rank))
-        done.append(encode(*options).json["done"])
+        ran = encode(*options)
+        done.append(ran.json["done"])
+        assert f"part {rank} of 3 (as {said_by})" in ran.err
+        assert f"part {rank} of 3: encoded {done[-1]}" in ran.err
+        part = ran.json["part"]
+        assert (part["rank"], part["count"]) == (rank, 3)
+        assert said_by.startswith(part["from"])
+        assert part["unfinished"] == list(range(rank + 1, 3))
     assert sum(done) == 13
     assert min(done) > 0
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
-def test_options_go_before_the_environment(encode, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"SLURM_STEP_ID": None, "SLURM_STEP_NUM_TASKS": None},  # sbatch without srun
+        {"SLURM_STEP_ID": "4294967291"},  # the step of a batch script
+        {"SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1"},  # salloc's shell
+        {"SLURM_STEP_NUM_TASKS": "1"},  # srun --ntasks=1 in a larger job
+        {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PTY_PORT": "34889"},  # srun --pty bash
+        {"WORLD_SIZE": "1", "RANK": "0", "SLURM_STEP_NUM_TASKS": "1"},
+    ],
+)
+def test_one_process_of_a_job_does_everything(encode, monkeypatch, environment):
+    for name, value in (SRUN | environment).items():
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    ran = encode()
+    assert (ran.json["done"], ran.json["part"]) == (13, None)
+    assert "part 0" not in ran.err
+
+
+def test_the_shell_of_srun_is_not_one_of_its_tasks(encode, monkeypatch):
+    """`srun --ntasks=4 --pty bash` starts one; what `srun` starts from there has no terminal."""
+    for name, value in (SRUN | {"SLURM_PTY_PORT": "34889"}).items():
+        monkeypatch.setenv(name, value)
+    assert encode().json["part"]["count"] == 4
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    assert encode().json["part"] is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "device"),
+    [({"LOCAL_RANK": "5"}, "cuda:1"), (SRUN | {"SLURM_LOCALID": "2"}, "cuda:2"),
+     ({"SLURM_LOCALID": "2"}, "cuda")],
+)  # fmt: skip
+def test_each_process_of_a_machine_takes_its_own_device(monkeypatch, environment, device):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+    assert local_device("cuda") == device
+    assert local_device("cpu") == "cpu"
+
+
+def test_what_a_shell_or_a_batch_script_has_exported_is_refused(encode, tmp_path, monkeypatch):
+    """RANK and WORLD_SIZE of nobody, or of another launch than that of this process."""
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    encode().assert_fails(2, "part 0 of 4", "unset", "--unit-rank 0 --unit-count 4")
+    for name, value in (SRUN | {"SLURM_PROCID": "3", "MASTER_ADDR": "node1"}).items():
+        monkeypatch.setenv(name, value)
+    encode().assert_fails(2, "part 0 of 4", "Slurm says part 3 of 4")
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setenv("RANK", "3")
+    assert encode("--quiet").err.strip() == "part 3 of 4 (as RANK and WORLD_SIZE say)"
+
+
+def test_options_go_before_the_environment(encode, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert encode("--unit-rank", 0, "--unit-count", 1).json["done"] == 13
@@ -93,7 +173,8 @@ def test_failures_and_manifests_are_per_rank_until_the_count_changes(encode, sou
         assert encode(*shards, "--unit-rank", rank, "--unit-count", 2).code in (0, 3)
     names = sorted(path.name for path in out.glob("*.jsonl"))
     assert names == [
-        "failures-0-of-2.jsonl", "manifest-0-of-2.jsonl", "manifest-1-of-2.jsonl"
+        "failures-0-of-2.jsonl", "manifest-0-of-2.jsonl", "manifest-1-of-2.jsonl",
+        "part-0-of-2.jsonl", "part-1-of-2.jsonl",
     ]  # fmt: skip
     failed = {row["source"] for row in lines(out, "failures*")}
     assert failed == {"p0.png", "sub/p8.png"}

@@ -150,6 +150,7 @@ def decode(plan: DecodePlan, workers: Workers | None, *, advance: Callable[[int]
                 workers.run(task, plan.parts(), tally)
     finally:
         write_failures(destination, tally.problems, tally.share)
+        destination.finish()
     return tally
 
 
@@ -182,7 +183,10 @@ class DecodeTask(Task[Sequence[StoredLatent]]):
         return f"{stored.key}.{self.settings.format}"
 
     def do(self, parts: Iterable[Sequence[StoredLatent]], codec: PixelCodec, tally: Tally) -> None:
-        _Decoding(self, codec, tally).run(chain.from_iterable(parts))
+        try:
+            _Decoding(self, codec, tally).run(chain.from_iterable(parts))
+        finally:
+            self.destination.finish()
 
 
 class _Decoding(Pipeline[StoredLatent, Latent, Pixels | None]):
@@ -255,7 +259,8 @@ class _Decoding(Pipeline[StoredLatent, Latent, Pixels | None]):
         picture = result[: item.info.height, : item.info.width]
 
         def write() -> Written:
-            with self.task.destination.writing(self.task.output(item)) as path:
+            output = self.task.output(item)
+            with self.task.destination.writing(output, self.writer.turn) as path:
                 write_picture(path, picture, format=self.format, record=_picture_record(item))
                 return Written(1, path.stat().st_size)
 

@@ -76,6 +76,7 @@ def encode(
                 manifest.write()
     finally:
         write_failures(destination, tally.problems, settings.share)
+        destination.finish()
     return tally
 
 
@@ -131,8 +132,11 @@ class EncodeTask(Task[Unit]):
 
     def do(self, parts: Iterable[Unit], codec: PixelCodec, tally: Tally) -> None:
         encoding = _Encoding(self, codec, tally)
-        with closing(encoding.storage):
-            encoding.run(encoding.jobs(parts))
+        try:
+            with closing(encoding.storage):
+                encoding.run(encoding.jobs(parts))
+        finally:
+            self.destination.finish()
 
 
 class _Encoding(Pipeline[Job, Picture, Latent | None]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import re
 from array import array
 from collections import OrderedDict
@@ -16,6 +17,7 @@ import numpy.typing as npt
 
 from stae_cli.errors import InputError, StaeError
 from stae_cli.latents.checksums import crc32
+from stae_cli.latents.exchanged import Exchanged
 from stae_cli.latents.format import SUFFIX, Latent, StoredLatent, is_finite
 from stae_cli.latents.listing import stored_in
 from stae_cli.storage.entry import Entry, Problem, SourceState
@@ -108,7 +110,9 @@ def index_latents(
     """
     listing = list_sources(sources, None, suffixes=[SUFFIX], hidden=True)
     index, problems = LatentIndex(), list(listing.problems)
+    _refuse_twice(sources, listing.entries)
     owners: dict[str, str] = {}
+    exchanged: Exchanged[Entry] = Exchanged()
     for entry in listing.entries:
         try:
             found = stored_in(entry)
@@ -119,12 +123,35 @@ def index_latents(
         for stored in found:
             _check_key(stored, owners)
             _check_weights(stored, index)
+            exchanged.add(entry, stored.key, stored.info.source)
             if smallest and (stored.shape[1] < smallest[0] or stored.shape[2] < smallest[1]):
                 index.too_small += 1
             else:
                 index.add(stored)
+    problems += [Problem(entry.place, reason) for entry, reason in exchanged.found()]
     _refuse(problems)
     return index
+
+
+def _refuse_twice(sources: Sequence[Path], entries: Sequence[Entry]) -> None:
+    """Refuses a file that is below two sources, by whatever path."""
+    given = {str(source) for source in sources if source.is_file()}
+    folders: dict[str, str] = {}
+    seen: dict[str, str] = {}
+    for entry in entries:
+        folder, name = os.path.split(entry.place)
+        if folder not in folders:
+            folders[folder] = Path(os.path.realpath(folder)).as_posix()
+        real = f"{folders[folder]}/{name}"
+        if entry.place in given:
+            real = Path(os.path.realpath(entry.place)).as_posix()
+        other = seen.setdefault(real, entry.place)
+        if other is not entry.place:
+            also = "" if other == entry.place else f", also as `{other}`"
+            raise StaeError(
+                f"`{entry.place}` is listed twice{also}: sources overlap",
+                "give each folder once, and no file or folder inside another one",
+            )
 
 
 def _check_key(stored: StoredLatent, owners: dict[str, str]) -> None:

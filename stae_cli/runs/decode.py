@@ -14,6 +14,7 @@ from stae_cli.errors import InputError, StaeError, UsageError
 from stae_cli.flow.read_ahead import Reserve
 from stae_cli.images.buffers import Pixels
 from stae_cli.images.write import LONGEST_SIDE, PictureFormat, read_picture_record, write_picture
+from stae_cli.latents.exchanged import Exchanged
 from stae_cli.latents.format import SUFFIX, Latent, LatentInfo, StoredLatent, is_finite
 from stae_cli.latents.listing import list_latents
 from stae_cli.latents.run_record import NO_PREP, RunRecord, settle_record, write_failures
@@ -93,10 +94,14 @@ def plan_decode(
             "decode each checkpoint's latents by themselves",
         )
     info = next(iter(infos.values()), None)
+    exchanged: Exchanged[StoredLatent] = Exchanged()
+    for stored in listing.latents:
+        exchanged.add(stored, stored.key, stored.info.source)
+    wrong = {id(stored): Problem(stored.label, reason) for stored, reason in exchanged.found()}
     destination.prepare()
     return DecodePlan(
-        latents=listing.latents,
-        problems=listing.problems,
+        latents=[stored for stored in listing.latents if id(stored) not in wrong],
+        problems=[*listing.problems, *wrong.values()],
         passed_over=listing.passed_over,
         weights=info.weights if info else "",
         weights_sha256=info.weights_sha256 if info else "",

@@ -231,6 +231,25 @@ def test_a_key_that_comes_twice_is_refused(files, shards):
         LatentDataset(files, shards)
 
 
+@pytest.mark.parametrize("also", ["", "./", "sub", "sub/p1.safetensors", "link", "link/sub"])
+def test_sources_that_overlap_are_refused(files, also):
+    """Else everything would come twice."""
+    (files.parent / "link").symlink_to(files)
+    other = files.parent / also if also.startswith("link") else f"{files}/{also}"
+    with pytest.raises(StaeError, match=r"listed twice.*overlap|stored twice"):
+        LatentDataset(files, other)
+
+
+def test_latents_with_each_others_names_are_refused(files):
+    one, other = files / "sub" / "p0.safetensors", files / "sub" / "p3.safetensors"
+    one.rename(files / "aside")
+    other.rename(one)
+    assert len(LatentDataset(files)) == 4  # merely renamed
+    (files / "aside").rename(other)
+    with pytest.raises(StaeError, match=r"p0.safetensors.*is that of `sub/p0.jpg`.*p3.jpg.*rename"):
+        LatentDataset(files)
+
+
 def test_damaged_and_foreign_files_are_named(folder, tmp_path):
     broken = next(path for path in folder.rglob("*.safetensors"))
     broken.write_bytes(broken.read_bytes()[:-1])

@@ -6,9 +6,9 @@ import mmap
 import os
 import re
 from array import array
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -191,10 +191,9 @@ def _refuse(problems: Sequence[Problem]) -> None:
 class LatentMaps:
     """The data of an index, memory-mapped when they are needed, and checked when first used.
 
-    Each process maps at most `OPEN_MAPS` files; pickling drops them. What one process has checked
-    its forks need not. A file that was replaced since its header was read is noticed when it is
-    next mapped. Truncating a mapped file in place kills the process, as with any memory map; stae
-    never does that.
+    Each process maps at most `OPEN_MAPS` files. What one process has checked its forks need not. A
+    file that was replaced since its header was read is noticed when it is next mapped. Truncating
+    a mapped file in place kills the process, as with any memory map; stae never does that.
 
     Args:
         index: what is read.
@@ -206,7 +205,6 @@ class LatentMaps:
         self._checked: mmap.mmap | bytearray | None = None
         if check and len(index):
             self._checked = mmap.mmap(-1, len(index))  # shared with forks
-        self._maps: OrderedDict[int, Map] = OrderedDict()
 
     def latent(self, number: int, where: Location) -> Latent:
         """The latent of that number, (C, h, w), in its file: a read-only view.
@@ -216,7 +214,7 @@ class LatentMaps:
         """
         shape = (where.channels, where.rows, where.columns)
         end = where.begin + where.channels * where.rows * where.columns * where.itemsize
-        data = self._mapped(where.file)[where.begin : end]
+        data = _map(*self._index.files[where.file])[where.begin : end]
         latent: Latent = data.view(f"<f{where.itemsize}").reshape(shape)
         if self._checked is not None and not self._checked[number]:
             if where.crc32 not in (NO_CHECKSUM, crc32(data)):
@@ -235,23 +233,16 @@ class LatentMaps:
 
     def __getstate__(self) -> dict[str, Any]:
         checked = None if self._checked is None else bytearray(self._checked[:])
-        return {"_index": self._index, "_checked": checked, "_maps": OrderedDict()}
-
-    def _mapped(self, file: int) -> Map:
-        found = self._maps.pop(file, None)
-        if found is None:
-            found = _map(*self._index.files[file])
-        self._maps[file] = found  # last: the most recently used
-        while len(self._maps) > OPEN_MAPS:
-            self._maps.popitem(last=False)
-        return found
+        return {"_index": self._index, "_checked": checked}
 
 
+@lru_cache(OPEN_MAPS)  # of all datasets of the process: each takes an open file
 def _map(entry: Entry, state: SourceState) -> Map:
     try:
-        if entry.state() != state:
+        mapped = np.memmap(entry.place, np.uint8, "r")
+        if entry.state() != state:  # now, so that no other file can have been mapped
             raise StaeError(f"`{entry.place}` has changed since it was listed", "start again")
-        return np.memmap(entry.place, np.uint8, "r")
+        return mapped
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise StaeError(f"cannot read `{entry.place}`: {reason}", "start again") from error

@@ -3,11 +3,12 @@
 import pickle
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import ConcatDataset, DataLoader, default_collate
 
 import stae_cli.latents.mapped
 from stae_cli import LatentDataset, StaeError, collate_latents
@@ -188,15 +189,19 @@ def test_workers_and_epochs_draw_crops_of_their_own(tmp_path):
     assert len(set(batches)) == 4
 
 
-def test_few_files_stay_mapped(files, monkeypatch):
-    monkeypatch.setattr(stae_cli.latents.mapped, "OPEN_MAPS", 2)
-    dataset = LatentDataset(files)
-    for _ in range(2):
-        assert len([sample["latents"] for sample in dataset]) == 5
-    assert len(dataset._maps._maps) == 2
-    copy = pickle.loads(pickle.dumps(dataset))
-    assert copy._maps._maps == {}
-    assert torch.equal(copy[3]["latents"], dataset[3]["latents"])
+def test_few_files_stay_mapped_whatever_the_number_of_datasets(tmp_path):
+    datasets = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for number in range(40):
+            values = latent(number, 1, 1)
+            write_latent(tmp_path / folder / f"{number:02}.safetensors", values, INFO)
+        datasets.append(LatentDataset(tmp_path / folder))
+    for sample, number in zip(ConcatDataset(datasets), [*range(40)] * 2, strict=True):
+        assert np.array_equal(sample["latents"], latent(number, 1, 1))
+    assert stae_cli.latents.mapped._map.cache_info().currsize == stae_cli.latents.mapped.OPEN_MAPS
+    copy = pickle.loads(pickle.dumps(datasets[0]))
+    assert torch.equal(copy[3]["latents"], datasets[0][3]["latents"])
 
 
 def test_a_crop_that_nothing_fits_is_refused(folder):
@@ -314,6 +319,20 @@ def test_each_latent_is_checked_once_also_in_workers(folder, monkeypatch):
         list(dataset)
     assert len(list(pickle.loads(pickle.dumps(dataset)))) == 5
     assert len(checked) in (0, 5)
+
+
+def test_a_file_that_is_replaced_at_the_last_moment_is_noticed(files, monkeypatch):
+    """The new one would be read where the old one's data were."""
+    dataset, memmap = LatentDataset(files, check=False), np.memmap
+
+    def late(place, *rest):
+        (files / "new").write_bytes(b"x" + Path(place).read_bytes())
+        (files / "new").replace(place)
+        return memmap(place, *rest)
+
+    monkeypatch.setattr(np, "memmap", late)
+    with pytest.raises(StaeError, match="has changed"):
+        dataset[0]
 
 
 def test_there_must_be_latents(tmp_path):

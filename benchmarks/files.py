@@ -110,15 +110,15 @@ def png_writing(folder: Path, count: int, seconds: float) -> dict:
 
     destination = FolderDestination(folder)
 
-    def write(index: int) -> int:
-        with destination.writing(f"{index}.png") as path:
+    def write(index: int, writer: WriteBehind) -> int:
+        with destination.writing(f"{index}.png", writer.turn) as path:
             write_picture(path, pictures[index], format="png", record="{}")
         return 1
 
     def stae() -> None:
         with WriteBehind(threads=THREADS, max_bytes=1 << 28, on_written=lambda _: None) as writer:
             for index, pixels in enumerate(pictures):
-                writer.submit(pixels.nbytes, lambda index=index: write(index))
+                writer.submit(pixels.nbytes, lambda index=index: write(index, writer))
 
     tasks = {"writer alone": seconds_of(writer_alone), "stae": seconds_of(stae)}
     return compared("writer alone", "stae", tasks, seconds)

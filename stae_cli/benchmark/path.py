@@ -6,6 +6,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -174,12 +175,18 @@ class _Stages:
         def run() -> None:
             with writer:
                 for index, item in enumerate(items):
-                    writer.submit(1, partial(self._write_one, index, item, write))
+                    writer.submit(1, partial(self._write_one, index, item, write, writer.turn))
 
         return _timed(run)[1]
 
-    def _write_one(self, index: int, item: Item, write: Callable[[Path, Item], int]) -> int:
-        with self.destination.writing(str(index)) as path:
+    def _write_one(
+        self,
+        index: int,
+        item: Item,
+        write: Callable[[Path, Item], int],
+        turn: AbstractContextManager[object],
+    ) -> int:
+        with self.destination.writing(str(index), turn) as path:
             return write(path, item)
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from stae_cli.checkpoints.names import PICKLE_SUFFIXES, SAFETENSORS_SUFFIX
 from stae_cli.errors import CheckpointError
-from stae_cli.storage.destination import remove_abandoned, temporary_name
+from stae_cli.storage.temp_files import remove_abandoned, temporary_name
 
 DAMAGED_PICKLE = (  # raised by torch.load on damaged files, as found by mutating files
     AssertionError,

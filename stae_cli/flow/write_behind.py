@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,6 +11,7 @@ from typing import Generic, TypeVar
 
 Result = TypeVar("Result")
 
+WAITING = 16  # threads that may wait for a disk, which completes many files in the time of one
 ITEMS_BEHIND = 256  # per thread; tiny latents take more memory around them than in them
 
 
@@ -20,13 +22,16 @@ class WriteBehind(Generic[Result]):
     the next call, or on leaving.
 
     Args:
+        threads: how many compute at once, in a `turn`; more may wait for disks.
+        max_bytes: of what waits.
         on_written: called in the caller's thread with each write's result, once it is complete.
     """
 
     def __init__(
         self, *, threads: int, max_bytes: int, on_written: Callable[[Result], None]
     ) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="write")
+        self.turn = threading.Semaphore(threads)  # for writes to hold while they compute
+        self._pool = ThreadPoolExecutor(max(threads, WAITING), thread_name_prefix="write")
         self._limit, self._most = max_bytes, threads * ITEMS_BEHIND
         self._on_written = on_written
         self._held = 0

@@ -12,7 +12,7 @@ from PIL import Image, ImageColor
 
 from stae_cli.errors import InputError, UsageError
 from stae_cli.images.buffers import Buffers, Pixels
-from stae_cli.images.read import Colour, ImageFile
+from stae_cli.images.read import MAX_PIXELS, Colour, ImageFile
 
 WHITE = (255, 255, 255)
 Edges = Literal["pad", "crop", "error"]
@@ -22,8 +22,8 @@ Edges = Literal["pad", "crop", "error"]
 class Prep:
     """What is done to images before they are encoded; all outputs of a DEST share it.
 
-    `short_side` and `max_pixels` shrink and never enlarge; `square` covers N x N and crops the
-    centre. `edges` says what happens to sides that are not multiples of the patch.
+    `short_side` and `max_pixels` (before padding) shrink and never enlarge; `square` covers N x N
+    and crops the centre. `edges` says what happens to sides that are not multiples of the patch.
     """
 
     edges: Edges = "pad"
@@ -90,12 +90,22 @@ def parse_described(text: str) -> Prep:
         if "background" in values:
             values["background"] = parse_background(values["background"])
         prep = Prep(**values)
-        known = prep.describe() == text and prep.edges in get_args(Edges)
-    except (ValueError, TypeError, UsageError):
+        known = prep.describe() == text and _is_possible(prep)
+    except (ValueError, TypeError, AttributeError, RecursionError, UsageError):
         known = False
     if not known:
         raise InputError(f"unknown preparation `{text}`")
     return prep
+
+
+def _is_possible(prep: Prep) -> bool:
+    """Whether `encode` has options for it; the values may be of any type."""
+    numbers = [n for n in (prep.short_side, prep.max_pixels, prep.square) if n is not None]
+    if not all(type(number) is int and number > 0 for number in numbers):
+        return False
+    if prep.square is not None and (len(numbers) > 1 or prep.square**2 > MAX_PIXELS):
+        return False
+    return prep.edges in get_args(Edges)
 
 
 def parse_background(text: str) -> Colour:
@@ -140,6 +150,8 @@ def _shrunk(width: int, height: int, prep: Prep) -> tuple[int, int]:
     sides = max(1, round(width * scale)), max(1, round(height * scale))
     if prep.max_pixels is not None and sides[0] * sides[1] > prep.max_pixels:
         sides = max(1, int(width * scale)), max(1, int(height * scale))
+        if 1 in sides:  # the other one alone makes too many
+            sides = min(sides[0], prep.max_pixels), min(sides[1], prep.max_pixels)
     return sides
 
 

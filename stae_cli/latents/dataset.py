@@ -47,16 +47,34 @@ class LatentBatch(TypedDict):
 def collate_latents(samples: Sequence[LatentSample]) -> LatentBatch:
     """The `collate_fn` of a `DataLoader` over whole pictures, which differ in size.
 
-    `latents` become a list of (C, h, w), in order; the rest is as torch collates it.
+    `latents` become a list of (C, h, w), in order, which share their memory; the rest is as torch
+    collates it.
     """
+    numbers = [[s["width"], s["height"], s["top"], s["left"]] for s in samples]
+    width, height, top, left = (
+        torch.tensor(numbers, dtype=torch.int64).reshape(-1, 4).T.contiguous()
+    )
     return {
-        "latents": [sample["latents"] for sample in samples],
+        "latents": _in_few_storages([sample["latents"] for sample in samples]),
         "key": [sample["key"] for sample in samples],
-        "width": torch.tensor([sample["width"] for sample in samples]),
-        "height": torch.tensor([sample["height"] for sample in samples]),
-        "top": torch.tensor([sample["top"] for sample in samples]),
-        "left": torch.tensor([sample["left"] for sample in samples]),
+        "width": width,
+        "height": height,
+        "top": top,
+        "left": left,
     }
+
+
+def _in_few_storages(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Copies of tensors of any shapes, as views of one storage for each dtype.
+
+    A worker hands each storage over as an open file, and a process may have about 1,000 of those.
+    """
+    copies = {}
+    for dtype in {tensor.dtype for tensor in tensors}:
+        alike = [tensor for tensor in tensors if tensor.dtype == dtype]
+        flat = torch.cat([tensor.reshape(-1) for tensor in alike])
+        copies[dtype] = iter(flat.split([tensor.numel() for tensor in alike]))
+    return [next(copies[tensor.dtype]).view(tensor.shape) for tensor in tensors]
 
 
 class LatentDataset(Dataset[LatentSample]):
@@ -76,6 +94,8 @@ class LatentDataset(Dataset[LatentSample]):
             crop, latents are whole: pass `collate_latents` to the `DataLoader`.
         shift: subtracted from the raw latents, ...
         scale: ... which are then multiplied by this, as in `Codec.normalize`.
+        check: whether to check the data of each latent, against its checksum and for NaN and
+            infinity, when it is first read. That reads all of it, even for a crop.
 
     Raises:
         UsageError: a source does not exist or is not a path, or the crop is not valid.
@@ -89,11 +109,12 @@ class LatentDataset(Dataset[LatentSample]):
         crop: int | tuple[int, int] | None = None,
         shift: float = 0.0,
         scale: float = 1.0,
+        check: bool = True,
     ) -> None:
         self.crop = None if crop is None else _sides(crop)
         self.shift, self.scale = shift, scale
         self._index = index_latents([_path(source) for source in sources], smallest=self.crop)
-        self._maps = LatentMaps(self._index.files)
+        self._maps = LatentMaps(self._index, check=check)
         if not len(self):
             raise StaeError(
                 f"all {self.left_out} latents are smaller than the crop of {self.crop}",
@@ -108,13 +129,13 @@ class LatentDataset(Dataset[LatentSample]):
 
         Raises:
             IndexError: there is no such picture.
-            StaeError: its file has changed, or can no longer be read.
+            StaeError: its data are damaged, or its file has changed or can no longer be read.
         """
         number = range(len(self))[index]
         where = self._index.location(number)
         rows, columns = self.crop or (where.rows, where.columns)
         top, left = _drawn(where.rows - rows), _drawn(where.columns - columns)
-        view = self._maps.latent(where)[:, top : top + rows, left : left + columns]
+        view = self._maps.latent(number, where)[:, top : top + rows, left : left + columns]
         latents = torch.from_numpy(np.array(view, np.float32, order="C"))  # (C, h, w)
         if (self.shift, self.scale) != (0.0, 1.0):
             latents.sub_(self.shift).mul_(self.scale)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import mmap
+import os
+import re
 import warnings
 from array import array
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from stae_cli.errors import InputError, StaeError
-from stae_cli.latents.format import SUFFIX, Latent, StoredLatent
+from stae_cli.latents.checksums import crc32
+from stae_cli.latents.exchanged import Exchanged
+from stae_cli.latents.format import SUFFIX, Latent, StoredLatent, is_finite
 from stae_cli.latents.listing import stored_in
 from stae_cli.latents.orphans import read_orphans
 from stae_cli.storage.destination import FolderDestination
@@ -23,6 +28,7 @@ from stae_cli.storage.sources import list_sources
 
 OPEN_MAPS = 64  # per process; systems allow about 65,000
 PROBLEMS_NAMED = 5
+NO_CHECKSUM = -1  # what an early version wrote
 KEEP: Literal["surrogateescape"] = "surrogateescape"  # file names that are not UTF-8
 
 Map = npt.NDArray[np.uint8]
@@ -33,7 +39,7 @@ class Location:
     """The numbers of a stored latent that a dataset needs, a row of `LatentIndex`.
 
     `file` is an index into its files; `rows` and `columns` are latent positions; `width` and
-    `height` are the picture's, in pixels.
+    `height` are the picture's, in pixels; `crc32` is the checksum of the data.
     """
 
     file: int
@@ -44,6 +50,7 @@ class Location:
     columns: int
     width: int
     height: int
+    crc32: int
 
 
 COLUMNS = len(fields(Location))
@@ -51,7 +58,7 @@ COLUMNS = len(fields(Location))
 
 @dataclass
 class LatentIndex:
-    """All latents of some sources, in about 100 bytes and the key for each.
+    """All latents of some sources, in about 80 bytes and the key for each.
 
     A `StoredLatent` takes seven times as much, and each worker of a `DataLoader` has a copy.
     `too_small` counts those left out.
@@ -81,9 +88,16 @@ class LatentIndex:
         """Adds a latent of the last of `files`."""
         info, itemsize = stored.info, np.dtype(stored.dtype).itemsize
         place = (len(self.files) - 1, stored.begin, itemsize, *stored.shape)
-        self._rows.extend((*place, info.width, info.height))
+        self._rows.extend((*place, info.width, info.height, _parsed(info.data_crc32)))
         self._keys += stored.key.encode(errors=KEEP)
         self._ends.append(len(self._keys))
+
+
+def _parsed(crc32: str) -> int:
+    """A checksum as a number; one that no data have if it is not valid."""
+    if not crc32:
+        return NO_CHECKSUM
+    return int(crc32, 16) if re.fullmatch("[0-9a-f]{8}", crc32) else 1 << 32
 
 
 def index_latents(
@@ -99,7 +113,9 @@ def index_latents(
     """
     listing = list_sources(sources, None, suffixes=[SUFFIX], hidden=True)
     index, problems = LatentIndex(), list(listing.problems)
+    _refuse_twice(sources, listing.entries)
     owners: dict[str, str] = {}
+    exchanged: Exchanged[Entry] = Exchanged()
     for entry in listing.entries:
         try:
             found = stored_in(entry)
@@ -110,10 +126,12 @@ def index_latents(
         for stored in found:
             _check_key(stored, owners)
             _check_weights(stored, index)
+            exchanged.add(entry, stored.key, stored.info.source)
             if smallest and (stored.shape[1] < smallest[0] or stored.shape[2] < smallest[1]):
                 index.too_small += 1
             else:
                 index.add(stored)
+    problems += [Problem(entry.place, reason) for entry, reason in exchanged.found()]
     _refuse(problems)
     _warn_of_orphans(sources)
     return index
@@ -128,6 +146,27 @@ def _warn_of_orphans(sources: Sequence[Path]) -> None:
                 f"`{source}` holds latents whose sources are gone: {len(orphans)}, such as "
                 f"`{orphans[0].label}`; `stae encode --prune` removes them",
                 stacklevel=2,
+            )
+
+
+def _refuse_twice(sources: Sequence[Path], entries: Sequence[Entry]) -> None:
+    """Refuses a file that is below two sources, by whatever path."""
+    given = {str(source) for source in sources if source.is_file()}
+    folders: dict[str, str] = {}
+    seen: dict[str, str] = {}
+    for entry in entries:
+        folder, name = os.path.split(entry.place)
+        if folder not in folders:
+            folders[folder] = Path(os.path.realpath(folder)).as_posix()
+        real = f"{folders[folder]}/{name}"
+        if entry.place in given:
+            real = Path(os.path.realpath(entry.place)).as_posix()
+        other = seen.setdefault(real, entry.place)
+        if other is not entry.place:
+            also = "" if other == entry.place else f", also as `{other}`"
+            raise StaeError(
+                f"`{entry.place}` is listed twice{also}: sources overlap",
+                "give each folder once, and no file or folder inside another one",
             )
 
 
@@ -166,46 +205,60 @@ def _refuse(problems: Sequence[Problem]) -> None:
 
 
 class LatentMaps:
-    """The files of an index, memory-mapped when they are needed.
+    """The data of an index, memory-mapped when they are needed, and checked when first used.
 
-    Each process keeps at most `OPEN_MAPS` of them; pickling drops them. A file that was replaced
-    since its header was read is noticed when it is next mapped. Truncating a mapped file in place
-    kills the process, as with any memory map; stae never does that.
+    Each process maps at most `OPEN_MAPS` files. What one process has checked its forks need not. A
+    file that was replaced since its header was read is noticed when it is next mapped. Truncating
+    a mapped file in place kills the process, as with any memory map; stae never does that.
+
+    Args:
+        index: what is read.
+        check: whether to compare checksums, and to look for NaN and infinity.
     """
 
-    def __init__(self, files: Sequence[tuple[Entry, SourceState]]) -> None:
-        self._files = files
-        self._maps: OrderedDict[int, Map] = OrderedDict()
+    def __init__(self, index: LatentIndex, *, check: bool) -> None:
+        self._index = index
+        self._checked: mmap.mmap | bytearray | None = None
+        if check and len(index):
+            self._checked = mmap.mmap(-1, len(index))  # shared with forks
 
-    def latent(self, where: Location) -> Latent:
-        """A latent (C, h, w) in its file: a read-only view, read from disk where it is used.
+    def latent(self, number: int, where: Location) -> Latent:
+        """The latent of that number, (C, h, w), in its file: a read-only view.
 
         Raises:
-            StaeError: the file is absent, has changed, or cannot be read.
+            StaeError: the file is absent, has changed, or cannot be read; or the data are damaged.
         """
         shape = (where.channels, where.rows, where.columns)
         end = where.begin + where.channels * where.rows * where.columns * where.itemsize
-        data = self._mapped(where.file)[where.begin : end]
-        return data.view(f"<f{where.itemsize}").reshape(shape)
+        data = _map(*self._index.files[where.file])[where.begin : end]
+        latent: Latent = data.view(f"<f{where.itemsize}").reshape(shape)
+        if self._checked is not None and not self._checked[number]:
+            if where.crc32 not in (NO_CHECKSUM, crc32(data)):
+                raise self._damaged(number, "its data are not those that were written")
+            if not is_finite(latent):
+                raise self._damaged(number, "it holds NaN or infinity")
+            self._checked[number] = 1
+        return latent
+
+    def _damaged(self, number: int, reason: str) -> StaeError:
+        entry, _ = self._index.files[self._index.location(number).file]
+        return StaeError(
+            f"`{self._index.key(number)}` in `{entry.place}` is damaged: {reason}",
+            "run the same `stae encode` again with `--check`, which encodes damaged latents again",
+        )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_files": self._files, "_maps": OrderedDict()}
-
-    def _mapped(self, file: int) -> Map:
-        found = self._maps.pop(file, None)
-        if found is None:
-            found = _map(*self._files[file])
-        self._maps[file] = found  # last: the most recently used
-        while len(self._maps) > OPEN_MAPS:
-            self._maps.popitem(last=False)
-        return found
+        checked = None if self._checked is None else bytearray(self._checked[:])
+        return {"_index": self._index, "_checked": checked}
 
 
+@lru_cache(OPEN_MAPS)  # of all datasets of the process: each takes an open file
 def _map(entry: Entry, state: SourceState) -> Map:
     try:
-        if entry.state() != state:
+        mapped = np.memmap(entry.place, np.uint8, "r")
+        if entry.state() != state:  # now, so that no other file can have been mapped
             raise StaeError(f"`{entry.place}` has changed since it was listed", "start again")
-        return np.memmap(entry.place, np.uint8, "r")
+        return mapped
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise StaeError(f"cannot read `{entry.place}`: {reason}", "start again") from error

@@ -7,7 +7,6 @@ JSON object from key to the rest.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -95,8 +94,6 @@ def write_shard(
         size = file.write(header)
         for part in data:
             size += file.write(part)
-        file.flush()
-        os.fsync(file.fileno())  # once per shard, so it costs almost nothing
     return size
 
 

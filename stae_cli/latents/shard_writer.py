@@ -155,7 +155,7 @@ class ShardStorage(Storage):
         if not latents:
             self.destination.remove(shard.name)
             return Written(0, 0)
-        with self.destination.writing(shard.name) as path:
+        with self.destination.writing(shard.name, self.writer.turn) as path:
             data = (_data(shard, latent) for latent in latents)
             size = write_shard(path, latents, data, note=shard.note)
         if shard.data is not None:

@@ -203,7 +203,7 @@ class FileStorage(Storage):
 
     def save(self, job: Job, latent: Latent, info: LatentInfo) -> None:
         def write() -> Written:
-            with self.destination.writing(job.planned.output) as path:
+            with self.destination.writing(job.planned.output, self.writer.turn) as path:
                 return Written(1, write_latent(path, latent, info))
 
         self.writer.submit(latent.nbytes, write)

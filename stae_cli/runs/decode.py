@@ -14,6 +14,7 @@ from stae_cli.errors import InputError, StaeError, UsageError
 from stae_cli.flow.read_ahead import Reserve
 from stae_cli.images.buffers import Pixels
 from stae_cli.images.write import LONGEST_SIDE, PictureFormat, read_picture_record, write_picture
+from stae_cli.latents.exchanged import Exchanged
 from stae_cli.latents.failures import write_failures
 from stae_cli.latents.format import Latent, LatentInfo, StoredLatent, is_finite
 from stae_cli.latents.listing import list_latents
@@ -95,10 +96,14 @@ def plan_decode(
             "decode each checkpoint's latents by themselves",
         )
     info = next(iter(infos.values()), None)
+    exchanged: Exchanged[StoredLatent] = Exchanged()
+    for stored in listing.latents:
+        exchanged.add(stored, stored.key, stored.info.source)
+    wrong = {id(stored): Problem(stored.label, reason) for stored, reason in exchanged.found()}
     destination.prepare()
     return DecodePlan(
-        latents=listing.latents,
-        problems=listing.problems,
+        latents=[stored for stored in listing.latents if id(stored) not in wrong],
+        problems=[*listing.problems, *wrong.values()],
         passed_over=listing.passed_over,
         weights=info.weights if info else "",
         weights_sha256=info.weights_sha256 if info else "",
@@ -155,6 +160,7 @@ def decode(plan: DecodePlan, workers: Workers | None, *, advance: Callable[[int]
     finally:
         roots = {root_id(stored.file.root) for stored in plan.latents}
         write_failures(destination, tally.problems, tally.share, roots=roots)
+        destination.finish()
     return tally
 
 
@@ -189,7 +195,10 @@ class DecodeTask(Task[Sequence[StoredLatent]]):
         return f"{stored.key}.{self.settings.format}"
 
     def do(self, parts: Iterable[Sequence[StoredLatent]], codec: PixelCodec, tally: Tally) -> None:
-        _Decoding(self, codec, tally).run(chain.from_iterable(parts))
+        try:
+            _Decoding(self, codec, tally).run(chain.from_iterable(parts))
+        finally:
+            self.destination.finish()
 
 
 class _Decoding(Pipeline[StoredLatent, Latent, Pixels | None]):
@@ -273,7 +282,8 @@ class _Decoding(Pipeline[StoredLatent, Latent, Pixels | None]):
         record = json.dumps(picture_record(item), sort_keys=True)
 
         def write() -> Written:
-            with self.task.destination.writing(self.task.output(item)) as path:
+            output = self.task.output(item)
+            with self.task.destination.writing(output, self.writer.turn) as path:
                 write_picture(path, picture, format=self.format, record=record)
                 return Written(1, path.stat().st_size)
 

@@ -94,6 +94,7 @@ def encode(
             roots=plan.roots,
             concerns=plan.concerns,
         )
+        destination.finish()
     return tally
 
 
@@ -166,8 +167,11 @@ class EncodeTask(Task[Unit]):
 
     def do(self, parts: Iterable[Unit], codec: PixelCodec, tally: Tally) -> None:
         encoding = _Encoding(self, codec, tally)
-        with closing(encoding.storage):
-            encoding.run(encoding.jobs(parts))
+        try:
+            with closing(encoding.storage):
+                encoding.run(encoding.jobs(parts))
+        finally:
+            self.destination.finish()
 
 
 class _Encoding(Pipeline[Job, Picture, Latent | None]):

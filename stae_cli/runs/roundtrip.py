@@ -131,6 +131,7 @@ def roundtrip(
                 _write_metrics(plan, checkpoint, codec, tally)
     finally:
         write_failures(plan.destination, tally.problems, tally.share, roots=())
+        plan.destination.finish()
     return tally
 
 
@@ -181,9 +182,10 @@ class _Roundtrip(Pipeline[Planned, Picture, Pixels | None]):
         reconstruction = result[: prepared.height, : prepared.width]
 
         def write() -> Written:
-            score = compare(original, reconstruction)
+            with self.writer.turn:
+                score = compare(original, reconstruction)
+                panels = comparison(original, reconstruction)
             size = self._write(f"{item.output}.reconstruction.png", reconstruction)
-            panels = comparison(original, reconstruction)
             size += self._write(f"{item.output}.comparison.png", panels)
             self.scored.append(Scored(item.entry.key, prepared.width, prepared.height, score))
             return Written(1, size)
@@ -192,7 +194,7 @@ class _Roundtrip(Pipeline[Planned, Picture, Pixels | None]):
         self.writer.submit(4 * result.nbytes, write)  # the original and the panels are held too
 
     def _write(self, name: str, pixels: Pixels) -> int:
-        with self.plan.destination.writing(name) as path:
+        with self.plan.destination.writing(name, self.writer.turn) as path:
             write_picture(path, pixels, format="png", record="{}")
             return path.stat().st_size
 

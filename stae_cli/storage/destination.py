@@ -1,27 +1,22 @@
-"""DEST: a place in which each output appears whole or not at all, and its temporary files."""
+"""DEST: a place in which each output appears whole or not at all, also if the power fails."""
 
 from __future__ import annotations
 
 import errno
-import logging
 import os
-import re
-import secrets
-import socket
-import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from stae_cli.errors import StaeError, UsageError
 from stae_cli.storage.entry import Entry, FileEntry
+from stae_cli.storage.temp_files import remove_abandoned, temporary_name
 
-_log = logging.getLogger(__name__)
-
-TEMPORARY = re.compile(r"\.stae-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}\.tmp")
-STALE_SECONDS = 24 * 3600
-STARTED = time.time()  # this process, or a little later
+SYNCS = 16  # at once: a disk completes many together in the time of one
+NOT_SYNCED = (errno.EINVAL, errno.ENOTSUP)  # by some network file systems
+NO_TURN = nullcontext()
 
 
 class Destination(ABC):
@@ -61,11 +56,24 @@ class Destination(ABC):
         """The names of the files directly in it."""
 
     @abstractmethod
-    def writing(self, name: str) -> AbstractContextManager[Path]:
+    def writing(
+        self, name: str, turn: AbstractContextManager[object] = NO_TURN
+    ) -> AbstractContextManager[Path]:
         """Yields a temporary local path, which becomes the output if the block succeeds.
+
+        Args:
+            name: of the output.
+            turn: held while the block runs, but not while a disk completes the file.
 
         Raises:
             StaeError: the disk is full, or DEST cannot be written to.
+        """
+
+    def finish(self) -> None:  # noqa: B027 (stores keep what was uploaded)
+        """Has the disk store the names of all outputs that were written here.
+
+        Raises:
+            StaeError: DEST cannot be written to.
         """
 
     @abstractmethod
@@ -107,6 +115,7 @@ class FolderDestination(Destination):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._made: set[Path] = set()
+        self._changed: set[Path] = set()
 
     def __reduce__(self) -> tuple[type[FolderDestination], tuple[Path]]:
         """Pickles the path alone: what was created here says nothing of another machine."""
@@ -157,15 +166,18 @@ class FolderDestination(Destination):
             self.path(name).unlink(missing_ok=True)
 
     @contextmanager
-    def writing(self, name: str) -> Iterator[Path]:
+    def writing(self, name: str, turn: AbstractContextManager[object] = NO_TURN) -> Iterator[Path]:
         target = self.path(name)
         temporary, moved = target.parent / temporary_name(), False
         try:
             with self.reporting(name):
-                self._make(target.parent)
-                yield temporary
+                with turn:
+                    self._make(target.parent)
+                    yield temporary
+                _sync_file(temporary)
                 temporary.replace(target)
             moved = True
+            self._changed.add(target.parent)
         finally:
             if not moved:
                 with suppress(OSError):  # it may not exist
@@ -177,11 +189,19 @@ class FolderDestination(Destination):
         with self.reporting(name):
             try:
                 temporary.write_bytes(data)
+                _sync_file(temporary)
                 return _linked(temporary, target) or _created(target, data)
             except FileExistsError:
                 return False
             finally:
                 temporary.unlink(missing_ok=True)
+
+    def finish(self) -> None:
+        folders, self._changed = self._changed, set()
+        if os.name == "nt":  # has no such thing
+            return
+        with self.reporting(), ThreadPoolExecutor(SYNCS) as pool:
+            list(pool.map(_sync_folder, folders))
 
     def _make(self, folder: Path) -> None:
         """Creates a folder in DEST, but not DEST: if that was removed, so was its record."""
@@ -190,6 +210,7 @@ class FolderDestination(Destination):
         self._make(folder.parent)
         folder.mkdir(exist_ok=True)
         self._made.add(folder)
+        self._changed.add(folder.parent)
 
 
 def _linked(source: Path, target: Path) -> bool:
@@ -209,45 +230,25 @@ def _created(target: Path, data: bytes) -> bool:
     return True
 
 
-def temporary_name() -> str:
-    """A new name, which says which process writes the file."""
-    return f".stae-{host_name()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+def _sync_file(path: Path) -> None:
+    """Has the disk store a file's data; else its name could outlive them at a power failure."""
+    with path.open("r+b") as file:  # Windows syncs only what can be written to
+        try:
+            os.fsync(file.fileno())
+        except OSError as error:
+            if error.errno not in NOT_SYNCED:
+                raise
 
 
-def remove_abandoned(folder: Path, names: Iterable[str]) -> None:
-    """Removes the temporary files of a folder whose process has ended."""
-    for name in names:
-        match = TEMPORARY.fullmatch(name)
-        if match and _is_abandoned(folder / name, match):
-            with suppress(OSError):  # another run may have removed it
-                (folder / name).unlink()
-                _log.info("removed `%s`, left by a run that was killed", folder / name)
-
-
-def _is_abandoned(path: Path, match: re.Match[str]) -> bool:
-    mine, pid = match["host"] == host_name(), int(match["pid"])
-    if mine and not process_lives(pid):
-        return True
-    with suppress(OSError):
-        changed = path.stat().st_mtime
-        if mine and pid == os.getpid() and changed < STARTED:
-            return True  # an earlier process; in containers many have the same id
-        return time.time() - changed > STALE_SECONDS
-    return False
-
-
-def host_name() -> str:
-    """The name of this machine, as in names of temporary files."""
-    return re.sub(r"[^A-Za-z0-9.]", "", socket.gethostname()) or "localhost"
-
-
-def process_lives(pid: int) -> bool:
-    """Whether a process of this machine is running; always true on Windows."""
-    if os.name == "nt":  # os.kill would end it there; only the age of its files decides
-        return True
+def _sync_folder(folder: Path) -> None:
     try:
-        with suppress(PermissionError, OverflowError):
-            os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
+        number = os.open(folder, os.O_RDONLY)
+    except OSError:  # removed, or not readable
+        return
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in NOT_SYNCED:
+            raise
+    finally:
+        os.close(number)

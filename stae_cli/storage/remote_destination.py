@@ -9,20 +9,21 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from stae_cli.errors import StaeError, UsageError
-from stae_cli.storage.destination import Destination, FolderDestination, host_name, process_lives
+from stae_cli.storage.destination import NO_TURN, Destination, FolderDestination
 from stae_cli.storage.fsspec_store import Store, is_url, reaching, reason_of, store_at
 from stae_cli.storage.remote_entry import RemoteOutput
+from stae_cli.storage.temp_files import OWNER, is_abandoned, owner
 
 _log = logging.getLogger(__name__)
 
 # Stores where an upload appears whole or not at all; elsewhere readers could see half a file.
 WHOLE = {"s3", "s3a", "gs", "gcs", "hf", "az", "abfs", "abfss", "oss", "memory"}
 PROBE = ".stae-probe"
-TEMPORARY_FOLDER = re.compile(r"stae-(?P<host>[^-]+)-(?P<pid>\d+)-\w+")
+TEMPORARY_FOLDER = re.compile(rf"stae-{OWNER}-\w+")
 
 
 def destination_at(where: Path | str) -> Destination:
@@ -88,8 +89,8 @@ class RemoteDestination(Destination):
             return self.store.top_names()
 
     @contextmanager
-    def writing(self, name: str) -> Iterator[Path]:
-        with _temporary_folder() as folder, self.reporting(name):
+    def writing(self, name: str, turn: AbstractContextManager[object] = NO_TURN) -> Iterator[Path]:
+        with turn, _temporary_folder() as folder, self.reporting(name):
             path = folder / "output"
             yield path
             self.store.put(path, name)
@@ -129,16 +130,17 @@ class RemoteDestination(Destination):
 @contextmanager
 def _temporary_folder() -> Iterator[Path]:
     """A local folder of this process, removed afterwards."""
-    prefix = f"stae-{host_name()}-{os.getpid()}-"
+    prefix = f"stae-{owner()}-"
     with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
 
 def _sweep() -> None:
-    """Removes the folders of processes of this machine that have ended."""
+    """Removes the folders of processes that have ended."""
     with os.scandir(tempfile.gettempdir()) as items:
         for item in items:
             match = TEMPORARY_FOLDER.fullmatch(item.name)
-            if match and match["host"] == host_name() and not process_lives(int(match["pid"])):
-                shutil.rmtree(item.path, ignore_errors=True)
-                _log.info("removed `%s`, left by a run that was killed", item.path)
+            with suppress(OSError):  # another run may have removed it
+                if match and is_abandoned(match, item.stat().st_mtime):
+                    shutil.rmtree(item.path, ignore_errors=True)
+                    _log.info("removed `%s`, left by a run that was killed", item.path)

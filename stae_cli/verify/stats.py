@@ -14,7 +14,14 @@ import numpy.typing as npt
 
 from stae_cli.errors import InputError, StaeError
 from stae_cli.flow.read_ahead import Reserve, scanning
-from stae_cli.latents.format import SUFFIX, Latent, LatentInfo, StoredLatent, is_finite
+from stae_cli.latents.format import (
+    SUFFIX,
+    DamagedDataError,
+    Latent,
+    LatentInfo,
+    StoredLatent,
+    is_finite,
+)
 from stae_cli.latents.listing import stored_in
 from stae_cli.runs.tally import problem_or
 from stae_cli.storage.entry import Entry, Problem
@@ -202,7 +209,11 @@ def _moments_in(entry: Entry, reserve: Reserve) -> _File:
     whole, problems = None, []
     with here.open() as file:
         for latent in stored:
-            values = latent.read_from(file)
+            try:
+                values = latent.read_from(file)
+            except DamagedDataError as error:  # the others may be good
+                problems.append(Problem(latent.label, error.message))
+                continue
             if is_finite(values):
                 moments = moments_of(values)
                 whole = moments if whole is None else whole + moments

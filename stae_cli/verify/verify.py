@@ -16,12 +16,13 @@ from stae_cli.latents.format import SUFFIX
 from stae_cli.latents.parts import unfinished_parts
 from stae_cli.latents.run_record import NAME, SHARDS, RunRecord, read_record
 from stae_cli.latents.writer import Compare
-from stae_cli.storage.destination import TEMPORARY, Destination
+from stae_cli.storage.destination import Destination
 from stae_cli.storage.entry import Entry, Problem
 from stae_cli.storage.fsspec_store import is_url
 from stae_cli.storage.names import folded
 from stae_cli.storage.remote_destination import destination_at
 from stae_cli.storage.sources import Listing, list_below, list_sources
+from stae_cli.storage.temp_files import TEMPORARY
 from stae_cli.verify.against import Against, WithSource, wrong_lines
 from stae_cli.verify.findings import CheckedFile, CheckedLatent, Finding, Kind, MadeWith, check_file
 from stae_cli.verify.reencode import Reencoded, drawn, reencode

@@ -20,7 +20,7 @@ from stae_cli.checkpoints.checkpoint import (
 from stae_cli.checkpoints.tensor_files import fingerprint
 from stae_cli.errors import CheckpointError
 from stae_cli.network.architecture import F8C16, PRESETS, parse_architecture
-from stae_cli.storage.destination import temporary_name
+from stae_cli.storage.temp_files import temporary_name
 from tests.seeded import TINY, seeded_tensors, tiny_like
 
 

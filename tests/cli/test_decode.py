@@ -105,6 +105,27 @@ def test_bad_latents_among_good_ones_are_listed(stae, latents, tiny, tmp_path):
     assert "NaN" in reasons["nan.safetensors"]
 
 
+def test_two_latents_with_each_others_names_are_not_decoded(stae, latents, tiny, tmp_path):
+    one, other = latents / "p0.safetensors", latents / "sub" / "p7.safetensors"
+    one.rename(tmp_path / "aside")
+    other.rename(one)
+    (tmp_path / "aside").rename(other)
+    (latents / "p1.safetensors").rename(latents / "best.safetensors")
+    ran = stae("decode", latents, tmp_path / "out", "--weights", tiny, "--json")
+    assert (ran.code, ran.json["done"], ran.json["failed"]) == (3, 7, 2)
+    assert (
+        "p0.safetensors: its name is that of `p0.png`, but it was made from `sub/p7.png`" in ran.err
+    )
+    assert not (tmp_path / "out" / "p0.png").exists()
+    assert (tmp_path / "out" / "best.png").exists()
+    both = tmp_path / "both"
+    both.mkdir()
+    for path in (one, other):
+        path.rename(both / path.name)
+    ran = stae("decode", both, tmp_path / "none", "--weights", tiny)
+    assert ran.code == 3, ran.err
+
+
 def test_only_bad_latents(stae, tmp_path):
     (tmp_path / "latents").mkdir()
     (tmp_path / "latents" / "a.safetensors").write_bytes(b"x")

@@ -1,6 +1,7 @@
 """Encodes whose disk fills up, whose DEST or sources go away, or that may not write."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -14,8 +15,8 @@ from PIL import Image
 from stae_cli.codec.pixel_codec import PixelCodec
 from stae_cli.latents.listing import list_latents
 from stae_cli.storage import destination
-from stae_cli.storage.destination import temporary_name
 from stae_cli.storage.entry import FileEntry
+from stae_cli.storage.temp_files import temporary_name
 from tests.pictures import noise
 
 LAYOUTS = {"files": [], "shards": ["--shard-size", 8]}
@@ -210,6 +211,51 @@ def test_names_that_a_file_system_cannot_hold_are_listed(stae, tiny, tmp_path):
         assert (ran.code, ran.json["failed"]) == (3, 1)
         assert "too long" in ran.err
         assert (tmp_path / "out" / "fine.safetensors").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="folders cannot be synced")
+@pytest.mark.parametrize("layout", [*LAYOUTS, "pictures"])
+def test_what_is_counted_survives_a_power_failure(
+    stae, photos, tiny, tmp_path, monkeypatch, layout
+):
+    """Files are on disk before they get their names, and then their names are."""
+    synced, fsync, out = [], os.fsync, tmp_path / "out"
+
+    def watched(number):
+        found = os.fstat(number)
+        synced.append((found.st_ino, found.st_size, found.st_mtime_ns))
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    if layout == "pictures":
+        stae("encode", photos, tmp_path / "latents", "--weights", tiny)
+        synced.clear()
+        assert stae("decode", tmp_path / "latents", out, "--weights", tiny).code == 0
+    else:
+        assert stae("encode", photos, out, "--weights", tiny, *LAYOUTS[layout]).code == 0
+    for path in [out, *out.rglob("*")]:
+        found = path.stat()
+        assert (found.st_ino, found.st_size, found.st_mtime_ns) in synced, path
+
+
+def test_a_disk_that_fails_to_complete_a_file_stops_the_run(
+    stae, photos, tiny, tmp_path, monkeypatch
+):
+    calls, fsync, out = [], os.fsync, tmp_path / "out"
+
+    def failing(number):
+        calls.append(number)
+        if len(calls) > 5:
+            raise OSError(errno.EIO, "Input/output error")
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    stae("encode", photos, out, "--weights", tiny).assert_fails(1, "cannot write", "error")
+    assert left_over(out) == []
+    assert 0 < len(stored(out)) < 24
+    monkeypatch.undo()
+    assert stae("encode", photos, out, "--weights", tiny).code == 0
+    assert len(stored(out)) == 24
 
 
 def test_temporaries_of_a_process_of_the_same_number_are_cleared(tmp_path):

@@ -9,7 +9,8 @@ import torch
 from stae_cli import Codec
 from stae_cli.checkpoints.checkpoint import read_checkpoint
 from stae_cli.latents.format import write_latent
-from stae_cli.latents.listing import read_latent
+from stae_cli.latents.listing import read_latent, stored_in
+from stae_cli.storage.entry import FileEntry
 from stae_cli.verify import stats
 from tests.pictures import write_photos
 
@@ -106,6 +107,20 @@ def test_damaged_latents_are_listed_and_left_out(stae, files):
     assert ran.code == 3
     check(ran.json, values)
     assert {row["file"] for row in ran.json["invalid"]} == {"inf.safetensors", "cut.safetensors"}
+
+
+def test_of_a_shard_only_the_damaged_latent_is_left_out(stae, files, shards):
+    values = [read_latent(path)[0].reshape(16, -1) for path in sorted(files.rglob("*.safetensors"))]
+    shard = shards / "shard-00000.safetensors"
+    stored = stored_in(FileEntry(shard.name, str(shard)))
+    with shard.open("r+b") as file:
+        file.seek(stored[0].begin)
+        file.write(bytes(10))
+    ran = stae("stats", shards, "--json")
+    assert (ran.code, ran.json["latents"]) == (3, 8)
+    assert [row["file"] for row in ran.json["invalid"]] == [f"{shard.name}:{stored[0].key}"]
+    assert stored[0].key == "p0"
+    check(ran.json, np.concatenate(values[1:], axis=1).astype(np.float64))
 
 
 def test_latents_of_two_checkpoints_are_refused(stae, photos, files, other_tiny, tmp_path):

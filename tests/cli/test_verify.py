@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -332,6 +333,20 @@ def test_encoding_again_knows_every_preparation(stae, photos, tiny, tmp_path):
     )
     assert findings(ran) == set()
     assert [row["equal"] for row in ran.json["reencoded"]] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    "prep",
+    ['{"max_pixels":-1}', '{"short_side":8.5}', '{"square":0}', '{"background":[]}'],
+)
+def test_a_preparation_that_cannot_be_is_a_finding(stae, photos, files, tiny, tmp_path, prep):
+    latent, info = read_latent(files / "p4.safetensors")
+    (tmp_path / "crafted").mkdir()
+    write_latent(tmp_path / "crafted" / "p4.safetensors", latent, replace(info, prep=prep))
+    args = ["verify", tmp_path / "crafted", "--against", photos / "p4.png", "--weights", tiny]
+    ran = stae(*args, "--reencode", 1, "--json")
+    assert findings(ran) == {("record", "stae.json"), ("unreadable", "p4.safetensors")}
+    assert "unknown preparation" in ran.err
 
 
 def test_encoding_again_needs_the_sources_and_the_weights(stae, photos, files, other_tiny):

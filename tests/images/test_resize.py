@@ -45,7 +45,7 @@ def test_sizes(prep, size):
 
 
 @given(
-    width=st.integers(1, 60),
+    width=st.integers(1, 60) | st.integers(500, 2000),
     height=st.integers(1, 60),
     short=st.none() | st.integers(1, 70),
     most=st.none() | st.integers(64, 4000),
@@ -63,6 +63,10 @@ def test_shrinking_never_enlarges_and_padding_only_adds(width, height, short, mo
     inner = result.pixels[: result.height, : result.width]
     assert (result.pixels[:, result.width :] == result.pixels[:, [result.width - 1]]).all()
     assert (result.pixels[result.height :, : result.width] == inner[-1]).all()
+
+
+def test_extreme_ratios_obey_the_most_pixels():
+    assert prepared(20000, 3, max_pixels=64).pixels.shape == (8, 64, 3)
 
 
 def test_unresized_pixels_are_untouched():
@@ -128,7 +132,15 @@ def test_a_description_can_be_read_back(prep):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "null", '{"edges":"bend"}', '{"zoom":2}', '{"background":"nocolour"}', "{ }"]
+    "text",
+    ["", "[]", "null", '{"edges":"bend"}', '{"edges":[]}', '{"zoom":2}', "{ }", "[" * 100_000]
+    + [f'{{"background":{value}}}' for value in ('"nocolour"', "[]", "{}", "5", "null", "true")]
+    + [
+        f'{{"{name}":{value}}}'
+        for name in ("short_side", "max_pixels", "square")
+        for value in ("-1", "0", "true", "8.0", "8.5", "NaN", "Infinity", '"8"', "[8]", "{}")
+    ]
+    + ['{"square":10000000}', '{"short_side":8,"square":8}', '{"max_pixels":' + "9" * 5000 + "}"],
 )
 def test_an_unknown_description_is_refused(text):
     with pytest.raises(InputError, match="unknown preparation"):

@@ -1,17 +1,21 @@
 """`LatentDataset` as those who train on latents use it: either layout, crops, workers, refusals."""
 
 import pickle
+import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import ConcatDataset, DataLoader, default_collate
 
 import stae_cli.latents.mapped
 from stae_cli import LatentDataset, StaeError, collate_latents
 from stae_cli.errors import UsageError
-from stae_cli.latents.format import LatentInfo, write_latent
+from stae_cli.latents import format as latents_format
+from stae_cli.latents.format import LatentInfo, checksum, latent_bytes, write_latent
+from stae_cli.latents.listing import list_latents
 from tests.shards import write_latents
 
 INFO = LatentInfo(
@@ -45,7 +49,7 @@ def files(tmp_path):
 def shards(tmp_path):
     folder = tmp_path / "shards"
     folder.mkdir()
-    every = list(pictures())
+    every = [(k, replace(i, data_crc32=checksum(latent_bytes(v))), v) for k, i, v in pictures()]
     for number, members in enumerate([every[:3], every[3:]]):
         write_latents(folder / f"shard-{number:05}.safetensors", members)
     return folder
@@ -145,6 +149,26 @@ def test_whole_pictures_come_as_a_list(folder):
     assert widths.tolist() == [info.width for _, info, _ in every]
 
 
+def test_a_batch_from_a_worker_takes_few_open_files(folder):
+    """Each storage is one, and a process may have about 1,000."""
+    loader = DataLoader(
+        LatentDataset(folder), batch_size=5, num_workers=1, collate_fn=collate_latents
+    )
+    (batch,) = loader
+    tensors = [*batch["latents"], *(batch[name] for name in ("width", "height", "top", "left"))]
+    assert len({tensor.untyped_storage().data_ptr() for tensor in tensors}) == 2
+
+
+def test_latents_of_several_dtypes_are_collated_too(folder):
+    samples = list(LatentDataset(folder))
+    dtypes = [torch.float32, torch.float16, torch.float64, torch.bfloat16, torch.float16]
+    for sample, dtype in zip(samples, dtypes, strict=True):
+        sample["latents"] = sample["latents"].to(dtype)
+    found = collate_latents(samples)["latents"]
+    assert [latents.dtype for latents in found] == dtypes
+    assert all(torch.equal(a, b["latents"]) for a, b in zip(found, samples, strict=True))
+
+
 def test_batches_of_one_size_differ_from_torchs_own_in_latents_alone(folder):
     dataset = LatentDataset(folder, crop=2)
     samples = [dataset[number] for number in range(3)]
@@ -165,15 +189,19 @@ def test_workers_and_epochs_draw_crops_of_their_own(tmp_path):
     assert len(set(batches)) == 4
 
 
-def test_few_files_stay_mapped(files, monkeypatch):
-    monkeypatch.setattr(stae_cli.latents.mapped, "OPEN_MAPS", 2)
-    dataset = LatentDataset(files)
-    for _ in range(2):
-        assert len([sample["latents"] for sample in dataset]) == 5
-    assert len(dataset._maps._maps) == 2
-    copy = pickle.loads(pickle.dumps(dataset))
-    assert copy._maps._maps == {}
-    assert torch.equal(copy[3]["latents"], dataset[3]["latents"])
+def test_few_files_stay_mapped_whatever_the_number_of_datasets(tmp_path):
+    datasets = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        for number in range(40):
+            values = latent(number, 1, 1)
+            write_latent(tmp_path / folder / f"{number:02}.safetensors", values, INFO)
+        datasets.append(LatentDataset(tmp_path / folder))
+    for sample, number in zip(ConcatDataset(datasets), [*range(40)] * 2, strict=True):
+        assert np.array_equal(sample["latents"], latent(number, 1, 1))
+    assert stae_cli.latents.mapped._map.cache_info().currsize == stae_cli.latents.mapped.OPEN_MAPS
+    copy = pickle.loads(pickle.dumps(datasets[0]))
+    assert torch.equal(copy[3]["latents"], datasets[0][3]["latents"])
 
 
 def test_a_crop_that_nothing_fits_is_refused(folder):
@@ -208,6 +236,25 @@ def test_a_key_that_comes_twice_is_refused(files, shards):
         LatentDataset(files, shards)
 
 
+@pytest.mark.parametrize("also", ["", "./", "sub", "sub/p1.safetensors", "link", "link/sub"])
+def test_sources_that_overlap_are_refused(files, also):
+    """Else everything would come twice."""
+    (files.parent / "link").symlink_to(files)
+    other = files.parent / also if also.startswith("link") else f"{files}/{also}"
+    with pytest.raises(StaeError, match=r"listed twice.*overlap|stored twice"):
+        LatentDataset(files, other)
+
+
+def test_latents_with_each_others_names_are_refused(files):
+    one, other = files / "sub" / "p0.safetensors", files / "sub" / "p3.safetensors"
+    one.rename(files / "aside")
+    other.rename(one)
+    assert len(LatentDataset(files)) == 4  # merely renamed
+    (files / "aside").rename(other)
+    with pytest.raises(StaeError, match=r"p0.safetensors.*is that of `sub/p0.jpg`.*p3.jpg.*rename"):
+        LatentDataset(files)
+
+
 def test_damaged_and_foreign_files_are_named(folder, tmp_path):
     broken = next(path for path in folder.rglob("*.safetensors"))
     broken.write_bytes(broken.read_bytes()[:-1])
@@ -224,6 +271,67 @@ def test_a_file_that_was_replaced_is_noticed(folder):
     for path in folder.rglob("*.safetensors"):
         path.unlink()
     with pytest.raises(StaeError, match="cannot read"):
+        dataset[0]
+
+
+def overwrite_data(folder, values):
+    """Puts values in the place of the data of `sub/p1`, behind the same header."""
+    (place,) = (s for s in list_latents([folder]).latents if s.key == "sub/p1")
+    with place.file.path.open("r+b") as file:
+        file.seek(place.begin)
+        file.write(latent_bytes(values))
+    return place.file.place
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("value", [0, np.nan, 5])
+def test_data_that_are_not_those_written_are_refused(folder, value, workers):
+    place = overwrite_data(folder, np.full((4, 6, 4), value, np.float16))
+    loader = DataLoader(LatentDataset(folder, crop=1), batch_size=1, num_workers=workers)
+    with pytest.raises(StaeError, match=r"`sub/p1` in .* is damaged.*not those.*--check") as error:
+        list(loader)
+    assert place in str(error.value)
+    assert len(list(DataLoader(LatentDataset(folder, check=False, crop=1)))) == 5
+
+
+def test_without_a_checksum_only_finite_data_pass(tmp_path, monkeypatch):
+    """As in files of early versions."""
+    monkeypatch.setattr(latents_format, "checksum", lambda _: "")
+    write_latent(tmp_path / "a.safetensors", np.zeros((4, 1, 1), np.float16), INFO)
+    write_latent(tmp_path / "b.safetensors", np.full((4, 1, 1), np.inf, np.float32), INFO)
+    dataset = LatentDataset(tmp_path)
+    assert not dataset[0]["latents"].any()
+    with pytest.raises(StaeError, match=r"b\.safetensors.*NaN or infinity"):
+        dataset[1]
+
+
+def test_each_latent_is_checked_once_also_in_workers(folder, monkeypatch):
+    checked = []
+    monkeypatch.setattr(
+        stae_cli.latents.mapped, "crc32", lambda data: checked.append(1) or zlib.crc32(data)
+    )
+    dataset = LatentDataset(folder, crop=1)
+    if "fork" in torch.multiprocessing.get_all_start_methods():
+        list(DataLoader(dataset, num_workers=2, multiprocessing_context="fork"))
+        list(dataset)
+        assert not checked
+    else:
+        list(dataset)
+    assert len(list(pickle.loads(pickle.dumps(dataset)))) == 5
+    assert len(checked) in (0, 5)
+
+
+def test_a_file_that_is_replaced_at_the_last_moment_is_noticed(files, monkeypatch):
+    """The new one would be read where the old one's data were."""
+    dataset, memmap = LatentDataset(files, check=False), np.memmap
+
+    def late(place, *rest):
+        (files / "new").write_bytes(b"x" + Path(place).read_bytes())
+        (files / "new").replace(place)
+        return memmap(place, *rest)
+
+    monkeypatch.setattr(np, "memmap", late)
+    with pytest.raises(StaeError, match="has changed"):
         dataset[0]
 
 

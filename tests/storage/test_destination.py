@@ -2,13 +2,16 @@
 
 import errno
 import os
-import socket
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from stae_cli.errors import StaeError, UsageError
-from stae_cli.storage.destination import STALE_SECONDS, FolderDestination
+from stae_cli.storage import temp_files
+from stae_cli.storage.destination import FolderDestination
+from stae_cli.storage.temp_files import STALE_SECONDS, STALE_SECONDS_HERE, owner
 
 
 @pytest.fixture
@@ -88,21 +91,40 @@ def test_a_dest_that_vanishes_is_told(dest):
 
 def test_only_abandoned_temporaries_are_cleared(dest, caplog):
     caplog.set_level("INFO", logger="stae_cli.storage")
-    host = "".join(c for c in socket.gethostname() if c.isalnum() or c == ".") or "localhost"
+    host = temp_files.host_name()
+    space = owner().removeprefix(f"{host}-{os.getpid()}")  # of this machine and container
     dead, living = 2**22 + 1, os.getppid()  # past the largest process number
-    old = time.time() - STALE_SECONDS - 60
-    for name, age, stays in [
-        (f".stae-{host}-{dead}-00000000.tmp", None, False),
+    day, hour = (time.time() - age - 60 for age in (STALE_SECONDS, STALE_SECONDS_HERE))
+    for name, changed, stays in [
+        (f".stae-{host}-{dead}-00000000.tmp", None, False),  # of early versions
         (f".stae-{host}-{living}-00000001.tmp", None, True),
-        (f".stae-another-host-{dead}-00000002.tmp", None, True),
-        (f".stae-another-host-{dead}-00000003.tmp", old, False),
-        (".mine.tmp", old, True),
+        (f".stae-{host}-{dead}{space}-00000000.tmp", None, False),
+        (f".stae-{host}-{living}{space}-00000001.tmp", None, True),
+        (f".stae-{host}-{dead}-0123abcd-00000000.tmp", None, True),  # in another container
+        (f".stae-{host}-{living}-0123abcd-00000001.tmp", None, True),
+        (f".stae-{host}-{dead}-0123abcd-00000002.tmp", hour, False),
+        (f".stae-another-host-{dead}-00000002.tmp", hour, True),
+        (f".stae-another-host-{dead}-00000003.tmp", day, False),
+        (f".stae-another-host-{dead}-0123abcd-00000003.tmp", day, False),
+        (".mine.tmp", day, True),
     ]:
         folder = dest.folder / "deep"
         folder.mkdir(exist_ok=True)
         (folder / name).write_text("x")
-        if age:
-            os.utime(folder / name, (age, age))
+        if changed:
+            os.utime(folder / name, (changed, changed))
         FolderDestination(dest.folder).prepare()
         assert (folder / name).exists() is stays, name
         assert any(name in message for message in caplog.messages) is not stays
+
+
+@pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="needs Linux")
+def test_names_say_which_container_writes(monkeypatch):
+    mine = owner()
+    monkeypatch.setattr(Path, "stat", lambda _: SimpleNamespace(st_ino=5))
+    temp_files._process_space.cache_clear()
+    assert owner().rpartition("-")[0] == mine.rpartition("-")[0]
+    assert owner() != mine
+    monkeypatch.undo()
+    temp_files._process_space.cache_clear()
+    assert owner() == mine

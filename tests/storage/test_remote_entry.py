@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from stae_cli.errors import InputError
-from stae_cli.storage.destination import host_name
 from stae_cli.storage.fsspec_store import is_url, store_at
 from stae_cli.storage.remote_destination import destination_at
 from stae_cli.storage.remote_entry import HEAD, RemoteEntry, RemoteOutput
 from stae_cli.storage.tars import members, tar_of
+from stae_cli.storage.temp_files import host_name
 
 pytest.importorskip("fsspec", reason="needs pip install 'stae[remote]'")
 

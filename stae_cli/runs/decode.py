@@ -23,7 +23,7 @@ from stae_cli.runs.tally import Tally
 from stae_cli.runs.workers import Task, Workers
 from stae_cli.storage.destination import FolderDestination
 from stae_cli.storage.entry import Problem
-from stae_cli.storage.names import folded
+from stae_cli.storage.names import EXACT, NameRules
 from stae_cli.storage.remote_destination import local_folder
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def plan_decode(
     """
     destination = local_folder(dest)
     listing = list_latents(sources, dest)
-    _refuse_equal_outputs(listing.latents, settings.format)
+    _refuse_equal_outputs(listing.latents, settings.format, EXACT)
     infos: dict[str, LatentInfo] = {}
     for stored in listing.latents:
         infos.setdefault(stored.info.weights_sha256, stored.info)
@@ -94,6 +94,8 @@ def plan_decode(
         )
     info = next(iter(infos.values()), None)
     destination.prepare()
+    if (rules := destination.rules) != EXACT:
+        _refuse_equal_outputs(listing.latents, settings.format, rules)
     return DecodePlan(
         latents=listing.latents,
         problems=listing.problems,
@@ -106,15 +108,18 @@ def plan_decode(
     )
 
 
-def _refuse_equal_outputs(latents: Sequence[StoredLatent], form: PictureFormat) -> None:
+def _refuse_equal_outputs(
+    latents: Sequence[StoredLatent], form: PictureFormat, rules: NameRules
+) -> None:
     first: dict[str, StoredLatent] = {}
     for stored in latents:
-        other = first.setdefault(folded(stored.key), stored)
+        other = first.setdefault(rules.same(stored.key), stored)
         if other is not stored:
             raise UsageError(
                 f"`{other.file.place}` and `{stored.file.place}` would both write "
                 f"`{stored.key}.{form}`",
-                "decode them into different DESTs",
+                "decode them into different DESTs"
+                + (", or into one that tells their names apart" * (other.key != stored.key)),
             )
 
 

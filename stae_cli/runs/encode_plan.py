@@ -17,7 +17,7 @@ from stae_cli.latents.format import SUFFIX
 from stae_cli.runs.units import Layout, Unit, cut_units, shard_name
 from stae_cli.storage.destination import Destination
 from stae_cli.storage.entry import Problem
-from stae_cli.storage.names import Planned
+from stae_cli.storage.names import EXACT, Planned
 from stae_cli.storage.remote_destination import destination_at
 from stae_cli.storage.shares import Share
 from stae_cli.storage.sources import SourceList, list_sources
@@ -148,8 +148,10 @@ def plan_encode(
     """
     destination = destination_at(dest)
     listing = list_sources(sources, dest, suffixes=IMAGE_SUFFIXES, with_tars=True, listed=listed)
-    outputs, units = cut_units(listing, settings.layout)
+    outputs, units = cut_units(listing, settings.layout)  # so that a refusal leaves no DEST
     destination.prepare()
+    if (rules := destination.rules) != EXACT:
+        outputs, units = cut_units(listing, settings.layout, rules)
     return EncodePlan(
         outputs,
         units,

@@ -26,7 +26,7 @@ from stae_cli.runs.read_picture import Picture, patches_of, read_picture
 from stae_cli.runs.tally import Tally
 from stae_cli.storage.destination import Destination
 from stae_cli.storage.entry import Problem
-from stae_cli.storage.names import Planned, plan_outputs
+from stae_cli.storage.names import EXACT, Planned, plan_outputs
 from stae_cli.storage.remote_destination import local_folder
 from stae_cli.storage.sources import list_sources
 
@@ -96,6 +96,8 @@ def plan_roundtrip(
     listing = list_sources(sources, dest, suffixes=IMAGE_SUFFIXES)
     outputs = plan_outputs(listing.entries, "", keep_extension=True)
     destination.prepare()
+    if (rules := destination.rules) != EXACT:
+        outputs = plan_outputs(listing.entries, "", keep_extension=True, rules=rules)
     return RoundtripPlan(outputs, listing.problems, listing.passed_over, destination, settings)
 
 

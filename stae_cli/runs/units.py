@@ -14,8 +14,10 @@ from stae_cli.latents.shard_format import TarNote
 from stae_cli.latents.writer import Job, Shard
 from stae_cli.storage.entry import Entry, Problem
 from stae_cli.storage.names import (
+    EXACT,
+    NameRules,
     Planned,
-    folded,
+    collision_hint,
     is_too_long,
     output_name,
     plan_outputs,
@@ -137,18 +139,26 @@ def shard_number(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def cut_units(listing: Listing, layout: Layout) -> tuple[list[Planned], list[Unit]]:
+def cut_units(
+    listing: Listing, layout: Layout, rules: NameRules = EXACT
+) -> tuple[list[Planned], list[Unit]]:
     """The outputs of all listed files, and the units of the run: theirs, then one for each tar.
+
+    Args:
+        listing: the inputs.
+        layout: of DEST.
+        rules: of DEST; the keys in shards are exact anywhere.
 
     Raises:
         UsageError: two sources lead to one output.
     """
+    names = EXACT if layout.shard_size else rules
     planned = plan_outputs(
-        listing.entries, layout.suffix, strip=None, keep_extension=layout.keep_extension
+        listing.entries, layout.suffix, keep_extension=layout.keep_extension, rules=names
     )
-    _refuse_shared_folders(planned, listing.tars)
+    _refuse_shared_folders(planned, listing.tars, rules)
     within = [
-        Unit(layout, partial(_within, tar, layout), folder=f"{tar.prefix}/", etag=tar.etag)
+        Unit(layout, partial(_within, tar, layout, names), folder=f"{tar.prefix}/", etag=tar.etag)
         for tar in listing.tars
     ]
     return planned, listed_units(planned, layout) + within
@@ -163,36 +173,41 @@ def listed_units(planned: Sequence[Planned], layout: Layout) -> list[Unit]:
     ]
 
 
-def _within(tar: Tar, layout: Layout) -> Iterator[Planned | Problem]:
-    first: dict[str, Entry] = {}
+def _within(tar: Tar, layout: Layout, rules: NameRules) -> Iterator[Planned | Problem]:
+    first: dict[str, Planned] = {}
     try:
         for found in members(tar, suffixes=IMAGE_SUFFIXES):
-            yield found if isinstance(found, Problem) else _named(found, layout, first)
+            yield found if isinstance(found, Problem) else _named(found, layout, rules, first)
     except OSError as error:
         raise InputError(f"cannot read it: {error.strerror or error}") from error
 
 
-def _named(entry: Entry, layout: Layout, first: dict[str, Entry]) -> Planned | Problem:
+def _named(
+    entry: Entry, layout: Layout, rules: NameRules, first: dict[str, Planned]
+) -> Planned | Problem:
     """A member's output; `first` holds the members so far by theirs."""
     planned = Planned(entry, layout.output(entry.key))
-    other = first.setdefault(folded(planned.output), entry)
-    if other is not entry:
-        return Problem(entry.key, f"`{other.key}` has the same output; try --keep-extension")
+    other = first.setdefault(rules.same(planned.output), planned)
+    if other is not planned:
+        hint = collision_hint(other, planned, layout.keep_extension)
+        return Problem(entry.key, f"`{other.entry.key}` has the same output; {hint}")
     return planned
 
 
-def _refuse_shared_folders(planned: Sequence[Planned], tars: Sequence[Tar]) -> None:
+def _refuse_shared_folders(
+    planned: Sequence[Planned], tars: Sequence[Tar], rules: NameRules
+) -> None:
     """Raises UsageError if something else would write into the folder of a tar's pictures."""
     prefixes: dict[str, Tar] = {}
     for tar in tars:
-        other = prefixes.setdefault(folded(tar.prefix), tar)
+        other = prefixes.setdefault(rules.same(tar.prefix), tar)
         if other is not tar:
             raise _shared(f"`{other.entry.place}`", tar)
     if not prefixes:
         return
-    inside = {folded(tar.prefix).rpartition("/")[0]: tar.entry.place for tar in tars}
+    inside = {rules.same(tar.prefix).rpartition("/")[0]: tar.entry.place for tar in tars}
     for plan in planned:
-        folder = folded(plan.output).rpartition("/")[0]
+        folder = rules.same(plan.output).rpartition("/")[0]
         if folder not in inside:
             inside[folder] = plan.entry.place
     for folder, place in inside.items():

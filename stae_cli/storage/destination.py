@@ -16,10 +16,11 @@ from pathlib import Path
 
 from stae_cli.errors import StaeError, UsageError
 from stae_cli.storage.entry import Entry, FileEntry
+from stae_cli.storage.names import EXACT, NameRules
 
 _log = logging.getLogger(__name__)
 
-TEMPORARY = re.compile(r"\.stae-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}\.tmp")
+TEMPORARY = re.compile(r"\.stae-(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}[^.]*\.tmp")
 STALE_SECONDS = 24 * 3600
 STARTED = time.time()  # this process, or a little later
 
@@ -35,6 +36,11 @@ class Destination(ABC):
             UsageError: it is a file.
             StaeError: it cannot be created or written to.
         """
+
+    @property
+    def rules(self) -> NameRules:
+        """Which names are the same file there; to be asked once it is prepared."""
+        return EXACT
 
     @abstractmethod
     def place(self, name: str = "") -> str:
@@ -114,6 +120,26 @@ class FolderDestination(Destination):
             probe.unlink()
         for parent, _, names in os.walk(self.folder):
             remove_abandoned(Path(parent), names)
+
+    @property
+    def rules(self) -> NameRules:
+        return NameRules(
+            case=self._finds("a", "A"),
+            form=self._finds("\u00e9", "e\u0301"),
+        )
+
+    def _finds(self, one: str, other: str) -> bool:
+        """Whether a file whose name ends in `one` is found by the `other` ending."""
+        name = temporary_name().removesuffix(".tmp")
+        probe, twin = self.folder / f"{name}{one}.tmp", self.folder / f"{name}{other}.tmp"
+        try:
+            probe.touch()
+            try:
+                return twin.exists()
+            finally:
+                probe.unlink()
+        except (OSError, UnicodeError):  # it cannot have such names at all
+            return False
 
     def path(self, name: str = "") -> Path:
         """The path of the output `name`, or of DEST itself."""

@@ -16,7 +16,6 @@ from stae_cli.latents.run_record import NAME, SHARDS, RunRecord, read_failures, 
 from stae_cli.storage.destination import TEMPORARY, Destination
 from stae_cli.storage.entry import Entry, Problem
 from stae_cli.storage.fsspec_store import is_url
-from stae_cli.storage.names import folded
 from stae_cli.storage.remote_destination import destination_at
 from stae_cli.storage.sources import Listing, list_below, list_sources
 from stae_cli.verify.against import Against, WithSource, wrong_lines
@@ -219,7 +218,7 @@ class _Verifying:
         keys: dict[str, CheckedLatent] = {}
         sources: dict[str, CheckedLatent] = {}
         for latent in self.latents:
-            twin = keys.setdefault(folded(latent.key), latent)
+            twin = keys.setdefault(latent.key, latent)
             if twin is not latent:
                 self.found.find("duplicate", latent.label, f"`{twin.label}` has the same key")
             elif latent.is_named_after_its_source:

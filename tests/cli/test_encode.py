@@ -236,8 +236,8 @@ def test_names_with_and_without_extensions_are_not_mixed(stae, photos, tiny, tmp
 
 def test_a_file_that_is_anothers_folder_is_refused(stae, tiny, tmp_path):
     photos = tmp_path / "photos"
-    (photos / "A.safetensors").mkdir(parents=True)
-    for path in (photos / "a.png", photos / "A.safetensors" / "b.png"):
+    (photos / "a.safetensors").mkdir(parents=True)
+    for path in (photos / "a.png", photos / "a.safetensors" / "b.png"):
         Image.fromarray(noise(16, 16)).save(path)
     ran = stae("encode", photos, tmp_path / "out", "--weights", tiny)
     ran.assert_fails(2, "a.safetensors", "which is a folder for")

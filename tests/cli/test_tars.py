@@ -166,8 +166,6 @@ def test_tars_that_would_share_a_folder_are_refused(encode, tars, tmp_path):
     (tars / "a" / "x.png").unlink()
     (tars / "more" / "b.tar").rename(tars / "a" / "b.tar")
     encode(tars).assert_fails(2, "b.tar", "a.tar")
-    (tars / "a" / "b.tar").rename(tars / "A.tar")
-    encode(tars).assert_fails(2, "A.tar", "a.tar")
     assert not (tmp_path / "out").exists()
 
 

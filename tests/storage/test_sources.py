@@ -8,7 +8,7 @@ import pytest
 
 from stae_cli.errors import StaeError, UsageError
 from stae_cli.storage.entry import FileEntry
-from stae_cli.storage.names import plan_outputs
+from stae_cli.storage.names import NameRules, plan_outputs
 from stae_cli.storage.sources import list_sources
 
 SUFFIXES = [".jpg", ".png"]
@@ -150,10 +150,18 @@ def test_only_the_last_suffix_is_dropped():
 
 
 @pytest.mark.parametrize(
-    ("one", "two"),
-    [("a.jpg", "a.png"), ("a.jpg", "A.jpg"), ("\u00e9.jpg", "e\u0301.jpg"), ("x/a.jpg", "x/a.jpg")],
+    ("one", "two", "rules"),
+    [
+        ("a.jpg", "a.png", {}),
+        ("x/a.jpg", "x/a.jpg", {}),
+        ("a.jpg", "A.jpg", {"case": True}),
+        ("\u00e9.jpg", "e\u0301.jpg", {"form": True}),
+        ("\u00c9.jpg", "e\u0301.jpg", {"case": True, "form": True}),
+    ],
 )
-def test_outputs_that_would_be_one_file_are_refused(one, two):
+def test_outputs_that_would_be_one_file_are_refused(one, two, rules):
     with pytest.raises(UsageError, match="would both write") as caught:
-        outputs(one, two)
+        outputs(one, two, rules=NameRules(**rules))
     assert caught.value.hint
+    if rules:
+        assert len(outputs(one, two)) == 2

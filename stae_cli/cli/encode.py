@@ -1,10 +1,8 @@
 """`stae encode`: images to latents."""
 
 # Not `from __future__ import annotations`: Typer would evaluate each string eight times.
-import sys
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -22,11 +20,9 @@ from stae_cli.cli.engine import (
     parse_place,
     parse_share,
 )
+from stae_cli.cli.lists import FromList, listed_inputs
 from stae_cli.cli.report import finish
 from stae_cli.errors import UsageError
-
-if TYPE_CHECKING:
-    from stae_cli.storage.sources import SourceList
 
 REMOTE_SHARD = 256  # object stores are slow with small objects
 LARGEST_SHARD = 10_000  # larger headers are slow to read
@@ -44,15 +40,6 @@ ImageSources = Annotated[
 ]
 LatentDest = Annotated[
     str, typer.Argument(metavar="DEST", help="Folder for the results, created if absent; or a URL.")
-]
-FromList = Annotated[
-    str | None,
-    opt.file_option(
-        "--from-list",
-        metavar="FILE",
-        help="Read paths from FILE, one per line, relative to its folder; `-` is stdin.",
-        show_default=False,
-    ),
 ]
 SaveDtypeOption = Annotated[
     SaveDtype,
@@ -126,7 +113,9 @@ def encode(
         workers=workers,
         share=parse_share(unit_rank, unit_count),
     )
-    plan = plan_encode(sources, dest, settings, listed=_listed(sources, from_list))
+    if from_list is None and not sources:
+        raise UsageError("nothing to encode", "give SOURCE and DEST, or `--from-list` and DEST")
+    plan = plan_encode(sources, dest, settings, listed=listed_inputs(from_list))
 
     from stae_cli.checkpoints.checkpoint import load_checkpoint
     from stae_cli.runs import encode as running
@@ -138,20 +127,3 @@ def encode(
     return finish(
         tally, plan, crew.codec, verb="encoded", quiet=quiet, as_json=as_json, extra=facts
     )
-
-
-def _listed(sources: list[str], from_list: str | None) -> "SourceList | None":
-    """The inputs that `--from-list` names.
-
-    Raises:
-        UsageError: there is no such list, or no input at all.
-    """
-    from stae_cli.storage.sources import parse_list, read_list
-
-    if from_list is None:
-        if not sources:
-            raise UsageError("nothing to encode", "give SOURCE and DEST, or `--from-list` and DEST")
-        return None
-    if from_list == "-":
-        return parse_list(sys.stdin.buffer.read(), Path())
-    return read_list(Path(from_list))

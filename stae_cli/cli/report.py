@@ -55,10 +55,12 @@ def finish(
 
 
 def _print_summary(report: Tally, plan: Plan, verb: str) -> None:
+    from stae_cli.storage.sources import summary_of
+
     counts = [f"{verb} {report.done}", f"skipped {report.skipped} already done"]
     counts.append(f"failed {len(report.problems)}")
     if plan.passed_over:
-        counts.append(f"passed over {plan.passed_over} other files")
+        counts.append(f"passed over {summary_of(plan.passed_over)}")
     print_note(", ".join(counts))
     if not report.done:
         return
@@ -79,7 +81,8 @@ def _summary(report: Tally, plan: Plan, codec: Codec | None) -> dict[str, Any]:
         "done": report.done,
         "skipped": report.skipped,
         "failed": len(report.problems),
-        "passed_over": plan.passed_over,
+        "passed_over": plan.passed_over.total(),
+        "passed_over_by_suffix": dict(plan.passed_over.most_common()),
         "failures": [{"source": p.key, "reason": p.reason} for p in report.problems],
         "dest": plan.destination.place(),
         "seconds": report.seconds,

@@ -18,6 +18,7 @@ from stae_cli.cli.console import (
     progress_bar,
 )
 from stae_cli.cli.engine import local_codec
+from stae_cli.cli.lists import FromList, listed_inputs
 from stae_cli.cli.report import ALL_GOOD, SOME_FAILED
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def verify(
             help="Compare with this source too; repeat it for each SOURCE of the encode.",
         ),
     ] = None,
+    from_list: FromList = None,
     reencode: Annotated[
         int,
         typer.Option(
@@ -78,7 +80,14 @@ def verify(
     from stae_cli.verify.verify import verify as run
 
     device = opt.parse_device(device)
-    plan = plan_verify(dest, against or [], sample=reencode, seed=seed, workers=workers)
+    plan = plan_verify(
+        dest,
+        against or [],
+        listed=listed_inputs(from_list),
+        sample=reencode,
+        seed=seed,
+        workers=workers,
+    )
     with progress_bar(None, what="verify", quiet=quiet) as advance:
         found = run(plan, advance=advance)
     if found.sample:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -53,7 +54,7 @@ class DecodePlan:
 
     latents: Sequence[StoredLatent]
     problems: Sequence[Problem]
-    passed_over: int
+    passed_over: Counter[str]
     weights: str
     weights_sha256: str
     architecture: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,10 +18,11 @@ from stae_cli.latents.format import SUFFIX
 from stae_cli.runs.units import Layout, Unit, cut_units, shard_name
 from stae_cli.storage.destination import Destination
 from stae_cli.storage.entry import Problem
+from stae_cli.storage.lists import SourceList
 from stae_cli.storage.names import EXACT, Planned
 from stae_cli.storage.remote_destination import destination_at
 from stae_cli.storage.shares import Share
-from stae_cli.storage.sources import SourceList, list_sources
+from stae_cli.storage.sources import list_sources
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class EncodePlan:
     units: Sequence[Unit]
     tars: Sequence[str]  # the folders of their outputs
     problems: Sequence[Problem]
-    passed_over: int
+    passed_over: Counter[str]
     destination: Destination
     settings: EncodeSettings
 

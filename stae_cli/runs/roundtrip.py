@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,7 +52,7 @@ class RoundtripPlan:
 
     outputs: Sequence[Planned]
     problems: Sequence[Problem]
-    passed_over: int
+    passed_over: Counter[str]
     destination: Destination
     settings: RoundtripSettings
 

@@ -111,15 +111,24 @@ class FolderDestination(Destination):
         return FolderDestination, (self.folder,)
 
     def prepare(self) -> None:
-        if self.folder.exists() and not self.folder.is_dir():
-            raise UsageError(f"DEST `{self.folder}` is a file", "give a folder")
         with self.reporting():
+            self._refuse_files()
             self.folder.mkdir(parents=True, exist_ok=True)
             probe = self.folder / temporary_name()
             probe.touch()
             probe.unlink()
         for parent, _, names in os.walk(self.folder):
             remove_abandoned(Path(parent), names)
+
+    def _refuse_files(self) -> None:
+        """Raises UsageError if DEST, or what it is in, is a file or a link that leads nowhere."""
+        for place in (self.folder, *self.folder.parents):
+            if place.is_dir():
+                return
+            if os.path.lexists(place):
+                what = "a file" if place.exists() else "a link that leads nowhere"
+                where = "is" if place is self.folder else f"cannot be made: `{place}` is"
+                raise UsageError(f"DEST `{self.folder}` {where} {what}", "give a folder")
 
     @property
     def rules(self) -> NameRules:

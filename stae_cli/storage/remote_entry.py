@@ -21,6 +21,7 @@ from stae_cli.storage.names import check_key
 _log = logging.getLogger(__name__)
 
 HEAD = 256 << 10  # bytes of an object's beginning, where headers are, that are kept once read
+NO_SUFFIX = "no suffix"  # what a file without one counts as
 PIECE = 16 << 20  # bytes of a tar fetched in one request
 
 
@@ -203,8 +204,8 @@ def list_objects(
     *,
     suffixes: Collection[str],
     is_skipped: Callable[[str], bool],
-) -> Iterator[RemoteEntry | Problem | None]:
-    """The inputs below a URL, in name order; None for each object that is skipped.
+) -> Iterator[RemoteEntry | Problem | str]:
+    """The inputs below a URL, in name order; the suffix of each object that is passed over.
 
     The URL of an object gives that object, whatever its suffix.
 
@@ -223,7 +224,10 @@ def list_objects(
         if store.kind() == "file":
             folder, _, name = store.root.rpartition("/")
             above = Store(store.url.rpartition("/")[0], store.fs, folder)
-            yield RemoteEntry(name, above, above.state(name))
+            try:
+                yield RemoteEntry(name, above, above.state(name))
+            except InputError as error:
+                yield Problem(url, error.message)
             return
         _refuse_inside(store, dest)
         for name, info in store.objects():
@@ -240,10 +244,10 @@ def list_objects(
 
 def _entry(
     store: Store, name: str, info: dict[str, Any], suffixes: Collection[str]
-) -> RemoteEntry | Problem | None:
-    if PurePosixPath(name).suffix.lower() not in suffixes:
+) -> RemoteEntry | Problem | str:
+    if (suffix := PurePosixPath(name).suffix.lower()) not in suffixes:
         _log.debug("skipped `%s`: its suffix", store.place(name))
-        return None
+        return suffix or NO_SUFFIX
     try:
         check_key(name)
         return RemoteEntry(name, store, state_of(info))

@@ -16,6 +16,7 @@ from stae_cli.latents.run_record import NAME, SHARDS, RunRecord, read_failures, 
 from stae_cli.storage.destination import TEMPORARY, Destination
 from stae_cli.storage.entry import Entry, Problem
 from stae_cli.storage.fsspec_store import is_url
+from stae_cli.storage.lists import SourceList
 from stae_cli.storage.remote_destination import destination_at
 from stae_cli.storage.sources import Listing, list_below, list_sources
 from stae_cli.verify.against import Against, WithSource, wrong_lines
@@ -75,24 +76,27 @@ def plan_verify(
     dest: Path | str,
     sources: Sequence[Path | str],
     *,
+    listed: SourceList | None = None,
     sample: int = 0,
     seed: int = 0,
     workers: int | None = None,
 ) -> VerifyPlan:
-    """Lists the files of DEST, and the sources as `encode` does.
+    """Lists the files of DEST, and the sources as `encode` does, with those of a list.
 
     Raises:
         UsageError: DEST or a source does not exist, DEST is inside one, or there is a sample and
             no sources.
         StaeError: the sources hold no images, or a store cannot be reached.
     """
-    if sample and not sources:
+    if sample and not (sources or listed):
         raise UsageError("there is nothing to encode again", "give the sources: `--against SOURCE`")
     if not is_url(dest) and not Path(dest).is_dir():
         raise UsageError(f"no such folder: `{dest}`", "give the DEST of `stae encode`")
     against = None
-    if sources:
-        against = list_sources(sources, dest, suffixes=IMAGE_SUFFIXES, with_tars=True)
+    if sources or listed:
+        against = list_sources(
+            sources, dest, suffixes=IMAGE_SUFFIXES, with_tars=True, listed=listed
+        )
     listing = list_below([dest], frozenset([SUFFIX]), hidden=True)
     return VerifyPlan(
         destination_at(dest), listing.entries, listing.problems, against, sample, seed, workers

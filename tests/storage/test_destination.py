@@ -70,7 +70,7 @@ def test_a_file_as_dest_is_refused(tmp_path):
     (tmp_path / "dest").write_text("x")
     with pytest.raises(UsageError, match="is a file"):
         FolderDestination(tmp_path / "dest").prepare()
-    with pytest.raises(UsageError, match="cannot be made: .* is a file"):
+    with pytest.raises(UsageError, match=r"cannot be made: .* is a file"):
         FolderDestination(tmp_path / "dest" / "below").prepare()
 
 

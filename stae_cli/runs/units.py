@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from stae_cli.errors import InputError, UsageError
+from stae_cli.errors import UsageError
 from stae_cli.images.read import IMAGE_SUFFIXES
 from stae_cli.latents.format import SUFFIX
 from stae_cli.latents.shard_format import TarNote
@@ -61,8 +61,7 @@ class Unit:
         first_shard: the number of the first shard.
         folder: of the shards, with a `/` at its end, or empty.
         etag: of the tar, if it has one.
-        find: gives the pictures in order, and a problem for each that cannot be used. Raises
-            InputError if the tar cannot be read.
+        find: gives the pictures in order, and a problem for each that cannot be used.
     """
 
     def __init__(
@@ -87,17 +86,14 @@ class Unit:
         Args:
             exists: whether DEST holds a file; with it, surplus shards of a tar are problems too.
         """
-        try:
-            if self.layout.shard_size:
-                yield from self._sharded(exists)
+        if self.layout.shard_size:
+            yield from self._sharded(exists)
+            return
+        for found in self.find():
+            if isinstance(found, Planned) and is_too_long(found.output):
+                yield Problem(found.entry.key, "its output's name is too long; rename it")
             else:
-                for found in self.find():
-                    if isinstance(found, Planned) and is_too_long(found.output):
-                        yield Problem(found.entry.key, "its output's name is too long; rename it")
-                    else:
-                        yield found if isinstance(found, Problem) else Job(found)
-        except InputError as error:
-            yield Problem(f"{self.folder.removesuffix('/')}.tar", error.message)
+                yield found if isinstance(found, Problem) else Job(found)
 
     def _sharded(self, exists: Callable[[str], bool] | None) -> Iterator[Job | Problem]:
         """Finds all pictures before the first job, so that an unreadable tar changes nothing.
@@ -175,11 +171,8 @@ def listed_units(planned: Sequence[Planned], layout: Layout) -> list[Unit]:
 
 def _within(tar: Tar, layout: Layout, rules: NameRules) -> Iterator[Planned | Problem]:
     first: dict[str, Planned] = {}
-    try:
-        for found in members(tar, suffixes=IMAGE_SUFFIXES):
-            yield found if isinstance(found, Problem) else _named(found, layout, rules, first)
-    except OSError as error:
-        raise InputError(f"cannot read it: {error.strerror or error}") from error
+    for found in members(tar, suffixes=IMAGE_SUFFIXES):
+        yield found if isinstance(found, Problem) else _named(found, layout, rules, first)
 
 
 def _named(

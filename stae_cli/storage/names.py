@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from stae_cli.errors import InputError, UsageError
 from stae_cli.storage.entry import Entry
 
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 RESERVED = "__metadata__"  # reserved by safetensors
 LONGEST_NAME = 255  # bytes, on most file systems
 LONGEST_PART = 240  # bytes; outputs add a suffix
@@ -119,6 +120,13 @@ def collision_hint(first: Planned, second: Planned, keep_extension: bool) -> str
     if first.output != second.output:
         return f"rename one of them: {SAME_THERE}"
     return "encode them into different DESTs, or give the folder above both as the one SOURCE"
+
+
+def suffix_of(name: str) -> str:
+    """The lowercase suffix that says what a file is: `.jpg`, `.tar.gz`; empty without one."""
+    stem, suffix = os.path.splitext(name)  # noqa: PTH122 (several times as fast)
+    suffix = suffix.lower()
+    return f".tar{suffix}" if suffix in COMPRESSED and stem.lower().endswith(".tar") else suffix
 
 
 def check_key(key: str) -> None:

@@ -10,13 +10,13 @@ import weakref
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
 from stae_cli.errors import InputError, UsageError
 from stae_cli.storage.entry import Entry, Problem, SourceState
 from stae_cli.storage.fsspec_store import Store, is_url, reaching, state_of, store_at, unreachable
-from stae_cli.storage.names import check_key
+from stae_cli.storage.names import check_key, suffix_of
 
 _log = logging.getLogger(__name__)
 
@@ -245,7 +245,7 @@ def list_objects(
 def _entry(
     store: Store, name: str, info: dict[str, Any], suffixes: Collection[str]
 ) -> RemoteEntry | Problem | str:
-    if (suffix := PurePosixPath(name).suffix.lower()) not in suffixes:
+    if (suffix := suffix_of(name)) not in suffixes:
         _log.debug("skipped `%s`: its suffix", store.place(name))
         return suffix or NO_SUFFIX
     try:

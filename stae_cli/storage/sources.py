@@ -15,6 +15,7 @@ from stae_cli.storage import tars
 from stae_cli.storage.entry import Entry, FileEntry, Problem
 from stae_cli.storage.fsspec_store import is_url
 from stae_cli.storage.lists import SourceList
+from stae_cli.storage.names import suffix_of
 from stae_cli.storage.remote_entry import NO_SUFFIX, RemoteEntry, list_objects
 from stae_cli.storage.shares import is_shared_file
 from stae_cli.storage.tars import Tar, tar_of
@@ -83,7 +84,7 @@ def list_sources(
         UsageError: a source does not exist, or DEST is inside one.
         StaeError: nothing was found, or a store cannot be reached.
     """
-    wanted = frozenset(suffixes) | ({tars.SUFFIX} if with_tars else set())
+    wanted = frozenset(suffixes) | (set(tars.SUFFIXES) if with_tars else set())
     for source in sources:
         if not is_url(source):
             _check_source(Path(source), dest)
@@ -193,7 +194,7 @@ def _has_another_path(real: str, root: str, prefix: str, is_skipped: Callable[[s
 
 
 def _entry(item: os.DirEntry[str], prefix: str, wanted: frozenset[str]) -> FileEntry | str:
-    suffix = os.path.splitext(item.name)[1].lower()  # noqa: PTH122 (several times as fast)
+    suffix = suffix_of(item.name)
     if suffix not in wanted:
         _log.debug("skipped `%s`: its suffix", item.path)
         return suffix or NO_SUFFIX
@@ -208,7 +209,7 @@ def _add(found: Found, wanted: frozenset[str], listing: Listing) -> None:
         listing.pass_over(found)
     elif isinstance(found, Problem):
         listing.problems.append(found)
-    elif tars.SUFFIX in wanted and found.key.lower().endswith(tars.SUFFIX):
+    elif tars.SUFFIX in wanted and found.key.lower().endswith(tars.SUFFIXES):
         listing.tars.append(tar_of(found))
     else:
         listing.entries.append(found)

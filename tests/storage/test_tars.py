@@ -195,8 +195,8 @@ def test_what_else_is_named_like_a_tar_is_named(path):
 
 @pytest.mark.parametrize(
     ("name", "prefix"),
-    [("x.tar.gz", "x"), ("s/x.TGZ", "s/x"), ("x.tar.bz2", "x"), ("x.tar", "x"), (".tar.xz", ".tar.xz"),
-     ("x.y.tar.zst", "x.y"), ("x.gz", "x.gz")],
+    [("x.tar.gz", "x"), ("s/x.TGZ", "s/x"), ("x.tar.bz2", "x"), ("x.tar", "x"), ("x.gz", "x.gz"),
+     (".tar.xz", ".tar.xz"), ("x.y.tar.zst", "x.y")],
 )  # fmt: skip
 def test_names_of_tars(name, prefix):
     assert tar_of(FileEntry(name, name)).prefix == prefix

@@ -55,6 +55,7 @@ def finish(
 
 
 def _print_summary(report: Tally, plan: Plan, verb: str) -> None:
+    from stae_cli.images.plugins import REMEDIES
     from stae_cli.storage.sources import summary_of
 
     counts = [f"{verb} {report.done}", f"skipped {report.skipped} already done"]
@@ -62,6 +63,8 @@ def _print_summary(report: Tally, plan: Plan, verb: str) -> None:
     if plan.passed_over:
         counts.append(f"passed over {summary_of(plan.passed_over)}")
     print_note(", ".join(counts))
+    for kind in filter(REMEDIES.__contains__, plan.passed_over):
+        print_note(REMEDIES[kind])
     if not report.done:
         return
     speed = report.done / report.seconds

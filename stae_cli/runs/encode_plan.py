@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from stae_cli.images.plugins import REMEDIES
 from stae_cli.images.read import IMAGE_SUFFIXES
 from stae_cli.images.resize import Prep
 from stae_cli.latents.format import SUFFIX
@@ -149,7 +150,14 @@ def plan_encode(
         StaeError: no images found, or DEST cannot be written to.
     """
     destination = destination_at(dest)
-    listing = list_sources(sources, dest, suffixes=IMAGE_SUFFIXES, with_tars=True, listed=listed)
+    listing = list_sources(
+        sources,
+        dest,
+        suffixes=IMAGE_SUFFIXES,
+        with_tars=True,
+        listed=listed,
+        remedies=REMEDIES,
+    )
     outputs, units = cut_units(listing, settings.layout)  # so that a refusal leaves no DEST
     destination.prepare()
     if (rules := destination.rules) != EXACT:

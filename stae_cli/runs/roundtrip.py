@@ -15,6 +15,7 @@ import numpy as np
 from stae_cli.flow.read_ahead import Reserve
 from stae_cli.images.buffers import Buffers, Pixels
 from stae_cli.images.drawing import comparison
+from stae_cli.images.plugins import REMEDIES
 from stae_cli.images.read import IMAGE_SUFFIXES
 from stae_cli.images.resize import Prep
 from stae_cli.images.write import write_picture
@@ -94,7 +95,7 @@ def plan_roundtrip(
         StaeError: no images found, or DEST cannot be written to.
     """
     destination = local_folder(dest)
-    listing = list_sources(sources, dest, suffixes=IMAGE_SUFFIXES)
+    listing = list_sources(sources, dest, suffixes=IMAGE_SUFFIXES, remedies=REMEDIES)
     outputs = plan_outputs(listing.entries, "", keep_extension=True)
     destination.prepare()
     if (rules := destination.rules) != EXACT:

@@ -30,6 +30,7 @@ SHOWN = 20  # findings of each kind; --json has all
 REMEDIES: dict[Kind, str] = {
     "record": "give the DEST of a `stae encode`; the same command writes the record again",
     "damaged": "remove these files and run the same `stae encode` again",
+    "foreign": "move them: they are not latents that this version of stae wrote or can read",
     "mixed": "remove them, or encode everything again with `stae encode --overwrite`",
     "misnamed": "remove them and run the same `stae encode` again",
     "duplicate": "remove the ones that do not belong there",

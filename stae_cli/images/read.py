@@ -149,7 +149,7 @@ def open_image(file: BinaryIO, *, name: str = "", buffers: Buffers | None = None
         if image is None:
             file.seek(0)
             kind = kind_of(file.read(LONGEST))
-            other = f"not an image but {kind}" if kind else "not an image"
+            other = f"not an image; it begins like {kind}" if kind else "not an image"
             raise InputError(other if file.seek(0, 2) else "empty file")
         width, height = image.size
         if width * height > MAX_PIXELS:

@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from stae_cli.errors import InputError
+from stae_cli.signatures import LONGEST, kind_of
 from stae_cli.storage import packed
 from stae_cli.storage.entry import Entry, FileEntry, Problem, SourceState
 from stae_cli.storage.names import problem_of
@@ -184,7 +185,13 @@ def _listed(
     with archive.stream() as stream:
         length = stream.seek(0, os.SEEK_END)
         stream.seek(0)
-        file = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115 (closes nothing of ours)
+        try:
+            file = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115 (closes nothing of ours)
+        except tarfile.ReadError:
+            stream.seek(0)
+            if kind := kind_of(stream.read(LONGEST)):
+                raise InputError(f"not a tar; it begins like {kind}") from None
+            raise
         for info in file:
             # Some versions of tarfile go back at negative sizes, and never end.
             if info.size < 0 or not info.offset < file.offset <= length:

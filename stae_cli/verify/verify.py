@@ -91,7 +91,8 @@ def plan_verify(
     if sample and not (sources or listed):
         raise UsageError("there is nothing to encode again", "give the sources: `--against SOURCE`")
     if not is_url(dest) and not Path(dest).is_dir():
-        raise UsageError(f"no such folder: `{dest}`", "give the DEST of `stae encode`")
+        what = f"`{dest}` is a file" if Path(dest).exists() else f"no such folder: `{dest}`"
+        raise UsageError(what, "give the DEST of `stae encode`, a folder")
     against = None
     if sources or listed:
         against = list_sources(
@@ -184,7 +185,8 @@ class _Verifying:
     def _take(self, file: CheckedFile) -> None:
         found = self.found
         if file.problem is not None:
-            found.find("damaged", file.problem.key, file.problem.reason)
+            kind: Kind = "foreign" if file.is_foreign else "damaged"
+            found.find(kind, file.problem.key, file.problem.reason)
             self.broken.add(file.entry.key[: -len(SUFFIX)])
         else:
             found.files += 1

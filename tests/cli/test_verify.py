@@ -270,7 +270,7 @@ def test_a_copy_under_a_wrong_name_does_not_hide_its_original(stae, photos, file
 
 def test_wrong_arguments(stae, photos, files, tiny, tmp_path):
     stae("verify", tmp_path / "absent").assert_fails(2, "absent")
-    stae("verify", files / "p0.safetensors").assert_fails(2, "no such folder")
+    stae("verify", files / "p0.safetensors").assert_fails(2, "is a file")
     stae("verify", files, "--against", tmp_path / "absent").assert_fails(2, "absent")
     (tmp_path / "copy").mkdir()
     copy = shutil.copy(photos / "p0.png", tmp_path / "copy")

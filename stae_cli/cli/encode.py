@@ -1,11 +1,9 @@
 """`stae encode`: images to latents."""
 
 # Not `from __future__ import annotations`: Typer would evaluate each string eight times.
-import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -24,11 +22,9 @@ from stae_cli.cli.engine import (
     parse_place,
 )
 from stae_cli.cli.launchers import parse_share
+from stae_cli.cli.lists import FromList, listed_inputs
 from stae_cli.cli.report import finish, part_of
 from stae_cli.errors import UsageError
-
-if TYPE_CHECKING:
-    from stae_cli.storage.sources import SourceList
 
 REMOTE_SHARD = 256  # object stores are slow with small objects
 NAMED = 3  # latents in a note
@@ -48,15 +44,6 @@ ImageSources = Annotated[
 ]
 LatentDest = Annotated[
     str, typer.Argument(metavar="DEST", help="Folder for the results, created if absent; or a URL.")
-]
-FromList = Annotated[
-    str | None,
-    opt.file_option(
-        "--from-list",
-        metavar="FILE",
-        help="Read paths from FILE, one per line, relative to its folder; `-` is stdin.",
-        show_default=False,
-    ),
 ]
 SaveDtypeOption = Annotated[
     SaveDtype,
@@ -155,7 +142,9 @@ def encode(
         raise UsageError(
             "`--prune` is for a run that one process begins", "run it without a share first"
         )
-    plan = plan_encode(sources, dest, settings, listed=_listed(sources, from_list))
+    if from_list is None and not sources:
+        raise UsageError("nothing to encode", "give SOURCE and DEST, or `--from-list` and DEST")
+    plan = plan_encode(sources, dest, settings, listed=listed_inputs(from_list))
 
     from stae_cli.checkpoints.checkpoint import load_checkpoint
     from stae_cli.runs import encode as running
@@ -180,20 +169,3 @@ def _about_orphans(orphans: Sequence[str], *, prune: bool) -> str:
     if prune:
         return f"removed the latents of sources that are gone: {named}{more}"
     return f"the sources of these latents are gone (--prune removes them): {named}{more}"
-
-
-def _listed(sources: list[str], from_list: str | None) -> "SourceList | None":
-    """The inputs that `--from-list` names.
-
-    Raises:
-        UsageError: there is no such list, or no input at all.
-    """
-    from stae_cli.storage.sources import parse_list, read_list
-
-    if from_list is None:
-        if not sources:
-            raise UsageError("nothing to encode", "give SOURCE and DEST, or `--from-list` and DEST")
-        return None
-    if from_list == "-":
-        return parse_list(sys.stdin.buffer.read(), Path())
-    return read_list(Path(from_list))

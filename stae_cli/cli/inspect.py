@@ -62,7 +62,7 @@ def _print_summary(inventory: LatentListing) -> None:
     print_fact(
         f"{len(inventory.latents)} latents in {len(files)} files, "
         f"{sum(files.values()) / 1e6:.2f} MB; "
-        f"{len(inventory.problems)} invalid, {inventory.passed_over} other files"
+        f"{len(inventory.problems)} invalid, {inventory.passed_over.total()} other files"
     )
     for (name, fingerprint), count in inventory.weights.most_common():
         print_fact(f"weights: {name} ({fingerprint[:12]}) in {count}")
@@ -85,7 +85,8 @@ def _summary(inventory: LatentListing) -> dict[str, Any]:
         "latents": len(inventory.latents),
         "stored_in": len(inventory.files),
         "bytes": sum(inventory.files.values()),
-        "passed_over": inventory.passed_over,
+        "passed_over": inventory.passed_over.total(),
+        "passed_over_by_suffix": dict(inventory.passed_over.most_common()),
         "invalid": [{"file": p.key, "reason": p.reason} for p in inventory.problems],
         "weights": [
             {"name": name, "sha256": fingerprint, "latents": count}

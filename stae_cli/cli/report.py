@@ -69,14 +69,19 @@ def _print_failures(problems: Sequence[Problem]) -> None:
 
 
 def _print_summary(report: Tally, plan: Plan, verb: str) -> None:
+    from stae_cli.images.plugins import REMEDIES
+    from stae_cli.storage.sources import summary_of
+
     counts = [f"{verb} {report.done}", f"skipped {report.skipped} already done"]
     counts.append(f"failed {len(report.problems)}")
     if plan.passed_over:
-        counts.append(f"passed over {plan.passed_over} other files")
+        counts.append(f"passed over {summary_of(plan.passed_over)}")
     part = f"{report.share}: " if report.share.count > 1 else ""
     print_note(part + ", ".join(counts))
     if report.unfinished:
         print_note(f"parts that have not finished: {_named([*map(str, report.unfinished)])}")
+    for kind in filter(REMEDIES.__contains__, plan.passed_over):
+        print_note(REMEDIES[kind])
     if not report.done:
         return
     speed = report.done / report.seconds
@@ -96,7 +101,8 @@ def _summary(report: Tally, plan: Plan, codec: Codec | None) -> dict[str, Any]:
         "done": report.done,
         "skipped": report.skipped,
         "failed": len(report.problems),
-        "passed_over": plan.passed_over,
+        "passed_over": plan.passed_over.total(),
+        "passed_over_by_suffix": dict(plan.passed_over.most_common()),
         "failures": [{"source": p.key, "reason": p.reason} for p in report.problems],
         "dest": plan.destination.place(),
         "seconds": report.seconds,

@@ -18,6 +18,7 @@ from stae_cli.cli.console import (
     progress_bar,
 )
 from stae_cli.cli.engine import local_codec
+from stae_cli.cli.lists import FromList, listed_inputs
 from stae_cli.cli.report import ALL_GOOD, SOME_FAILED
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ SHOWN = 20  # findings of each kind; --json has all
 REMEDIES: dict[Kind, str] = {
     "record": "give the DEST of a `stae encode`; the same command writes the record again",
     "damaged": "remove these files and run the same `stae encode` again",
+    "foreign": "move them: they are not latents that this version of stae wrote or can read",
     "mixed": "remove them, or encode everything again with `stae encode --overwrite`",
     "misnamed": "remove them and run the same `stae encode` again",
     "duplicate": "remove the ones that do not belong there",
@@ -61,6 +63,7 @@ def verify(
             help="How sources are compared: size and time, or content, which reads them.",
         ),
     ] = "time",
+    from_list: FromList = None,
     reencode: Annotated[
         int,
         typer.Option(
@@ -87,7 +90,13 @@ def verify(
 
     device = opt.parse_device(device)
     plan = plan_verify(
-        dest, against or [], sample=reencode, seed=seed, workers=workers, compare=compare
+        dest,
+        against or [],
+        listed=listed_inputs(from_list),
+        sample=reencode,
+        seed=seed,
+        workers=workers,
+        compare=compare,
     )
     with progress_bar(None, what="verify", quiet=quiet) as advance:
         found = run(plan, advance=advance)

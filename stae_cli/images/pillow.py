@@ -33,8 +33,8 @@ DAMAGED = (  # what Pillow raises on damaged files, found by mutating some
 )
 
 PROFILE_MODES = {  # of the profile that an image of each mode may have
-    **dict.fromkeys(("RGB", "RGBA", "P", "PA", "RGBX"), "RGB"),
-    **dict.fromkeys(("L", "LA", "1"), "L"),
+    **dict.fromkeys(("RGB", "RGBA", "RGBa", "P", "PA", "RGBX"), "RGB"),
+    **dict.fromkeys(("L", "LA", "La", "1"), "L"),
     "CMYK": "CMYK",
 }
 

@@ -27,6 +27,8 @@ from PIL import (  # importing a plugin registers it
 from stae_cli.errors import InputError
 from stae_cli.images.buffers import Buffers, Pixels
 from stae_cli.images.pillow import DAMAGED, damaged, to_srgb
+from stae_cli.images.plugins import PLUGIN_SUFFIXES, opened_by_plugin
+from stae_cli.signatures import LONGEST, kind_of
 
 try:
     import simplejpeg
@@ -47,7 +49,10 @@ SUFFIXES_OF = {
     "AVIF": (".avif",) if features.check("avif") else (),
     "TGA": (".tga",),
 }
-IMAGE_SUFFIXES = frozenset(suffix for suffixes in SUFFIXES_OF.values() for suffix in suffixes)
+IMAGE_SUFFIXES = frozenset(
+    suffix for suffixes in (*SUFFIXES_OF.values(), PLUGIN_SUFFIXES) for suffix in suffixes
+)
+UPRIGHT = ("TIFF", "HEIF", "JXL")  # turned while they are loaded
 
 MAX_PIXELS = 512_000_000
 ORIENTATION_TAG = 0x0112
@@ -142,7 +147,10 @@ def open_image(file: BinaryIO, *, name: str = "", buffers: Buffers | None = None
     try:
         image = _identified(file, PurePath(name).suffix.lower())
         if image is None:
-            raise InputError("not an image" if file.seek(0, 2) else "empty file")
+            file.seek(0)
+            kind = kind_of(file.read(LONGEST))
+            other = f"not an image; it begins like {kind}" if kind else "not an image"
+            raise InputError(other if file.seek(0, 2) else "empty file")
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise InputError(f"{width}x{height} pixels are more than {MAX_PIXELS // 10**6} million")
@@ -157,7 +165,8 @@ def read_image(path: os.PathLike[str] | str) -> Pixels:
         pixels = read_image("photos/cat.jpg")  # (H, W, 3) uint8
 
     Args:
-        path: a JPEG, PNG, WebP, GIF, TIFF, BMP, PPM, JPEG 2000, AVIF or TGA file.
+        path: a JPEG, PNG, WebP, GIF, TIFF, BMP, PPM, JPEG 2000, AVIF or TGA file; HEIC and
+            JPEG XL with `stae[heif]`.
 
     Returns:
         (H, W, 3) uint8: upright, as sRGB, transparency on white; of an animation the first frame.
@@ -180,6 +189,8 @@ def _identified(file: BinaryIO, suffix: str) -> Image.Image | None:
 
     That limit can only be changed for the whole process.
     """
+    if (image := opened_by_plugin(file)) is not None:
+        return image
     file.seek(0)
     prefix = file.read(16)
     for name, suffixes in SUFFIXES_OF.items():
@@ -197,7 +208,7 @@ def _identified(file: BinaryIO, suffix: str) -> Image.Image | None:
 
 
 def _orientation(image: Image.Image, file: BinaryIO) -> int:
-    if image.format == "TIFF":  # Pillow turns these itself while loading
+    if image.format in UPRIGHT:
         return 1
     if image.format == "PNG" and _turns_late(file):
         # Not left to `getexif`: it would hide the error of a damaged file, and loading the file a

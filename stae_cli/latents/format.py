@@ -20,6 +20,7 @@ from stae_cli.latents.safetensors_header import (
     Shape,
     checked_tensor,
     data_size,
+    described,
     header_bytes,
 )
 from stae_cli.storage.entry import Entry, SourceState
@@ -190,7 +191,7 @@ def parse_latent(
         ForeignFileError: not a latent of ours.
         InputError: truncated or damaged.
     """
-    check_format(metadata, FORMAT)
+    check_format(tensors, metadata, FORMAT)
     if len(tensors) != 1 or TENSOR not in tensors:
         raise InputError(f"damaged: it should hold one tensor, `{TENSOR}`")
     shape, dtype, begin, end = checked_tensor(TENSOR, tensors[TENSOR])
@@ -203,14 +204,14 @@ def parse_latent(
     return StoredLatent(key, info, shape, dtype, file, state, data, True)
 
 
-def check_format(metadata: Mapping[str, Any], name: str) -> None:
+def check_format(tensors: Mapping[str, Any], metadata: Mapping[str, Any], name: str) -> None:
     """Checks that metadata are those of this format, in a version that we read.
 
     Raises:
         ForeignFileError: they are not.
     """
     if metadata.get("format") != name:
-        raise ForeignFileError("a safetensors file, but not a stae latent")
+        raise ForeignFileError(f"a safetensors file of {described(tensors)}, not a stae latent")
     if metadata.get("format_version") != FORMAT_VERSION:
         raise ForeignFileError(
             f"latent format {metadata.get('format_version')}, which this version does not read"

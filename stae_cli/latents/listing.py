@@ -27,7 +27,7 @@ class LatentListing:
 
     latents: list[StoredLatent] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
-    passed_over: int = 0
+    passed_over: Counter[str] = field(default_factory=Counter)
 
     def count(self, what: str) -> Counter[str]:
         """How many latents have each value of a field of `LatentInfo`."""

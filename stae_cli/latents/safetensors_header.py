@@ -16,14 +16,17 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from stae_cli.errors import InputError
+from stae_cli.signatures import LONGEST, SAFETENSORS, kind_of
 
 DTYPES = {"F16": "float16", "F32": "float32"}
 _CODES = {name: code for code, name in DTYPES.items()}
+FOREIGN_DTYPES = DTYPES | {"BF16": "bfloat16", "F64": "float64", "I64": "int64"}
+NAMED = 3  # tensors and dtypes of a foreign file
 Shape = tuple[int, int, int]
 
 
 class ForeignFileError(InputError):
-    """A valid safetensors file that is not ours to read or replace."""
+    """A valid file that is not ours to read or replace."""
 
 
 def data_size(shape: Shape, dtype: str) -> int:
@@ -45,13 +48,17 @@ def read_tensors(
         The tensors' unchecked descriptions, the metadata, and where the data begin.
 
     Raises:
-        InputError: truncated, damaged, or not a safetensors file.
+        ForeignFileError: a file of another kind.
+        InputError: truncated or damaged, or not a safetensors file.
     """
     prefix = file.read(8)
     if len(prefix) < 8:
         raise InputError("truncated" if prefix else "empty file")
     (length,) = struct.unpack("<Q", prefix)
     if length > min(limit, size - 8):
+        kind = kind_of(prefix + file.read(LONGEST - len(prefix)))
+        if kind not in (None, SAFETENSORS):  # that may be ours, and truncated
+            raise ForeignFileError(f"{kind}, not a safetensors file")
         raise InputError("truncated, not a safetensors file, or with a damaged header")
     tensors = json_object(file.read(length))
     metadata = tensors.pop("__metadata__", {})
@@ -104,6 +111,17 @@ def checked_tensor(name: str, description: object) -> tuple[Shape, str, int, int
     if end != begin + data_size(whole, dtype):
         raise InputError(f"damaged: `{name}` has the wrong size")
     return whole, dtype, begin, end
+
+
+def described(tensors: Mapping[str, Any]) -> str:
+    """What a foreign file holds, in a few words: `1 bfloat16 tensor (latents)`."""
+    kinds = (str(t.get("dtype")) if isinstance(t, dict) else "?" for t in tensors.values())
+    dtypes = sorted({FOREIGN_DTYPES.get(kind, kind)[:20] for kind in kinds})[:NAMED]
+    names = [name[:40] for name in list(tensors)[:NAMED]] + ["..."] * (len(tensors) > NAMED)
+    if not names:
+        return "no tensors"
+    noun = "tensor" if len(tensors) == 1 else "tensors"
+    return f"{len(tensors)} {' and '.join(dtypes)} {noun} ({', '.join(names)})"
 
 
 def header_bytes(metadata: Mapping[str, str], tensors: Mapping[str, tuple[Shape, str]]) -> bytes:

@@ -118,7 +118,7 @@ def parse_shard(
         ForeignFileError: not a shard of ours.
         InputError: truncated or damaged, or with keys that lead elsewhere.
     """
-    check_format(metadata, FORMAT)
+    check_format(tensors, metadata, FORMAT)
     pictures = metadata.get("pictures")
     rest = json_object(pictures if isinstance(pictures, str) else "")
     if rest.keys() != tensors.keys():

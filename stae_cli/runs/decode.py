@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -26,7 +27,7 @@ from stae_cli.runs.tally import Tally
 from stae_cli.runs.workers import Task, Workers
 from stae_cli.storage.destination import FolderDestination
 from stae_cli.storage.entry import Problem, root_id
-from stae_cli.storage.names import folded
+from stae_cli.storage.names import EXACT, NameRules
 from stae_cli.storage.remote_destination import local_folder
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class DecodePlan:
 
     latents: Sequence[StoredLatent]
     problems: Sequence[Problem]
-    passed_over: int
+    passed_over: Counter[str]
     weights: str
     weights_sha256: str
     architecture: str
@@ -85,7 +86,7 @@ def plan_decode(
     """
     destination = local_folder(dest)
     listing = list_latents(sources, dest)
-    _refuse_equal_outputs(listing.latents, settings.format)
+    _refuse_equal_outputs(listing.latents, settings.format, EXACT)
     infos: dict[str, LatentInfo] = {}
     for stored in listing.latents:
         infos.setdefault(stored.info.weights_sha256, stored.info)
@@ -101,6 +102,8 @@ def plan_decode(
         exchanged.add(stored, stored.key, stored.info.source)
     wrong = {id(stored): Problem(stored.label, reason) for stored, reason in exchanged.found()}
     destination.prepare()
+    if (rules := destination.rules) != EXACT:
+        _refuse_equal_outputs(listing.latents, settings.format, rules)
     return DecodePlan(
         latents=[stored for stored in listing.latents if id(stored) not in wrong],
         problems=[*listing.problems, *wrong.values()],
@@ -113,15 +116,18 @@ def plan_decode(
     )
 
 
-def _refuse_equal_outputs(latents: Sequence[StoredLatent], form: PictureFormat) -> None:
+def _refuse_equal_outputs(
+    latents: Sequence[StoredLatent], form: PictureFormat, rules: NameRules
+) -> None:
     first: dict[str, StoredLatent] = {}
     for stored in latents:
-        other = first.setdefault(folded(stored.key), stored)
+        other = first.setdefault(rules.same(stored.key), stored)
         if other is not stored:
             raise UsageError(
                 f"`{other.file.place}` and `{stored.file.place}` would both write "
                 f"`{stored.key}.{form}`",
-                "decode them into different DESTs",
+                "decode them into different DESTs"
+                + (", or into one that tells their names apart" * (other.key != stored.key)),
             )
 
 

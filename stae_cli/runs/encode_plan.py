@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
+from stae_cli.images.plugins import REMEDIES
 from stae_cli.images.read import IMAGE_SUFFIXES
 from stae_cli.images.resize import Prep
 from stae_cli.latents.format import SUFFIX
@@ -31,10 +33,11 @@ from stae_cli.runs.units import (
 from stae_cli.storage.destination import Destination
 from stae_cli.storage.entry import Problem
 from stae_cli.storage.fsspec_store import is_url
-from stae_cli.storage.names import Planned
+from stae_cli.storage.lists import SourceList
+from stae_cli.storage.names import EXACT, Planned
 from stae_cli.storage.remote_destination import destination_at
 from stae_cli.storage.shares import Share
-from stae_cli.storage.sources import SourceList, list_sources
+from stae_cli.storage.sources import list_sources
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ class EncodePlan:
     units: Sequence[Unit]
     tars: Sequence[str]  # the folders of their outputs
     problems: Sequence[Problem]
-    passed_over: int
+    passed_over: Counter[str]
     destination: Destination
     settings: EncodeSettings
     present: Present
@@ -184,10 +187,19 @@ def plan_encode(
         StaeError: no images found, or DEST cannot be written to.
     """
     destination = destination_at(dest)
-    listing = list_sources(sources, dest, suffixes=IMAGE_SUFFIXES, with_tars=True, listed=listed)
+    listing = list_sources(
+        sources,
+        dest,
+        suffixes=IMAGE_SUFFIXES,
+        with_tars=True,
+        listed=listed,
+        remedies=REMEDIES,
+    )
     layout, shards = settings.layout, settings.shard_size > 0
-    outputs = name_outputs(listing, layout)
+    outputs = name_outputs(listing, layout)  # so that a refusal leaves no DEST
     destination.prepare()
+    if (rules := destination.rules) != EXACT:
+        outputs = name_outputs(listing, layout, rules)
     present = look_into(
         destination,
         listing,
@@ -200,7 +212,7 @@ def plan_encode(
     units = listed_units(outputs, layout, gaps=gaps, orphans=present.in_shards())
     return EncodePlan(
         outputs,
-        units + tar_units(listing.tars, layout),
+        units + tar_units(listing.tars, layout, rules),
         [tar.prefix for tar in listing.tars],
         listing.problems,
         listing.passed_over,

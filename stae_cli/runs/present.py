@@ -19,7 +19,7 @@ from stae_cli.storage.entry import Entry, FileEntry, root_id
 from stae_cli.storage.names import Planned
 from stae_cli.storage.remote_entry import RemoteEntry, RemoteOutput
 from stae_cli.storage.sources import Listing
-from stae_cli.storage.tars import SUFFIX as TAR
+from stae_cli.storage.tars import SUFFIXES as TARS
 
 Item = TypeVar("Item")
 
@@ -180,7 +180,7 @@ def _orphan(latent: StoredLatent, roots: Mapping[str, Entry], known: bool) -> Or
 def _is_gone(beside: Entry, key: str) -> bool:
     """Whether there is neither this key in the root of an input, nor a tar that may hold it."""
     parts = key.split("/")
-    tars = ("/".join(parts[:count]) + TAR for count in range(1, len(parts)))
+    tars = ("/".join(parts[:count]) + tar for count in range(1, len(parts)) for tar in TARS)
     return all(_is_absent(beside, each) for each in (key, *tars))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 from stae_cli.flow.read_ahead import Reserve
 from stae_cli.images.buffers import Buffers, Pixels
 from stae_cli.images.drawing import comparison
+from stae_cli.images.plugins import REMEDIES
 from stae_cli.images.read import IMAGE_SUFFIXES
 from stae_cli.images.resize import Prep
 from stae_cli.images.write import write_picture
@@ -26,7 +28,7 @@ from stae_cli.runs.read_picture import Picture, patches_of, read_picture
 from stae_cli.runs.tally import Tally
 from stae_cli.storage.destination import Destination
 from stae_cli.storage.entry import Problem
-from stae_cli.storage.names import Planned, plan_outputs
+from stae_cli.storage.names import EXACT, Planned, plan_outputs
 from stae_cli.storage.remote_destination import local_folder
 from stae_cli.storage.sources import list_sources
 
@@ -51,7 +53,7 @@ class RoundtripPlan:
 
     outputs: Sequence[Planned]
     problems: Sequence[Problem]
-    passed_over: int
+    passed_over: Counter[str]
     destination: Destination
     settings: RoundtripSettings
 
@@ -93,9 +95,11 @@ def plan_roundtrip(
         StaeError: no images found, or DEST cannot be written to.
     """
     destination = local_folder(dest)
-    listing = list_sources(sources, dest, suffixes=IMAGE_SUFFIXES)
+    listing = list_sources(sources, dest, suffixes=IMAGE_SUFFIXES, remedies=REMEDIES)
     outputs = plan_outputs(listing.entries, "", keep_extension=True)
     destination.prepare()
+    if (rules := destination.rules) != EXACT:
+        outputs = plan_outputs(listing.entries, "", keep_extension=True, rules=rules)
     return RoundtripPlan(outputs, listing.problems, listing.passed_over, destination, settings)
 
 

@@ -8,15 +8,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from stae_cli.errors import InputError, UsageError
+from stae_cli.errors import UsageError
 from stae_cli.images.read import IMAGE_SUFFIXES
 from stae_cli.latents.format import SUFFIX
 from stae_cli.latents.shard_format import TarNote
 from stae_cli.latents.writer import Job, Shard
 from stae_cli.storage.entry import Entry, Problem
 from stae_cli.storage.names import (
+    EXACT,
+    NameRules,
     Planned,
-    folded,
+    collision_hint,
     is_too_long,
     output_name,
     plan_outputs,
@@ -46,6 +48,10 @@ class Layout:
         """Of the outputs of single pictures."""
         return "" if self.shard_size else SUFFIX
 
+    def rules(self, rules: NameRules) -> NameRules:
+        """Which outputs have the same name, where files follow these rules."""
+        return EXACT if self.shard_size else rules
+
     def output(self, key: str) -> str:
         """The output of a key."""
         return output_name(key, self.suffix, None, self.keep_extension)
@@ -62,8 +68,7 @@ class Unit:
         orphans: latents without a source that stay in that shard.
         folder: of the shards, with a `/` at its end, or empty.
         etag: of the tar, if it has one.
-        find: gives the pictures in order, and a problem for each that cannot be used. Raises
-            InputError if the tar cannot be read.
+        find: gives the pictures in order, and a problem for each that cannot be used.
     """
 
     def __init__(
@@ -91,17 +96,14 @@ class Unit:
         Args:
             exists: whether DEST holds a file; with it, surplus shards of a tar are problems too.
         """
-        try:
-            if self.layout.shard_size:
-                yield from self._sharded(exists)
+        if self.layout.shard_size:
+            yield from self._sharded(exists)
+            return
+        for found in self.find():
+            if isinstance(found, Planned) and is_too_long(found.output):
+                yield Problem(found.entry.key, "its output's name is too long; rename it")
             else:
-                for found in self.find():
-                    if isinstance(found, Planned) and is_too_long(found.output):
-                        yield Problem(found.entry.key, "its output's name is too long; rename it")
-                    else:
-                        yield found if isinstance(found, Problem) else Job(found)
-        except InputError as error:
-            yield Problem(f"{self.folder.removesuffix('/')}.tar", error.message)
+                yield found if isinstance(found, Problem) else Job(found)
 
     def _sharded(self, exists: Callable[[str], bool] | None) -> Iterator[Job | Problem]:
         """Finds all pictures before the first job, so that an unreadable tar changes nothing.
@@ -149,16 +151,24 @@ def shard_number(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def name_outputs(listing: Listing, layout: Layout) -> list[Planned]:
+def name_outputs(listing: Listing, layout: Layout, rules: NameRules = EXACT) -> list[Planned]:
     """The outputs of all listed files.
+
+    Args:
+        listing: the inputs.
+        layout: of DEST.
+        rules: of DEST; the keys in shards are exact anywhere.
 
     Raises:
         UsageError: two sources lead to one output.
     """
     planned = plan_outputs(
-        listing.entries, layout.suffix, strip=None, keep_extension=layout.keep_extension
+        listing.entries,
+        layout.suffix,
+        keep_extension=layout.keep_extension,
+        rules=layout.rules(rules),
     )
-    _refuse_shared_folders(planned, listing.tars)
+    _refuse_shared_folders(planned, listing.tars, rules)
     return planned
 
 
@@ -190,10 +200,11 @@ def listed_units(
     return units
 
 
-def tar_units(tars: Sequence[Tar], layout: Layout) -> list[Unit]:
-    """A unit for each tar."""
+def tar_units(tars: Sequence[Tar], layout: Layout, rules: NameRules = EXACT) -> list[Unit]:
+    """A unit for each tar; `rules` are those of DEST."""
+    names = layout.rules(rules)
     return [
-        Unit(layout, partial(_within, tar, layout), folder=f"{tar.prefix}/", etag=tar.etag)
+        Unit(layout, partial(_within, tar, layout, names), folder=f"{tar.prefix}/", etag=tar.etag)
         for tar in tars
     ]
 
@@ -213,36 +224,38 @@ def digest_of(units: Sequence[Unit]) -> str:
     return digest.hexdigest()
 
 
-def _within(tar: Tar, layout: Layout) -> Iterator[Planned | Problem]:
-    first: dict[str, Entry] = {}
-    try:
-        for found in members(tar, suffixes=IMAGE_SUFFIXES):
-            yield found if isinstance(found, Problem) else _named(found, layout, first)
-    except OSError as error:
-        raise InputError(f"cannot read it: {error.strerror or error}") from error
+def _within(tar: Tar, layout: Layout, rules: NameRules) -> Iterator[Planned | Problem]:
+    first: dict[str, Planned] = {}
+    for found in members(tar, suffixes=IMAGE_SUFFIXES):
+        yield found if isinstance(found, Problem) else _named(found, layout, rules, first)
 
 
-def _named(entry: Entry, layout: Layout, first: dict[str, Entry]) -> Planned | Problem:
+def _named(
+    entry: Entry, layout: Layout, rules: NameRules, first: dict[str, Planned]
+) -> Planned | Problem:
     """A member's output; `first` holds the members so far by theirs."""
     planned = Planned(entry, layout.output(entry.key))
-    other = first.setdefault(folded(planned.output), entry)
-    if other is not entry:
-        return Problem(entry.key, f"`{other.key}` has the same output; try --keep-extension")
+    other = first.setdefault(rules.same(planned.output), planned)
+    if other is not planned:
+        hint = collision_hint(other, planned, layout.keep_extension)
+        return Problem(entry.key, f"`{other.entry.key}` has the same output; {hint}")
     return planned
 
 
-def _refuse_shared_folders(planned: Sequence[Planned], tars: Sequence[Tar]) -> None:
+def _refuse_shared_folders(
+    planned: Sequence[Planned], tars: Sequence[Tar], rules: NameRules
+) -> None:
     """Raises UsageError if something else would write into the folder of a tar's pictures."""
     prefixes: dict[str, Tar] = {}
     for tar in tars:
-        other = prefixes.setdefault(folded(tar.prefix), tar)
+        other = prefixes.setdefault(rules.same(tar.prefix), tar)
         if other is not tar:
             raise _shared(f"`{other.entry.place}`", tar)
     if not prefixes:
         return
-    inside = {folded(tar.prefix).rpartition("/")[0]: tar.entry.place for tar in tars}
+    inside = {rules.same(tar.prefix).rpartition("/")[0]: tar.entry.place for tar in tars}
     for plan in planned:
-        folder = folded(plan.output).rpartition("/")[0]
+        folder = rules.same(plan.output).rpartition("/")[0]
         if folder not in inside:
             inside[folder] = plan.entry.place
     for folder, place in inside.items():

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from stae_cli.errors import StaeError, UsageError
 from stae_cli.storage.entry import Entry, FileEntry
+from stae_cli.storage.names import EXACT, NameRules
 from stae_cli.storage.temp_files import remove_abandoned, temporary_name
 
 SYNCS = 16  # at once: a disk completes many together in the time of one
@@ -30,6 +31,11 @@ class Destination(ABC):
             UsageError: it is a file.
             StaeError: it cannot be created or written to.
         """
+
+    @property
+    def rules(self) -> NameRules:
+        """Which names are the same file there; to be asked once it is prepared."""
+        return EXACT
 
     @abstractmethod
     def place(self, name: str = "") -> str:
@@ -122,15 +128,44 @@ class FolderDestination(Destination):
         return FolderDestination, (self.folder,)
 
     def prepare(self) -> None:
-        if self.folder.exists() and not self.folder.is_dir():
-            raise UsageError(f"DEST `{self.folder}` is a file", "give a folder")
         with self.reporting():
+            self._refuse_files()
             self.folder.mkdir(parents=True, exist_ok=True)
             probe = self.folder / temporary_name()
             probe.touch()
             probe.unlink()
         for parent, _, names in os.walk(self.folder):
             remove_abandoned(Path(parent), names)
+
+    def _refuse_files(self) -> None:
+        """Raises UsageError if DEST, or what it is in, is a file or a link that leads nowhere."""
+        for place in (self.folder, *self.folder.parents):
+            if place.is_dir():
+                return
+            if os.path.lexists(place):
+                what = "a file" if place.exists() else "a link that leads nowhere"
+                where = "is" if place is self.folder else f"cannot be made: `{place}` is"
+                raise UsageError(f"DEST `{self.folder}` {where} {what}", "give a folder")
+
+    @property
+    def rules(self) -> NameRules:
+        return NameRules(
+            case=self._finds("a", "A"),
+            form=self._finds("\u00e9", "e\u0301"),
+        )
+
+    def _finds(self, one: str, other: str) -> bool:
+        """Whether a file whose name ends in `one` is found by the `other` ending."""
+        name = temporary_name().removesuffix(".tmp")
+        probe, twin = self.folder / f"{name}{one}.tmp", self.folder / f"{name}{other}.tmp"
+        try:
+            probe.touch()
+            try:
+                return twin.exists()
+            finally:
+                probe.unlink()
+        except (OSError, UnicodeError):  # it cannot have such names at all
+            return False
 
     def path(self, name: str = "") -> Path:
         """The path of the output `name`, or of DEST itself."""

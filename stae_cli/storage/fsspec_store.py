@@ -150,7 +150,10 @@ def state_of(found: dict[str, Any]) -> SourceState:
     """
     tag = next((_text(found[name]) for name in TAGS if found.get(name)), "")
     if not tag or type(found.get("size")) is not int:
-        raise InputError("its store reports neither an ETag nor a time, so changes would go unseen")
+        lack = "neither an ETag nor a time" if not tag else "no size"
+        raise InputError(
+            f"its store reports {lack}, so changes would go unseen; download it and give the file"
+        )
     return SourceState(found["size"], etag=tag)
 
 

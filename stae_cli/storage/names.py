@@ -1,4 +1,4 @@
-"""Names: the output of each entry, and the keys that an output may have."""
+"""Names: the output of each entry, which of them DEST confuses, and the keys it may have."""
 
 from __future__ import annotations
 
@@ -11,11 +11,34 @@ from dataclasses import dataclass
 from stae_cli.errors import InputError, UsageError
 from stae_cli.storage.entry import Entry
 
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 RESERVED = "__metadata__"  # reserved by safetensors
 LONGEST_NAME = 255  # bytes, on most file systems
 LONGEST_PART = 240  # bytes; outputs add a suffix
+SAME_THERE = (
+    "the file system of DEST takes these names for one; shards (`--shard-size 256`), object stores "
+    "and most file systems on Linux do not"
+)
 LONGEST_KEY = 1024  # bytes, as on object stores; leaves most of a path of 4096 to DEST
 DEVICES = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class NameRules:
+    """Which different names are one file in some place: by letter `case`, by Unicode `form`."""
+
+    case: bool = False
+    form: bool = False
+
+    def same(self, name: str) -> str:
+        """One spelling of all names that are the same file there."""
+        if not self.form or name.isascii():
+            return name.casefold() if self.case else name
+        normal = unicodedata.normalize("NFC", name)
+        return unicodedata.normalize("NFC", normal.casefold()) if self.case else normal
+
+
+EXACT = NameRules()  # of keys in shards, of object stores, and of most file systems on Linux
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,36 +50,45 @@ class Planned:
 
 
 def plan_outputs(
-    entries: Sequence[Entry], suffix: str, *, strip: str | None = None, keep_extension: bool = False
+    entries: Sequence[Entry],
+    suffix: str,
+    *,
+    strip: str | None = None,
+    keep_extension: bool = False,
+    rules: NameRules = EXACT,
 ) -> list[Planned]:
     """Names each entry's output, and refuses two that would be the same file.
 
     Args:
         entries: the inputs.
-        suffix: of the outputs, with its dot.
+        suffix: of the outputs, with its dot; empty if they are not files, so that none of them
+            can be in the way of a folder.
         strip: the only suffix to drop from keys; by default the last one, whatever it is.
         keep_extension: drop nothing, so that `cat.jpg` and `cat.png` have different outputs.
+        rules: of the place where the outputs will be.
 
     Raises:
-        UsageError: two entries have one output (also if only case or Unicode form differ), or
-            an output would be the folder of another.
+        UsageError: two entries have one output, or an output would be the folder of another.
     """
     planned = [Planned(e, output_name(e.key, suffix, strip, keep_extension)) for e in entries]
     first: dict[str, Planned] = {}
     for plan in planned:
-        other = first.setdefault(folded(plan.output), plan)
+        other = first.setdefault(rules.same(plan.output), plan)
         if other is not plan:
             raise UsageError(
                 f"`{other.entry.place}` and `{plan.entry.place}` would both write `{plan.output}`",
-                _collision_hint(other, plan, keep_extension),
+                collision_hint(other, plan, keep_extension),
             )
-    _refuse_folders(planned, first)
+    if suffix:
+        _refuse_folders(planned, first, rules)
     return planned
 
 
-def _refuse_folders(planned: Sequence[Planned], by_output: Mapping[str, Planned]) -> None:
+def _refuse_folders(
+    planned: Sequence[Planned], by_output: Mapping[str, Planned], rules: NameRules
+) -> None:
     for folder, inside in {plan.output.rpartition("/")[0]: plan for plan in planned}.items():
-        part = folded(folder)
+        part = rules.same(folder)
         while part:
             if (file := by_output.get(part)) is not None:
                 raise UsageError(
@@ -80,17 +112,21 @@ def output_name(key: str, suffix: str, strip: str | None, keep_extension: bool) 
     return stem + suffix
 
 
-def folded(output: str) -> str:
-    """A name as file systems compare it that ignore letter case and Unicode form."""
-    return (
-        output.casefold() if output.isascii() else unicodedata.normalize("NFC", output).casefold()
-    )
-
-
-def _collision_hint(first: Planned, second: Planned, keep_extension: bool) -> str:
-    if first.entry.key != second.entry.key and not keep_extension:
+def collision_hint(first: Planned, second: Planned, keep_extension: bool) -> str:
+    """What to do about two entries with one output."""
+    one, two = (NameRules(case=True, form=True).same(plan.entry.key) for plan in (first, second))
+    if one != two and not keep_extension:
         return "`--keep-extension` names outputs like `cat.jpg.safetensors`"
+    if first.output != second.output:
+        return f"rename one of them: {SAME_THERE}"
     return "encode them into different DESTs, or give the folder above both as the one SOURCE"
+
+
+def suffix_of(name: str) -> str:
+    """The lowercase suffix that says what a file is: `.jpg`, `.tar.gz`; empty without one."""
+    stem, suffix = os.path.splitext(name)  # noqa: PTH122 (several times as fast)
+    suffix = suffix.lower()
+    return f".tar{suffix}" if suffix in COMPRESSED and stem.lower().endswith(".tar") else suffix
 
 
 def check_key(key: str) -> None:

@@ -10,17 +10,18 @@ import weakref
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
 from stae_cli.errors import InputError, UsageError
 from stae_cli.storage.entry import Entry, Problem, SourceState
 from stae_cli.storage.fsspec_store import Store, is_url, reaching, state_of, store_at, unreachable
-from stae_cli.storage.names import check_key
+from stae_cli.storage.names import check_key, suffix_of
 
 _log = logging.getLogger(__name__)
 
 HEAD = 256 << 10  # bytes of an object's beginning, where headers are, that are kept once read
+NO_SUFFIX = "no suffix"  # what a file without one counts as
 PIECE = 16 << 20  # bytes of a tar fetched in one request
 
 
@@ -215,8 +216,8 @@ def list_objects(
     *,
     suffixes: Collection[str],
     is_skipped: Callable[[str], bool],
-) -> Iterator[RemoteEntry | Problem | None]:
-    """The inputs below a URL, in name order; None for each object that is skipped.
+) -> Iterator[RemoteEntry | Problem | str]:
+    """The inputs below a URL, in name order; the suffix of each object that is passed over.
 
     The URL of an object gives that object, whatever its suffix.
 
@@ -235,7 +236,10 @@ def list_objects(
         if store.kind() == "file":
             folder, _, name = store.root.rpartition("/")
             above = Store(store.url.rpartition("/")[0], store.fs, folder)
-            yield RemoteEntry(name, above, above.state(name))
+            try:
+                yield RemoteEntry(name, above, above.state(name))
+            except InputError as error:
+                yield Problem(url, error.message)
             return
         _refuse_inside(store, dest)
         for name, info in store.objects():
@@ -252,10 +256,10 @@ def list_objects(
 
 def _entry(
     store: Store, name: str, info: dict[str, Any], suffixes: Collection[str]
-) -> RemoteEntry | Problem | None:
-    if PurePosixPath(name).suffix.lower() not in suffixes:
+) -> RemoteEntry | Problem | str:
+    if (suffix := suffix_of(name)) not in suffixes:
         _log.debug("skipped `%s`: its suffix", store.place(name))
-        return None
+        return suffix or NO_SUFFIX
     try:
         check_key(name)
         return RemoteEntry(name, store, state_of(info))

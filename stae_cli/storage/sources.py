@@ -1,19 +1,22 @@
-"""Sources: the inputs in files, folders, URLs and lists, and their keys."""
+"""Sources: the inputs in files, folders, URLs and lists, their keys, and what is passed over."""
 
 from __future__ import annotations
 
 import logging
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from stae_cli.errors import StaeError, UsageError
 from stae_cli.storage import tars
 from stae_cli.storage.entry import Entry, FileEntry, Problem
 from stae_cli.storage.fsspec_store import is_url
-from stae_cli.storage.remote_entry import RemoteEntry, list_objects
+from stae_cli.storage.lists import SourceList
+from stae_cli.storage.names import suffix_of
+from stae_cli.storage.remote_entry import NO_SUFFIX, RemoteEntry, list_objects
 from stae_cli.storage.shares import is_shared_file
 from stae_cli.storage.tars import Tar, tar_of
 
@@ -23,63 +26,33 @@ OWN_FILES = ("stae.json", "pruned.json")
 SHARED_FILES = ("failures", "manifest", "orphans", "part")
 NEVER_LATENTS = ("._", ".stae-")  # what macOS leaves on other disks, and our temporary files
 
-Found = FileEntry | RemoteEntry | Problem | None  # None: a file that is skipped
+# Kinds of files that are passed over, besides their suffixes.
+SPECIAL = "special files"
+LINKS = "links to folders that are read by their own path"
+REPEATED = "given twice"
+OTHERS = "others"
+KINDS_NAMED = 8
+MOST_KINDS = 1000  # suffixes may be hashes or numbers
+
+Found = FileEntry | RemoteEntry | Problem | str  # str: the kind of a file that is passed over
 
 
 @dataclass
 class Listing:
-    """What the sources hold, in a stable order, and how many files were skipped."""
+    """What the sources hold, in a stable order, and how many files of each kind do not count.
+
+    `passed_over` is by lowercase suffix, with the dot, or by what else a file is.
+    """
 
     entries: list[Entry] = field(default_factory=list)
     tars: list[Tar] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
-    passed_over: int = 0
+    passed_over: Counter[str] = field(default_factory=Counter)
 
-
-@dataclass(frozen=True)
-class SourceList:
-    """The lines of a list; paths are relative to `folder`."""
-
-    lines: tuple[str, ...]
-    folder: Path
-
-    def entries(self) -> Iterator[FileEntry | Problem]:
-        """The file of each line that is not blank, in order.
-
-        Its key is the path as written; of an absolute path, without the root.
-        """
-        for line in self.lines:
-            if line.strip():
-                yield self._entry(line)
-
-    def _entry(self, line: str) -> FileEntry | Problem:
-        path = PurePath(line)
-        if is_url(line):
-            return Problem(line, "a URL in a list; give it as SOURCE")
-        if ".." in path.parts or "\0" in line:
-            return Problem(line, "its path leads out of the list's folder; use an absolute path")
-        key = path.relative_to(path.anchor) if path.anchor else path
-        return FileEntry(key.as_posix(), str(self.folder / path))
-
-
-def read_list(file: Path) -> SourceList:
-    """Reads a list from a file; its paths are relative to the folder of that file.
-
-    Raises:
-        UsageError: it cannot be read.
-    """
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        message = f"cannot read the list `{file}`: {error.strerror or error}"
-        raise UsageError(message, "check `--from-list`") from error
-    return parse_list(data, file.parent)
-
-
-def parse_list(data: bytes, folder: Path) -> SourceList:
-    """A list from its bytes: UTF-8, or the bytes of file names that are not UTF-8."""
-    text = data.decode("utf-8-sig", "surrogateescape")
-    return SourceList(tuple(line.removesuffix("\r") for line in text.split("\n")), folder)
+    def pass_over(self, kind: str) -> None:
+        """Counts a file that is not an input."""
+        known = kind in self.passed_over or len(self.passed_over) < MOST_KINDS
+        self.passed_over[kind if known else OTHERS] += 1
 
 
 def list_sources(
@@ -90,11 +63,14 @@ def list_sources(
     with_tars: bool = False,
     listed: SourceList | None = None,
     hidden: bool = False,
+    remedies: Mapping[str, str] | None = None,
 ) -> Listing:
     """Lists every input below the sources.
 
     Folders are read recursively in name order. Hidden files are skipped, links are followed, and
-    each real folder is read once per SOURCE. A file given as SOURCE is always taken.
+    each real folder is read once per SOURCE, by its own path if that is in SOURCE, or else by the
+    first link to it. A file given as SOURCE is always taken; one that is given twice with the same
+    key is taken once.
 
     Args:
         sources: files, folders or URLs.
@@ -103,26 +79,37 @@ def list_sources(
         with_tars: whether to take tars too.
         listed: more files, which are always taken.
         hidden: whether to take hidden files too; latents are named after their pictures.
+        remedies: by suffix, what a user must do so that files with it can be read.
 
     Raises:
         UsageError: a source does not exist, or DEST is inside one.
         StaeError: nothing was found, or a store cannot be reached.
     """
-    wanted = frozenset(suffixes) | ({tars.SUFFIX} if with_tars else set())
+    wanted = frozenset(suffixes) | (set(tars.SUFFIXES) if with_tars else set())
     for source in sources:
         if not is_url(source):
             _check_source(Path(source), dest)
     listing = list_below(sources, wanted, dest=dest, hidden=hidden)
     for found in listed.entries() if listed else ():
         _add(found, wanted, listing)
+    if listed or len(sources) > 1:
+        _drop_repeated(listing)
     if not (listing.entries or listing.tars or listing.problems):
         where = ", ".join(f"`{source}`" for source in sources) or "the list"
-        passed = f" ({listing.passed_over} other files)" if listing.passed_over else ""
-        raise StaeError(
-            f"no inputs found in {where}{passed}",
-            f"files with these suffixes are read: {', '.join(sorted(wanted))}",
-        )
+        passed = f", only {summary_of(listing.passed_over)}" if listing.passed_over else ""
+        hints = [remedy for kind, remedy in (remedies or {}).items() if kind in listing.passed_over]
+        hints.append(f"files with these suffixes are read: {', '.join(sorted(wanted))}")
+        raise StaeError(f"no inputs found in {where}{passed}", "; ".join(hints))
     return listing
+
+
+def summary_of(passed_over: Counter[str]) -> str:
+    """What was passed over in a few words: `9 other files: .heic 7, .txt 2`."""
+    named = [f"{kind} {count}" for kind, count in passed_over.most_common(KINDS_NAMED)]
+    if (more := len(passed_over) - KINDS_NAMED) > 0:
+        named.append(f"{more} more kinds")
+    total = passed_over.total()
+    return f"{total} other {'file' if total == 1 else 'files'}: {', '.join(named)}"
 
 
 def list_below(
@@ -151,9 +138,12 @@ def list_below(
 def _check_source(source: Path, dest: Path | str | None) -> None:
     if not os.path.lexists(source):
         raise UsageError(f"no such file or folder: `{source}`", "check the path")
+    if not os.path.exists(source) and source.is_symlink():  # noqa: PTH110 (raises nothing)
+        raise UsageError(f"`{source}` is a link that leads nowhere", "check its target")
     if dest is None or is_url(dest) or not source.is_dir():
         return
-    if Path(dest).resolve().is_relative_to(source.resolve()):
+    # Path.resolve would raise at a link to itself.
+    if Path(os.path.realpath(dest)).is_relative_to(os.path.realpath(source)):
         raise UsageError(
             f"DEST `{dest}` is inside SOURCE `{source}`", "choose a DEST outside of it"
         )
@@ -163,13 +153,14 @@ def _list_folder(
     source: Path, wanted: frozenset[str], is_skipped: Callable[[str], bool]
 ) -> Iterator[Found]:
     """Like `list_objects`, of a folder."""
-    seen: set[str] = set()
+    root, seen = os.path.realpath(source), set[str]()
     stack = [("", source)]
     while stack:
         prefix, folder = stack.pop()
         real = os.path.realpath(folder)
-        if real in seen:
-            _log.debug("skipped `%s`: the folder `%s` has been read", folder, real)
+        if real in seen or _has_another_path(real, root, prefix, is_skipped):
+            _log.debug("skipped `%s`: a link to the folder `%s`, which is read too", folder, real)
+            yield LINKS
             continue
         seen.add(real)
         try:
@@ -190,26 +181,62 @@ def _list_folder(
         stack.extend(reversed(subfolders))  # popped in name order
 
 
-def _entry(item: os.DirEntry[str], prefix: str, wanted: frozenset[str]) -> FileEntry | None:
-    suffix = os.path.splitext(item.name)[1].lower()  # noqa: PTH122 (several times as fast)
+def _has_another_path(real: str, root: str, prefix: str, is_skipped: Callable[[str], bool]) -> bool:
+    """Whether a folder was reached by a link, but is also found below `root` without one.
+
+    That path counts, whichever sorts first: a new link must not change the keys of what is there.
+    """
+    if real == os.path.join(root, prefix).removesuffix("/"):  # noqa: PTH118
+        return False
+    if real == root:
+        return True
+    below = real.removeprefix(os.path.join(root, ""))  # noqa: PTH118
+    return below != real and not any(map(is_skipped, Path(below).parts))
+
+
+def _entry(item: os.DirEntry[str], prefix: str, wanted: frozenset[str]) -> FileEntry | str:
+    suffix = suffix_of(item.name)
     if suffix not in wanted:
         _log.debug("skipped `%s`: its suffix", item.path)
-        return None
+        return suffix or NO_SUFFIX
     if _is_special(item):
         _log.debug("skipped `%s`: not a regular file", item.path)
-        return None
+        return SPECIAL
     return FileEntry(prefix + item.name, item.path)
 
 
 def _add(found: Found, wanted: frozenset[str], listing: Listing) -> None:
-    if found is None:
-        listing.passed_over += 1
+    if isinstance(found, str):
+        listing.pass_over(found)
     elif isinstance(found, Problem):
         listing.problems.append(found)
-    elif tars.SUFFIX in wanted and found.key.lower().endswith(tars.SUFFIX):
+    elif tars.SUFFIX in wanted and found.key.lower().endswith(tars.SUFFIXES):
         listing.tars.append(tar_of(found))
     else:
         listing.entries.append(found)
+
+
+def _drop_repeated(listing: Listing) -> None:
+    """Keeps the first of the inputs that are the same file with the same key."""
+    first: dict[str, Entry] = {}
+
+    def is_new(entry: Entry) -> bool:
+        other = first.setdefault(entry.key, entry)
+        if other is entry or not _is_same(other, entry):
+            return True
+        _log.info("`%s` is given twice", entry.place)
+        listing.pass_over(REPEATED)
+        return False
+
+    listing.entries = [entry for entry in listing.entries if is_new(entry)]
+    listing.tars = [tar for tar in listing.tars if is_new(tar.entry)]
+
+
+def _is_same(one: Entry, other: Entry) -> bool:
+    """Whether two entries with one key are the same file."""
+    if one.place == other.place or not isinstance(one, FileEntry):
+        return one.place == other.place
+    return os.path.realpath(one.place) == os.path.realpath(other.place)
 
 
 def _is_hidden(name: str) -> bool:

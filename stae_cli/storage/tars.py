@@ -6,19 +6,23 @@ import io
 import logging
 import os
 import tarfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
 from stae_cli.errors import InputError
+from stae_cli.signatures import LONGEST, kind_of
+from stae_cli.storage import packed
 from stae_cli.storage.entry import Entry, FileEntry, Problem, SourceState
 from stae_cli.storage.names import problem_of
+from stae_cli.storage.packed import compression_of, unpacked
 from stae_cli.storage.remote_entry import Fetched, RemoteEntry
 
 _log = logging.getLogger(__name__)
 
 SUFFIX = ".tar"
+SUFFIXES = (SUFFIX, *packed.SUFFIXES)
 CHANGED = "changed since it was listed"
 MEMBER_LIMIT = 4 << 30  # bytes: more than any image that is read takes
 PIECE = 1 << 20  # bytes that are checked at once
@@ -26,7 +30,7 @@ DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, MemoryError, Re
 
 
 class DamagedTar(Problem):
-    """A damaged tar, which may have members that are not listed."""
+    """A damaged or unreadable tar, which may have members that are not listed."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,8 @@ class Tar:
 def tar_of(entry: FileEntry | RemoteEntry) -> Tar:
     """An entry as a tar; one named `...tar` keeps its suffix."""
     key = entry.key
-    prefix = key[: -len(SUFFIX)] if key.lower().endswith(SUFFIX) else key
+    suffix = next((each for each in SUFFIXES if key.lower().endswith(each)), "")
+    prefix = key.removesuffix(key[len(key) - len(suffix) :])
     return Tar(key if prefix.rpartition("/")[2] in ("", ".", "..") else prefix, entry)
 
 
@@ -110,7 +115,10 @@ def _is_as_listed(file: BinaryIO, listed: SourceState) -> bool:
 
 @dataclass(frozen=True)
 class FetchedArchive:
-    """A tar from a store in a temporary file, kept while one of its members is referenced."""
+    """A tar in a temporary file, kept while one of its members is referenced.
+
+    It is from a store, or was compressed.
+    """
 
     place: str
     root: str
@@ -135,36 +143,71 @@ Archive = LocalArchive | FetchedArchive
 def members(tar: Tar, *, suffixes: Collection[str]) -> Iterator[Entry | Problem]:
     """The images of a tar, in its order; hidden files and other suffixes are skipped.
 
-    Only headers are read, not the members' data. Names that lead elsewhere, and members that are
-    not regular files, are problems; so is a tar without a proper end, since members may be missing.
-
-    Raises:
-        InputError: it changed since it was listed.
-        OSError: the file cannot be read.
+    Only headers are read, not the members' data. A member that is in the tar twice counts as it is
+    there last, as when the tar is extracted; its place is that of the first, so that appending to
+    a tar moves no other member. Names that lead elsewhere, and members that are not regular files,
+    are problems; so is a tar that cannot be read, or not to a proper end, since members may be
+    missing.
     """
-    entry = tar.entry
+    latest: dict[str, Entry | Problem] = {}
+    damage = None
+    try:
+        archive = _archive(tar.entry)
+        for key, found in _listed(tar, archive, suffixes, latest):
+            if key in latest and found != latest[key]:
+                _log.info("`%s:%s` is in its tar again; the last one counts", archive.place, key)
+            latest[key] = found
+    except DAMAGE as error:
+        damage = f"damaged or truncated tar: {str(error) or type(error).__name__}"
+    except InputError as error:
+        latest, damage = {}, error.message
+    except OSError as error:
+        latest, damage = {}, f"cannot read it: {error.strerror or error}"
+    yield from latest.values()
+    if damage is not None:
+        yield DamagedTar(tar.entry.key, damage)
+
+
+def _archive(entry: FileEntry | RemoteEntry) -> Archive:
     archive: Archive
     if isinstance(entry, RemoteEntry):
         archive = FetchedArchive(entry.place, entry.root, entry.listed, entry.fetch())
     else:
         archive = LocalArchive(entry.place, entry.root, entry.state())
-    try:
-        with archive.stream() as stream:
-            length = stream.seek(0, os.SEEK_END)
-            stream.seek(0)
+    with archive.stream() as stream:
+        compression = compression_of(stream)
+        if compression is None:
+            return archive
+        _log.debug("unpacking `%s`, %d bytes of %s", entry.place, archive.listed.size, compression)
+        contents = unpacked(stream, compression, size=archive.listed.size)
+    archive.stream().close()  # it has not changed meanwhile
+    return FetchedArchive(entry.place, entry.root, archive.listed, contents)
+
+
+def _listed(
+    tar: Tar, archive: Archive, suffixes: Collection[str], latest: Mapping[str, Entry | Problem]
+) -> Iterator[tuple[str, Entry | Problem]]:
+    """Every image of an archive by its key; `latest` are those so far."""
+    with archive.stream() as stream:
+        length = stream.seek(0, os.SEEK_END)
+        stream.seek(0)
+        try:
             file = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115 (closes nothing of ours)
-            for info in file:
-                # Some versions of tarfile go back at negative sizes, and never end.
-                if info.size < 0 or not info.offset < file.offset <= length:
-                    raise tarfile.ReadError(f"`{info.name}` reaches beyond its end")
-                found = _member(tar, archive, info, suffixes)
-                if found is not None:
-                    yield found
-                file.members.clear()  # type: ignore[attr-defined]  # else they pile up
-            _check_end(file)
-    except DAMAGE as error:
-        reason = str(error) or type(error).__name__
-        yield DamagedTar(tar.prefix + SUFFIX, f"damaged or truncated tar: {reason}")
+        except tarfile.ReadError:
+            stream.seek(0)
+            if kind := kind_of(stream.read(LONGEST)):
+                raise InputError(f"not a tar; it begins like {kind}") from None
+            raise
+        for info in file:
+            # Some versions of tarfile go back at negative sizes, and never end.
+            if info.size < 0 or not info.offset < file.offset <= length:
+                raise tarfile.ReadError(f"`{info.name}` reaches beyond its end")
+            if _is_image(archive, info, suffixes):
+                key = f"{tar.prefix}/{info.name.removeprefix('./')}"
+                target = latest.get(f"{tar.prefix}/{info.linkname.removeprefix('./')}")
+                yield key, _member(key, archive, info, target)
+            file.members.clear()  # type: ignore[attr-defined]  # else they pile up
+        _check_end(file)
 
 
 def _check_end(file: tarfile.TarFile) -> None:
@@ -184,19 +227,24 @@ def _check_end(file: tarfile.TarFile) -> None:
         raise tarfile.ReadError("it does not end as tars do, so members may be missing")
 
 
-def _member(
-    tar: Tar, archive: Archive, info: tarfile.TarInfo, suffixes: Collection[str]
-) -> Entry | Problem | None:
-    name = info.name.removeprefix("./")
-    path = PurePosixPath(name)
+def _is_image(archive: Archive, info: tarfile.TarInfo, suffixes: Collection[str]) -> bool:
+    path = PurePosixPath(info.name)
     hidden = any(part.startswith(".") and part != ".." for part in path.parts)
     if info.isdir() or hidden or path.suffix.lower() not in suffixes:
         reason = "a folder" if info.isdir() else "hidden" if hidden else "its suffix"
         _log.debug("skipped `%s:%s`: %s", archive.place, info.name, reason)
-        return None
-    key = f"{tar.prefix}/{name}"
-    if unusable := problem_of(name):
+        return False
+    return True
+
+
+def _member(
+    key: str, archive: Archive, info: tarfile.TarInfo, target: Entry | Problem | None
+) -> Entry | Problem:
+    """A member, or why it cannot be used; `target` is the earlier member that it may link to."""
+    if unusable := problem_of(info.name.removeprefix("./")):
         return Problem(key, unusable)
+    if info.islnk() and isinstance(target, Member):  # the same file under another name
+        return replace(target, key=key)
     if not info.isreg() or info.issparse():
         return Problem(key, "a link or special file in a tar")
     if info.size > MEMBER_LIMIT:

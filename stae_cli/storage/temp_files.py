@@ -17,7 +17,7 @@ from pathlib import Path
 _log = logging.getLogger(__name__)
 
 OWNER = r"(?P<host>.+?)-(?P<pid>\d+)(-(?P<space>[0-9a-f]{8}))?"
-TEMPORARY = re.compile(rf"\.stae-{OWNER}-[0-9a-f]{{8}}\.tmp")
+TEMPORARY = re.compile(rf"\.stae-{OWNER}-[0-9a-f]{{8}}[^.]*\.tmp")
 STALE_SECONDS = 24 * 3600
 STALE_SECONDS_HERE = 3600  # on this machine, whose clock it is; writing a file takes seconds
 STARTED = time.time()  # this process, or a little later

@@ -61,25 +61,23 @@ class Against:
                 for entry, state in batch:
                     if isinstance(entry, Problem):
                         yield Finding("unreadable", entry.key, entry.reason)
-                    elif self._is_new(entry) and (found := self._found(entry, state)):
+                        continue
+                    self._refuse_another(entry)
+                    if found := self._found(entry, state):
                         yield found
         for latent in self.latents:
             if latent.source not in self.seen:
                 reason = f"its source `{latent.source}` is not there"
                 yield Finding("orphaned", latent.label, reason)
 
-    def _is_new(self, entry: Entry) -> bool:
-        """Whether this is the first source with its key; tars may hold a member twice."""
-        is_member = isinstance(entry, Member)
+    def _refuse_another(self, entry: Entry) -> None:
         place = entry.archive.place if isinstance(entry, Member) else entry.place
-        is_new = entry.key not in self.seen
         other = self.seen.setdefault(entry.key, place)
-        if is_new or (is_member and other == place):
-            return is_new
-        raise UsageError(
-            f"`{other}` and `{place}` have the same key `{entry.key}`",
-            "give the sources as they were given to `stae encode`",
-        )
+        if other != place:
+            raise UsageError(
+                f"`{other}` and `{place}` have the same key `{entry.key}`",
+                "give the sources as they were given to `stae encode`",
+            )
 
     def _found(
         self, entry: Entry, state: SourceState | Problem | None
@@ -114,10 +112,7 @@ def _batches(listing: Listing) -> Iterator[list[Entry | Problem]]:
 def _entries(listing: Listing) -> Iterator[Entry | Problem]:
     yield from listing.entries
     for tar in listing.tars:
-        try:
-            yield from members(tar, suffixes=IMAGE_SUFFIXES)
-        except OSError as error:
-            yield Problem(f"{tar.prefix}.tar", f"cannot read it: {error.strerror or error}")
+        yield from members(tar, suffixes=IMAGE_SUFFIXES)
 
 
 def _states(batch: list[Entry | Problem], _reserve: Reserve) -> list[Stated]:

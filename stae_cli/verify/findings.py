@@ -11,13 +11,15 @@ from stae_cli.flow.read_ahead import Reserve
 from stae_cli.latents.format import DamagedDataError, StoredLatent, is_finite
 from stae_cli.latents.listing import stored_in
 from stae_cli.latents.run_record import FILES, SHARDS
+from stae_cli.latents.safetensors_header import ForeignFileError
 from stae_cli.storage.entry import Entry, Problem, SourceState
 from stae_cli.storage.names import output_name
 from stae_cli.storage.remote_entry import on_this_machine
 
 Kind = Literal[
     "record",  # the run record is absent or damaged
-    "damaged",  # truncated, malformed, not finite, or not a latent of ours
+    "damaged",  # truncated, malformed, or not finite
+    "foreign",  # another program's file, or a later format
     "mixed",  # made with other weights or settings than the rest
     "misnamed",  # its name is not that of the source that it records
     "duplicate",  # its key or its source exists twice
@@ -90,6 +92,7 @@ class CheckedFile:
     size: int = 0
     latents: list[CheckedLatent] = field(default_factory=list)
     problem: Problem | None = None
+    is_foreign: bool = False
     unsound: list[Problem] = field(default_factory=list)
 
 
@@ -116,6 +119,7 @@ def check_file(entry: Entry, reserve: Reserve) -> CheckedFile:
                     checked.unsound.append(Problem(stored.label, error.message))
     except InputError as error:
         checked.problem = Problem(entry.key, error.message)
+        checked.is_foreign = isinstance(error, ForeignFileError)
     except OSError as error:
         checked.problem = Problem(entry.key, f"cannot read it: {error.strerror or error}")
     return checked

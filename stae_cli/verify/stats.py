@@ -183,8 +183,9 @@ def survey(
                 whole = file.moments if whole is None else whole + file.moments
             advance(file.latents)
     if whole is None or info is None or whole.count < 2:
+        first = "; ".join(f"`{p.key}`: {p.reason}" for p in found.problems[:1])
         raise StaeError(
-            "there are too few valid latents for statistics",
+            f"there are too few valid latents for statistics{first and f' ({first})'}",
             "`stae verify` reports what is wrong with a folder of latents",
         )
     found.weights, found.weights_sha256 = info.weights, info.weights_sha256

@@ -19,7 +19,7 @@ from stae_cli.latents.writer import Compare
 from stae_cli.storage.destination import Destination
 from stae_cli.storage.entry import Entry, Problem
 from stae_cli.storage.fsspec_store import is_url
-from stae_cli.storage.names import folded
+from stae_cli.storage.lists import SourceList
 from stae_cli.storage.remote_destination import destination_at
 from stae_cli.storage.sources import Listing, list_below, list_sources
 from stae_cli.storage.temp_files import TEMPORARY
@@ -81,25 +81,29 @@ def plan_verify(
     dest: Path | str,
     sources: Sequence[Path | str],
     *,
+    listed: SourceList | None = None,
     sample: int = 0,
     seed: int = 0,
     workers: int | None = None,
     compare: Compare = "time",
 ) -> VerifyPlan:
-    """Lists the files of DEST, and the sources as `encode` does.
+    """Lists the files of DEST, and the sources as `encode` does, with those of a list.
 
     Raises:
         UsageError: DEST or a source does not exist, DEST is inside one, or there is a sample and
             no sources.
         StaeError: the sources hold no images, or a store cannot be reached.
     """
-    if sample and not sources:
+    if sample and not (sources or listed):
         raise UsageError("there is nothing to encode again", "give the sources: `--against SOURCE`")
     if not is_url(dest) and not Path(dest).is_dir():
-        raise UsageError(f"no such folder: `{dest}`", "give the DEST of `stae encode`")
+        what = f"`{dest}` is a file" if Path(dest).exists() else f"no such folder: `{dest}`"
+        raise UsageError(what, "give the DEST of `stae encode`, a folder")
     against = None
-    if sources:
-        against = list_sources(sources, dest, suffixes=IMAGE_SUFFIXES, with_tars=True)
+    if sources or listed:
+        against = list_sources(
+            sources, dest, suffixes=IMAGE_SUFFIXES, with_tars=True, listed=listed
+        )
     listing = list_below([dest], frozenset([SUFFIX]), hidden=True)
     return VerifyPlan(
         destination_at(dest),
@@ -196,7 +200,8 @@ class _Verifying:
     def _take(self, file: CheckedFile) -> None:
         found = self.found
         if file.problem is not None:
-            found.find("damaged", file.problem.key, file.problem.reason)
+            kind: Kind = "foreign" if file.is_foreign else "damaged"
+            found.find(kind, file.problem.key, file.problem.reason)
             self.broken.add(file.entry.key[: -len(SUFFIX)])
         else:
             found.files += 1
@@ -234,7 +239,7 @@ class _Verifying:
         keys: dict[str, CheckedLatent] = {}
         sources: dict[str, CheckedLatent] = {}
         for latent in self.latents:
-            twin = keys.setdefault(folded(latent.key), latent)
+            twin = keys.setdefault(latent.key, latent)
             if twin is not latent:
                 self.found.find("duplicate", latent.label, f"`{twin.label}` has the same key")
             elif latent.is_named_after_its_source:

@@ -236,8 +236,8 @@ def test_names_with_and_without_extensions_are_not_mixed(stae, photos, tiny, tmp
 
 def test_a_file_that_is_anothers_folder_is_refused(stae, tiny, tmp_path):
     photos = tmp_path / "photos"
-    (photos / "A.safetensors").mkdir(parents=True)
-    for path in (photos / "a.png", photos / "A.safetensors" / "b.png"):
+    (photos / "a.safetensors").mkdir(parents=True)
+    for path in (photos / "a.png", photos / "a.safetensors" / "b.png"):
         Image.fromarray(noise(16, 16)).save(path)
     ran = stae("encode", photos, tmp_path / "out", "--weights", tiny)
     ran.assert_fails(2, "a.safetensors", "which is a folder for")
@@ -456,3 +456,33 @@ def test_a_device_without_any_memory_ends_the_run(stae, tiny, tmp_path, monkeypa
     monkeypatch.setattr("stae_cli.codec.inference.InferenceForm.encode", never)
     ran = stae("encode", photos, tmp_path / "out", "--weights", tiny)
     ran.assert_fails(1, "too little free memory", "--device cpu")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need privileges there")
+def test_places_that_are_links_to_nowhere_or_files_are_named(stae, photos, tiny, tmp_path):
+    (tmp_path / "nowhere").symlink_to("absent")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "to-file").symlink_to("file")
+    for dest, *words in [
+        ("nowhere", "DEST", "is a link that leads nowhere"),
+        ("loop/x/y", "loop` is a link that leads nowhere"),
+        ("to-file", "is a file"),
+        ("file/x", "file` is a file"),
+    ]:
+        stae("encode", photos, tmp_path / dest, "--weights", tiny).assert_fails(2, dest, *words)
+    for source in ("nowhere", "loop"):
+        ran = stae("encode", tmp_path / source, tmp_path / "out", "--weights", tiny)
+        ran.assert_fails(2, f"{source}` is a link that leads nowhere")
+
+
+def test_what_is_passed_over_is_named(stae, photos, tiny, tmp_path):
+    for name in ("a.TXT", "b.txt", "c.psd", "README"):
+        (photos / name).write_text("x")
+    (photos / "p0-again").symlink_to(".", target_is_directory=True)
+    ran = stae("encode", photos, tmp_path / "out", "--weights", tiny, "--json")
+    assert ran.code == 0
+    assert "passed over 5 other files: .txt 2, " in ran.err
+    link = "links to folders that are read by their own path"
+    kinds = {".txt": 2, ".psd": 1, "no suffix": 1, link: 1}
+    assert (ran.json["passed_over"], ran.json["passed_over_by_suffix"]) == (5, kinds)

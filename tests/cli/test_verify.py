@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import tarfile
 from dataclasses import replace
@@ -270,10 +271,11 @@ def test_a_copy_under_a_wrong_name_does_not_hide_its_original(stae, photos, file
 
 def test_wrong_arguments(stae, photos, files, tiny, tmp_path):
     stae("verify", tmp_path / "absent").assert_fails(2, "absent")
-    stae("verify", files / "p0.safetensors").assert_fails(2, "no such folder")
+    stae("verify", files / "p0.safetensors").assert_fails(2, "is a file")
     stae("verify", files, "--against", tmp_path / "absent").assert_fails(2, "absent")
-    twice = ["--against", photos, "--against", photos / "p0.png"]
-    stae("verify", files, *twice).assert_fails(2, "p0.png", "same key")
+    (tmp_path / "copy").mkdir()
+    copy = shutil.copy(photos / "p0.png", tmp_path / "copy")
+    stae("verify", files, "--against", photos, "--against", copy).assert_fails(2, "same key")
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         with tarfile.open(tmp_path / folder / "set.tar", "w") as tar:

@@ -73,7 +73,7 @@ def test_a_file_as_dest_is_refused(tmp_path):
     (tmp_path / "dest").write_text("x")
     with pytest.raises(UsageError, match="is a file"):
         FolderDestination(tmp_path / "dest").prepare()
-    with pytest.raises(StaeError, match="cannot write"):
+    with pytest.raises(UsageError, match=r"cannot be made: .* is a file"):
         FolderDestination(tmp_path / "dest" / "below").prepare()
 
 

@@ -8,8 +8,9 @@ import pytest
 
 from stae_cli.errors import StaeError, UsageError
 from stae_cli.storage.entry import FileEntry
-from stae_cli.storage.names import plan_outputs
-from stae_cli.storage.sources import list_sources
+from stae_cli.storage.names import NameRules, plan_outputs
+from stae_cli.storage.remote_entry import NO_SUFFIX
+from stae_cli.storage.sources import LINKS, OTHERS, SPECIAL, list_sources, summary_of
 
 SUFFIXES = [".jpg", ".png"]
 
@@ -46,7 +47,7 @@ def test_other_and_hidden_files_are_passed_over(photos):
     make(photos, "a.jpg", "notes.txt", ".hidden.jpg", ".git/x.jpg", "stae.json", "README")
     listing = list_sources([photos], Path("nowhere"), suffixes=SUFFIXES)
     assert [entry.key for entry in listing.entries] == ["a.jpg"]
-    assert listing.passed_over == 2
+    assert listing.passed_over == {".txt": 1, NO_SUFFIX: 1}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs links and pipes")
@@ -91,12 +92,55 @@ def test_links_are_followed_and_loops_end(photos, tmp_path):
     assert found == ["a.jpg", "broken.jpg", "link.jpg", "self.jpg", "far/c.jpg", "sub/b.jpg"]
 
 
+LINKED = {  # links by their targets, and the keys that result; folders are a, b and .hidden
+    "to a real folder": ({"0": "b"}, ["a/x.jpg", "b/y.jpg"]),
+    "to a link": ({"0": "1", "1": "b"}, ["a/x.jpg", "b/y.jpg"]),
+    "to a folder in one": ({"0": "b/c", "1": "b"}, ["a/x.jpg", "b/y.jpg"]),
+    "in a folder": ({"a/0": "../b"}, ["a/x.jpg", "b/y.jpg"]),
+    "to the source": ({"0": "."}, ["a/x.jpg", "b/y.jpg"]),
+    "to what is above": ({"0": ".."}, ["0/far/z.jpg", "a/x.jpg", "b/y.jpg"]),
+    "outside": ({"0": "../far", "a/1": "../../far"}, ["0/z.jpg", "a/x.jpg", "b/y.jpg"]),
+    "to a hidden folder": ({"z": ".hidden"}, ["a/x.jpg", "b/y.jpg", "z/h.jpg"]),
+    "back from outside": ({"0": "../far", "../far/1": "../photos/b"},
+                          ["0/z.jpg", "a/x.jpg", "b/y.jpg"]),
+    "to a file": ({"c.jpg": "a/x.jpg"}, ["c.jpg", "a/x.jpg", "b/y.jpg"]),
+}  # fmt: skip
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need privileges there")
+@pytest.mark.parametrize("case", LINKED)
+def test_a_link_takes_no_real_folders_place(photos, tmp_path, case):
+    links, expected = LINKED[case]
+    make(photos, "a/x.jpg", "b/y.jpg", ".hidden/h.jpg")
+    (photos / "b" / "c").mkdir()
+    make(tmp_path, "far/z.jpg")
+    for name, target in links.items():
+        (photos / name).symlink_to(target)
+    assert keys(photos) == expected
+    (tmp_path / "to").symlink_to("photos")
+    if case != "to what is above":
+        assert keys(tmp_path / "to") == expected
+        listing = list_sources([photos], None, suffixes=SUFFIXES)
+        followed = ("outside", "to a hidden folder", "back from outside").count(case)
+        told = sum(not name.endswith(".jpg") for name in links) - followed
+        assert listing.passed_over.total() == listing.passed_over[LINKS] == told
+
+
+def test_kinds_of_other_files_are_bounded(photos):
+    make(photos, "a.jpg", *(f"x.{number}" for number in range(1100)), *"bcd")
+    passed = list_sources([photos], None, suffixes=SUFFIXES).passed_over
+    assert (passed.total(), len(passed), passed[OTHERS]) == (1103, 1001, 101)
+    assert summary_of(passed).startswith("1103 other files: others 10")
+    assert summary_of(passed).endswith(", 993 more kinds")
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
 def test_pipes_are_passed_over_not_opened(photos):
     make(photos, "a.jpg")
     os.mkfifo(photos / "pipe.jpg")
     listing = list_sources([photos], Path("nowhere"), suffixes=SUFFIXES)
-    assert ([entry.key for entry in listing.entries], listing.passed_over) == (["a.jpg"], 1)
+    assert [entry.key for entry in listing.entries] == ["a.jpg"]
+    assert listing.passed_over == {SPECIAL: 1}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs names that are no UTF-8")
@@ -121,7 +165,7 @@ def test_missing_source_and_empty_folder(photos, tmp_path):
     with pytest.raises(UsageError, match="no such file"):
         keys(tmp_path / "absent")
     make(photos, "notes.txt")
-    with pytest.raises(StaeError, match=r"no inputs found.*1 other"):
+    with pytest.raises(StaeError, match=r"no inputs found.*1 other file: \.txt 1"):
         keys(photos)
 
 
@@ -150,10 +194,18 @@ def test_only_the_last_suffix_is_dropped():
 
 
 @pytest.mark.parametrize(
-    ("one", "two"),
-    [("a.jpg", "a.png"), ("a.jpg", "A.jpg"), ("\u00e9.jpg", "e\u0301.jpg"), ("x/a.jpg", "x/a.jpg")],
+    ("one", "two", "rules"),
+    [
+        ("a.jpg", "a.png", {}),
+        ("x/a.jpg", "x/a.jpg", {}),
+        ("a.jpg", "A.jpg", {"case": True}),
+        ("\u00e9.jpg", "e\u0301.jpg", {"form": True}),
+        ("\u00c9.jpg", "e\u0301.jpg", {"case": True, "form": True}),
+    ],
 )
-def test_outputs_that_would_be_one_file_are_refused(one, two):
+def test_outputs_that_would_be_one_file_are_refused(one, two, rules):
     with pytest.raises(UsageError, match="would both write") as caught:
-        outputs(one, two)
+        outputs(one, two, rules=NameRules(**rules))
     assert caught.value.hint
+    if rules:
+        assert len(outputs(one, two)) == 2

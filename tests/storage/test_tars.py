@@ -1,16 +1,20 @@
 """Tars: what is found in them, wherever it lies, and that odd ones are listed and do no harm."""
 
+import bz2
 import contextlib
+import gzip
 import io
+import lzma
 import os
 import tarfile
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stae_cli.errors import InputError
-from stae_cli.storage import tars
+from stae_cli.storage import packed, tars
 from stae_cli.storage.entry import FileEntry, Problem
 from stae_cli.storage.tars import Tar, members, tar_of
 
@@ -40,7 +44,7 @@ def special(name, kind, target=""):
 def found(path, prefix="t"):
     """The bytes of each member by key, and the reason of each problem."""
     entries, problems = {}, {}
-    for item in members(Tar(prefix, FileEntry(prefix, str(path))), suffixes=SUFFIXES):
+    for item in members(Tar(prefix, FileEntry(f"{prefix}.tar", str(path))), suffixes=SUFFIXES):
         if isinstance(item, Problem):
             problems[item.key] = item.reason
         else:
@@ -141,8 +145,61 @@ def test_files_that_are_no_tars(path):
         path.write_bytes(data)
         entries, problems = found(path)
         assert (entries, list(problems)) == ({}, ["t.tar"])
-    with pytest.raises(OSError, match="absent"):
-        found(path.with_name("absent.tar"))
+    assert found(path.with_name("x.tar"))[1] == {
+        "t.tar": "cannot read it: No such file or directory"
+    }
+
+
+def test_a_member_counts_as_it_is_there_last_in_the_place_of_the_first(path):
+    self_link = special("b.jpg", tarfile.LNKTYPE, "b.jpg")  # GNU tar, of a file given twice
+    other_link = special("d.jpg", tarfile.LNKTYPE, "./a.jpg")
+    link = special("c.jpg", tarfile.SYMTYPE, "a.jpg")
+    make(path, [("a.jpg", b"old"), ("b.jpg", b"b"), ("c.jpg", b"c"), ("./a.jpg", b"newer"),
+                (self_link, b""), (other_link, b""), (link, b""), ("a.png", b"other")])  # fmt: skip
+    entries, problems = found(path)
+    assert list(entries.items()) == [
+        ("t/a.jpg", b"newer"), ("t/b.jpg", b"b"), ("t/d.jpg", b"newer"), ("t/a.png", b"other"),
+    ]  # fmt: skip
+    assert list(problems) == ["t/c.jpg"]
+
+
+COMPRESSORS = {"gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress}
+
+
+@pytest.mark.parametrize("kind", COMPRESSORS)
+def test_compressed_tars_are_unpacked_once(path, kind, monkeypatch):
+    content = np.random.default_rng(0).bytes(5000)
+    make(path, [("a.jpg", content), ("b.jpg", b"2")])
+    plain = path.read_bytes()
+    whole = COMPRESSORS[kind](plain)
+    path.write_bytes(whole)
+    assert found(path) == ({"t/a.jpg": content, "t/b.jpg": b"2"}, {})
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2] ^= 1
+    for data in (whole[:-1], whole[:100], damaged):
+        path.write_bytes(data)
+        entries, problems = found(path)
+        assert (entries, list(problems)) == ({}, ["t.tar"])
+        assert f"damaged or truncated tar: as {kind}, " in problems["t.tar"]
+    path.write_bytes(COMPRESSORS[kind](b"no tar" * 1000))
+    assert "damaged or truncated tar" in found(path)[1]["t.tar"]
+    path.write_bytes(COMPRESSORS[kind](plain + bytes(3 << 20)))
+    monkeypatch.setattr(packed, "ALWAYS_ALLOWED", 1 << 20)
+    assert "unpacks to more than" in found(path)[1]["t.tar"]
+
+
+def test_what_else_is_named_like_a_tar_is_named(path):
+    path.write_bytes(b"\x28\xb5\x2f\xfd" + bytes(100))
+    assert "compressed with zstd" in found(path)[1]["t.tar"]
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [("x.tar.gz", "x"), ("s/x.TGZ", "s/x"), ("x.tar.bz2", "x"), ("x.tar", "x"), ("x.gz", "x.gz"),
+     (".tar.xz", ".tar.xz"), ("x.y.tar.zst", "x.y")],
+)  # fmt: skip
+def test_names_of_tars(name, prefix):
+    assert tar_of(FileEntry(name, name)).prefix == prefix
 
 
 @pytest.mark.parametrize("size", [-512, -1, 1 << 33, 1 << 62, 1 << 80])

@@ -93,6 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             # Pillow's opinions on metadata: what matters is an error, and is listed.
             warnings.filterwarnings("ignore", module=r"PIL\.")
+            _refuse_empty(arguments)
             code = app(args=arguments, prog_name="stae", standalone_mode=False, obj=found)
     except typer.TyperException as error:
         _print_misuse(error)
@@ -114,6 +115,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if code == INTERRUPTED:  # Typer turns KeyboardInterrupt into this
         print_error("interrupted", _how_to_resume(arguments))
     return int(code or 0)
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """An empty path would be the working directory: with `$OUT` unset, latents would go there."""
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if not argument or (name.startswith("--") and argument.endswith("=") and not value):
+            raise UsageError(
+                f"`{argument}` has no value" if argument else "an argument is empty",
+                "is a variable of the shell unset?",
+            )
 
 
 def _print_unexpected(error: Exception, *, verbose: bool) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 import weakref
 from collections.abc import Iterator
@@ -36,6 +35,20 @@ def read_manifests(destination: Destination) -> Iterator[ManifestLine | Problem]
     )
 
 
+@dataclass
+class _Block:
+    """Lines of one shard, which are added together: their bytes in a temporary file."""
+
+    shard: str
+    begin: int
+    end: int
+
+    def place(self) -> tuple[str, int, str]:
+        """Orders shards by their folder, then by number."""
+        folder, _, name = self.shard.rpartition("/")
+        return folder, len(name), name
+
+
 class Manifest:
     """Which latents one process's part of a run holds, collected as it goes.
 
@@ -48,6 +61,7 @@ class Manifest:
         self._lines = tempfile.SpooledTemporaryFile(MEMORY_BYTES)  # noqa: SIM115
         weakref.finalize(self, self._lines.close)
         self._outdated = False
+        self._blocks: list[_Block] = []
 
     def add(self, key: str, shard: str, info: LatentInfo) -> None:
         """Adds one latent of a shard, whose name is relative to DEST."""
@@ -57,7 +71,13 @@ class Manifest:
     def extend(self, lines: bytes) -> None:
         """Adds lines from another process's `take`."""
         with self.destination.reporting(self.name):
-            self._lines.write(lines)
+            for line in lines.splitlines(keepends=True):
+                shard, begin = str(json.loads(line)["shard"]), self._lines.tell()
+                self._lines.write(line)
+                if self._blocks and self._blocks[-1].shard == shard:
+                    self._blocks[-1].end = begin + len(line)
+                else:
+                    self._blocks.append(_Block(shard, begin, begin + len(line)))
 
     def take(self) -> bytes:
         """Removes and returns what was added so far, for another process's `extend`."""
@@ -66,6 +86,7 @@ class Manifest:
             lines = self._lines.read()
             self._lines.seek(0)
             self._lines.truncate()
+        self._blocks.clear()
         return lines
 
     def outdate(self) -> None:
@@ -76,15 +97,16 @@ class Manifest:
             remove_outdated(self.destination, NAME, self.share)
 
     def write(self) -> None:
-        """Writes all that was added, whole or not at all.
+        """Writes all that was added in the order of the shards, whole or not at all.
 
         Raises:
             StaeError: DEST cannot be written to.
         """
         remove_outdated(self.destination, NAME, self.share)
         with self.destination.writing(self.name) as path, path.open("wb") as file:
-            self._lines.seek(0)
-            shutil.copyfileobj(self._lines, file)
+            for block in sorted(self._blocks, key=_Block.place):
+                self._lines.seek(block.begin)
+                file.write(self._lines.read(block.end - block.begin))
 
     def close(self) -> None:
         """Discards what was added."""

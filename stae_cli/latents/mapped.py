@@ -21,6 +21,7 @@ from stae_cli.latents.checksums import crc32
 from stae_cli.latents.exchanged import Exchanged
 from stae_cli.latents.format import SUFFIX, Latent, StoredLatent, is_finite
 from stae_cli.latents.listing import stored_in
+from stae_cli.latents.manifest import ManifestLine, read_manifests
 from stae_cli.latents.orphans import read_orphans
 from stae_cli.storage.destination import FolderDestination
 from stae_cli.storage.entry import Entry, Problem, SourceState
@@ -133,6 +134,7 @@ def index_latents(
                 index.add(stored)
     problems += [Problem(entry.place, reason) for entry, reason in exchanged.found()]
     _refuse(problems)
+    _refuse_missing(sources, listing.entries)
     _warn_of_orphans(sources)
     return index
 
@@ -146,6 +148,22 @@ def _warn_of_orphans(sources: Sequence[Path]) -> None:
                 f"`{source}` holds latents whose sources are gone: {len(orphans)}, such as "
                 f"`{orphans[0].label}`; `stae encode --prune` removes them",
                 stacklevel=2,
+            )
+
+
+def _refuse_missing(sources: Sequence[Path], entries: Sequence[Entry]) -> None:
+    """Refuses a folder whose manifest names a shard that is not there."""
+    places = {os.path.normpath(entry.place) for entry in entries}
+    for source in sources:
+        folder = FolderDestination(source)
+        lines = read_manifests(folder) if source.is_dir() else iter(())
+        shards = dict.fromkeys(line.shard for line in lines if isinstance(line, ManifestLine))
+        missing = [name for name in shards if os.path.normpath(folder.place(name)) not in places]
+        if missing:
+            more = f" and {len(missing) - 1} more" if missing[1:] else ""
+            raise StaeError(
+                f"`{source}` has lost `{missing[0]}`{more}, which its manifest names",
+                "restore it, or run the same `stae encode` again",
             )
 
 

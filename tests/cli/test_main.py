@@ -123,6 +123,17 @@ def test_a_wrong_choice_is_answered_with_the_choices(stae, arguments, choices):
     ran.assert_fails(2, f"'{arguments[-2]}': '{arguments[-1]}' is not one of {choices}")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["encode", "", "out"], ["encode", EXAMPLES, ""], ["verify", EXAMPLES, "--against="]],
+    ids=["source", "dest", "option"],
+)
+def test_a_variable_of_the_shell_that_is_unset(stae, arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stae(*arguments).assert_fails(2, "unset?")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.fixture
 def broken(monkeypatch):
     """An `encode` that has a bug."""

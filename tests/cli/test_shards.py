@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from stae_cli import LatentDataset
+from stae_cli.errors import StaeError
 from stae_cli.latents.listing import list_latents
 from stae_cli.storage.entry import FileEntry
 from tests.launcher import wait_for
@@ -91,9 +92,15 @@ def test_the_manifest_tells_where_every_key_is(encode, out, photos):
                 assert image.size == (row["width"], row["height"])
 
     check()
+    whole = (out / "manifest.jsonl").read_bytes()
     (out / "manifest.jsonl").unlink()
     assert encode().json["skipped"] == 9
     check()
+    (out / SHARDS[1]).unlink()
+    with pytest.raises(StaeError, match="has lost `shard-00001"):
+        LatentDataset(out)
+    assert encode().json["done"] == 4
+    assert (out / "manifest.jsonl").read_bytes() == whole
     Image.fromarray(noise(9, 9)).save(photos / "p1.png")
     assert encode().json["done"] == 1
     check()

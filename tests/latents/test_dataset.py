@@ -236,7 +236,13 @@ def test_a_key_that_comes_twice_is_refused(files, shards):
         LatentDataset(files, shards)
 
 
-@pytest.mark.parametrize("also", ["", "./", "sub", "sub/p1.safetensors", "link", "link/sub"])
+@pytest.mark.parametrize("also", [".", "./", "../link"])
+def test_a_folder_that_is_given_twice_is_read_once(files, also):
+    (files.parent / "link").symlink_to(files)
+    assert len(LatentDataset(files, f"{files}/{also}")) == len(LatentDataset(files))
+
+
+@pytest.mark.parametrize("also", ["sub", "sub/p1.safetensors", "link/sub"])
 def test_sources_that_overlap_are_refused(files, also):
     """Else everything would come twice."""
     (files.parent / "link").symlink_to(files)

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import io
 import re
-from typing import BinaryIO, cast
+from collections.abc import Callable
+from functools import partial
+from typing import BinaryIO
 
 import numpy as np
 import simplejpeg
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from stae_cli.images.buffers import Buffers, Pixels
 from stae_cli.images.jpeg_layout import Layout
@@ -45,58 +48,69 @@ def load_jpeg(image: Image.Image, file: BinaryIO, buffers: Buffers) -> Pixels | 
     convert = image.mode == "CMYK" or to_srgb(image) is not None
     colours = COLOURS[image.mode] if convert else "RGB"
     buffer = buffers.take(image.height, image.width) if colours == "RGB" else None
-    samples = decode_jpeg(data, colours, buffer)
-    if samples is None:
-        file.seek(0)
-        return image
-    if not convert:
+    samples = decode_jpeg(data, partial(simplejpeg.decode_jpeg, colorspace=colours, buffer=buffer))
+    if samples is not None and not convert:
         return samples
-    if image.mode == "CMYK":  # all such files have their levels inverted, and Pillow takes it so
-        samples = 255 - samples
-    own = Image.fromarray(samples[..., 0] if image.mode == "L" else samples, image.mode)
+    if samples is None:
+        own: Image.Image = JpegImageFile(io.BytesIO(Layout(data).rewritten()))
+    elif image.mode == "CMYK":  # Pillow takes the levels of all such files as inverted
+        own = Image.fromarray(255 - samples, "CMYK")
+    else:
+        own = Image.fromarray(samples[..., 0] if image.mode == "L" else samples)
     own.info = image.info
     return own
 
 
-def decode_jpeg(data: bytes, colours: str, buffer: Pixels | None = None) -> Pixels | None:
-    """The samples of a JPEG whose data are all there; None for kinds that only Pillow reads.
-
-    Args:
-        data: the file; what follows the end of its first picture is ignored.
-        colours: `RGB`, `GRAY` or `CMYK`.
-        buffer: for the samples, (H, W, channels).
+def check_jpeg(data: bytes, colours: str) -> None:
+    """Decodes a JPEG at an eighth of its size, since what is missing shows there too.
 
     Raises:
         ValueError: data are missing or damaged.
     """
+    decode_jpeg(
+        data,
+        partial(
+            simplejpeg.decode_jpeg, colorspace=colours, min_height=1, min_width=1, min_factor=8
+        ),
+    )
+
+
+def decode_jpeg(data: bytes, decode: Callable[[bytes], Pixels]) -> Pixels | None:
+    """The samples of a JPEG whose data are all there; None for kinds that only Pillow reads.
+
+    Args:
+        data: the file; what follows the end of its first picture is ignored.
+        decode: decodes it with simplejpeg.
+
+    Raises:
+        ValueError: data are missing or damaged.
+    """
+    samples = None
     try:
-        samples = _decoded(data, colours, buffer)
-        layout = Layout(data, briefly=True)
+        samples = decode(data)
+        fault = Layout(data, briefly=True).fault()
     except ValueError as error:
         layout = Layout(data)
         if UNSUPPORTED.search(str(error)):
             _check_by_pillow(layout)
-            samples = None
         else:
-            samples = _decoded_without_oddities(layout, colours, buffer)
-    if (fault := layout.fault()) is not None:
+            samples = _decoded_without_oddities(layout, decode)
+        # A file may keep the last bits of its coefficients to itself, but hardly by intention then.
+        fault = layout.fault(to_the_last_bit=True)
+    if fault is not None:
         raise ValueError(fault)
     return samples
 
 
-def _decoded(data: bytes, colours: str, buffer: Pixels | None) -> Pixels:
-    return cast(Pixels, simplejpeg.decode_jpeg(data, colorspace=colours, buffer=buffer))
-
-
-def _decoded_without_oddities(layout: Layout, colours: str, buffer: Pixels | None) -> Pixels:
+def _decoded_without_oddities(layout: Layout, decode: Callable[[bytes], Pixels]) -> Pixels:
     try:
-        return _decoded(layout.rewritten(), colours, buffer)
+        return decode(layout.rewritten())
     except ValueError as error:
         if not SURPLUS.search(str(error)):
             raise
         surplus = error
     try:  # zeros that an encoder appended are not needed; those of an overwritten block are
-        return _decoded(layout.rewritten(strip_zeros=True), colours, buffer)
+        return decode(layout.rewritten(strip_zeros=True))
     except ValueError:
         raise surplus from None
 
@@ -104,7 +118,7 @@ def _decoded_without_oddities(layout: Layout, colours: str, buffer: Pixels | Non
 def _check_by_pillow(layout: Layout) -> None:
     """Whether Pillow reads the same with more data: then it had enough without them."""
     plain, filled = (
-        np.asarray(Image.open(io.BytesIO(layout.rewritten(filler=filler))))
+        np.asarray(JpegImageFile(io.BytesIO(layout.rewritten(filler=filler))))
         for filler in (b"", FILLER)
     )
     if not np.array_equal(plain, filled):

@@ -14,6 +14,7 @@ RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 SOI, EOI, SOS, DQT, DNL, COM, APP0, APP14 = 0xD8, 0xD9, 0xDA, 0xDB, 0xDC, 0xFE, 0xE0, 0xEE
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 SEQUENTIAL = (0xC0, 0xC1, 0xC9)
+LOSSLESS = (0xC3, 0xCB)
 WITHOUT_BODY = (0x01, SOI, *range(0xD0, 0xD8))
 HARMLESS = (DNL, COM, *range(0xE0, 0xF0))
 JFIF = b"JFIF\0\1\1\0\0\1\0\1\0\0"
@@ -41,7 +42,6 @@ class Layout:
 
     def __init__(self, data: bytes, *, briefly: bool = False) -> None:
         self.segments: list[Segment] = []
-        self.ended = False
         self._frame = Segment(0, b"")
         self._read(data, briefly)
 
@@ -51,7 +51,6 @@ class Layout:
             kind, junk = data[found.start() + 1], data[place : found.start()]
             place = found.end()
             if kind == EOI:
-                self.ended = True
                 return
             if kind in WITHOUT_BODY:
                 continue
@@ -62,7 +61,6 @@ class Layout:
                 self._frame = Segment(kind, body)
             if kind == SOS:
                 if briefly and self._frame.kind in SEQUENTIAL and body[:1] == self._frame.body[5:6]:
-                    self.ended = True
                     self.segments.append(Segment(kind, body, junk))
                     return
                 end = END_OF_SCAN.search(data, place)
@@ -76,8 +74,12 @@ class Layout:
         body = self._frame.body
         return {body[at]: body[at + 2] for at in range(6, len(body) - 2, 3)}
 
-    def fault(self) -> str | None:
-        """What is missing in files that libjpeg does not complain about; None if nothing is."""
+    def fault(self, *, to_the_last_bit: bool = False) -> str | None:
+        """What is missing in files that libjpeg does not complain about; None if nothing is.
+
+        Args:
+            to_the_last_bit: whether the scans must send all bits of all coefficients.
+        """
         if any(table in self._zero_tables() for table in self._components.values()):
             return "a quantisation table was overwritten"
         for segment in self.segments:
@@ -85,11 +87,11 @@ class Layout:
                 return "a segment was overwritten"
             if segment.kind == SOS:
                 break
-        precision = self._precision()
-        if not all(bits[0] is not None for bits in precision.values()):
-            return "a colour component is missing"
-        if not self.ended and any(bit != 0 for bits in precision.values() for bit in bits):
-            return "the last scans are missing"
+        for bits in self._unsent_bits().values():
+            if bits[0] is None:
+                return "a colour component is missing"
+            if to_the_last_bit and any(bit != 0 for bit in bits):
+                return "the last scans are missing"
         return None
 
     def _zero_tables(self) -> set[int]:
@@ -108,18 +110,18 @@ class Layout:
                 body = body[1 + size :]
         return zeros
 
-    def _precision(self) -> dict[int, list[int | None]]:
+    def _unsent_bits(self) -> dict[int, list[int | None]]:
         """How many bits of each component's coefficients no scan has sent yet; None if all."""
-        precision: dict[int, list[int | None]]
-        precision = {name: [None] * BANDS for name in self._components}
+        unsent: dict[int, list[int | None]]
+        unsent = {name: [None] * BANDS for name in self._components}
         for body in (each.body for each in self.segments if each.kind == SOS):
             names, (first, last, bits) = body[1:-3:2], body[-3:] if len(body) > 5 else (0, 0, 0)
-            if self._frame.kind in SEQUENTIAL:
+            if self._frame.kind in (*SEQUENTIAL, *LOSSLESS):
                 first, last, bits = 0, BANDS - 1, 0
             for name in names:
-                if name in precision:
-                    precision[name][first : last + 1] = [bits & 15] * (min(last, 63) + 1 - first)
-        return precision
+                if name in unsent:
+                    unsent[name][first : last + 1] = [bits & 15] * (min(last, 63) + 1 - first)
+        return unsent
 
     def rewritten(self, *, strip_zeros: bool = False, filler: bytes = b"") -> bytes:
         """The file without junk between segments, comments and the like, with an end.

@@ -14,11 +14,11 @@ RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 SOI, EOI, SOS, DQT, DNL, COM, APP0, APP14 = 0xD8, 0xD9, 0xDA, 0xDB, 0xDC, 0xFE, 0xE0, 0xEE
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 SEQUENTIAL = (0xC0, 0xC1, 0xC9)
-LOSSLESS = (0xC3, 0xCB)
+LOSSLESS = (0xC3, 0xC7, 0xCB, 0xCF)
 WITHOUT_BODY = (0x01, SOI, *range(0xD0, 0xD8))
 HARMLESS = (DNL, COM, *range(0xE0, 0xF0))
 JFIF = b"JFIF\0\1\1\0\0\1\0\1\0\0"
-WIPED = (bytes(64), b"\xff" * 64)  # where a segment was overwritten
+OVERWRITTEN = re.compile(rb"\0{16,}[^\0]")  # zeros alone are padding; here a segment's end follows
 BANDS = 64  # coefficients of a block
 
 
@@ -69,6 +69,10 @@ class Layout:
             self.segments.append(Segment(kind, body, junk, scan))
 
     @property
+    def is_lossless(self) -> bool:
+        return self._frame.kind in LOSSLESS
+
+    @property
     def _components(self) -> dict[int, int]:
         """The quantisation table of each component, by the component's name."""
         body = self._frame.body
@@ -83,7 +87,7 @@ class Layout:
         if any(table in self._zero_tables() for table in self._components.values()):
             return "a quantisation table was overwritten"
         for segment in self.segments:
-            if any(wiped in segment.junk for wiped in WIPED):
+            if OVERWRITTEN.match(segment.junk):
                 return "a segment was overwritten"
             if segment.kind == SOS:
                 break

@@ -1,4 +1,4 @@
-"""Checks of the data of PNGs and TIFFs that Pillow does not make: it reads some damaged files."""
+"""What Pillow does not check: it reads some PNGs, TIFFs, BMPs and TGAs whose data are damaged."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from PIL import TiffImagePlugin
+from PIL import Image, TiffImagePlugin
+from PIL.ImageFile import ImageFile
 
 from stae_cli.images.jpeg import check_jpeg
 
@@ -23,14 +24,26 @@ STREAM, STREAM_SIZE = 513, 514  # of an old-style JPEG
 DEFLATE, JPEG, OLD_JPEG = (8, 32946), 7, 6
 COLOURS = {1: "GRAY", 3: "RGB", 4: "CMYK"}  # simplejpeg does not decode two samples
 PIECE = 1 << 20
+TGA_FOOTER, TGA_FOOTER_SIZE = b"TRUEVISION-XFILE.\0", 26
 
 
-def check_png(file: BinaryIO) -> None:
-    """Compares the checksums of a PNG's data, which Pillow does not.
+def check_data(image: Image.Image, file: BinaryIO) -> None:
+    """Looks for damage in the data of an opened image that is not decoded yet.
 
     Raises:
-        ValueError: they differ, or the data end early.
+        ValueError: there is some.
     """
+    place = file.tell()
+    if image.format == "PNG":
+        _check_png(file)
+    elif isinstance(image, TiffImagePlugin.TiffImageFile):
+        _check_tiff(image.tag_v2, file)
+    elif image.format in ("BMP", "TGA") and isinstance(image, ImageFile) and image.tile:
+        _check_end(image, file)
+    file.seek(place)
+
+
+def _check_png(file: BinaryIO) -> None:
     file.seek(8)
     found = False
     while len(head := file.read(8)) == 8:
@@ -49,13 +62,24 @@ def check_png(file: BinaryIO) -> None:
             file.seek(size + 4, 1)
 
 
-def check_tiff(image: TiffImagePlugin.TiffImageFile, file: BinaryIO) -> None:
-    """Looks for data that lack in the JPEGs and deflated strips or tiles of a TIFF's page.
+def _check_end(image: ImageFile, file: BinaryIO) -> None:
+    """Compares where the data of a BMP or TGA should end with where they do."""
+    codec, _, place, _ = image.tile[0]
+    end = file.seek(0, 2)
+    file.seek(34)
+    size = int.from_bytes(file.read(4), "little") if codec == "bmp_rle" else 0
+    if image.format == "TGA" and codec == "raw":
+        file.seek(16)
+        size = image.width * image.height * (file.read(1)[0] // 8)
+        file.seek(max(0, end - TGA_FOOTER_SIZE))
+        if file.read().endswith(TGA_FOOTER):
+            end -= TGA_FOOTER_SIZE
+    if place + size > end:
+        raise ValueError("image file is truncated")
 
-    Raises:
-        ValueError: there are some.
-    """
-    tags = image.tag_v2
+
+def _check_tiff(tags: TiffImagePlugin.ImageFileDirectory_v2, file: BinaryIO) -> None:
+    """Decodes the JPEGs and deflated strips or tiles of a TIFF's page."""
     compression = tags.get(COMPRESSION)
     colours = COLOURS.get(1 if tags.get(PLANES) == 2 else tags.get(SAMPLES, 1))
     if compression == OLD_JPEG and STREAM in tags and colours is not None:

@@ -18,14 +18,14 @@ from PIL import (  # importing a plugin registers it
     PngImagePlugin,  # noqa: F401
     PpmImagePlugin,  # noqa: F401
     TgaImagePlugin,  # noqa: F401
-    TiffImagePlugin,
+    TiffImagePlugin,  # noqa: F401
     WebPImagePlugin,  # noqa: F401
     features,
 )
 
 from stae_cli.errors import InputError
 from stae_cli.images.buffers import Buffers, Pixels
-from stae_cli.images.checks import check_png, check_tiff
+from stae_cli.images.checks import check_data
 from stae_cli.images.jpeg import load_jpeg
 from stae_cli.images.pillow import DAMAGED, damaged, to_srgb
 
@@ -96,12 +96,7 @@ class ImageFile:
         """The pixels, or an image that still is to be converted."""
         if self._image.format in ("JPEG", "MPO"):
             return load_jpeg(self._image, self._file, self.buffers)
-        before = self._file.tell()
-        if self._image.format == "PNG":
-            check_png(self._file)
-        elif isinstance(self._image, TiffImagePlugin.TiffImageFile):
-            check_tiff(self._image, self._file)
-        self._file.seek(before)
+        check_data(self._image, self._file)
         return self._image
 
 

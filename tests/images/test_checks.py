@@ -15,8 +15,8 @@ from tests.difficult import by_pillow, png_chunk, png_of, saved
 from tests.images.test_jpeg import smooth
 
 
-def read(data):
-    return open_image(io.BytesIO(data)).pixels()
+def read(data, name=""):
+    return open_image(io.BytesIO(data), name=name).pixels()
 
 
 def wiped(data, place, size):
@@ -48,6 +48,13 @@ def tiff_of(compression, pieces, *, mode="RGB", tile=None, more=()):
 
 def jpeg_of(image, **options):
     return saved(image, "JPEG", **options)
+
+
+def lossless_jpeg():
+    """A grey of 128: each pixel is the zero bit, no difference to the one before."""
+    frame = b"\xff\xc3\0\x0b\x08" + struct.pack(">HHB", 150, 200, 1) + b"\1\x11\0"
+    table = b"\xff\xc4\0\x14\0\1" + bytes(15) + b"\0"
+    return b"\xff\xd8" + frame + table + b"\xff\xda\0\x08\1\1\0\1\0\0" + bytes(3750) + b"\xff\xd9"
 
 
 def in_tiles(**options):
@@ -83,6 +90,11 @@ def test_tiffs(kind):
         read(wiped(whole, body, 100))
 
 
+def test_lossless_jpegs():
+    for data in (lossless_jpeg(), tiff_of(7, [lossless_jpeg()], mode="L")):
+        assert (read(data) == 128).all()
+
+
 @pytest.mark.parametrize("inflate", [zlib, checks.inflate])
 @pytest.mark.parametrize("damage", ["zeros", "no checksum", "half"])
 def test_deflated_strips(damage, inflate, monkeypatch):
@@ -106,3 +118,22 @@ def test_pngs():
             read(wiped(stored, parts + 9000, size))
     with pytest.raises(InputError, match="truncated"):
         read(stored[:-15])
+
+
+@pytest.mark.parametrize("lost", [1, 20])
+def test_tgas_that_lack_bytes_have_a_footer_for_pixels(lost):
+    whole = saved(smooth(), "TGA")
+    assert np.array_equal(read(whole, "a.tga"), by_pillow(whole))
+    assert np.array_equal(read(whole[:-26], "a.tga"), by_pillow(whole))
+    with pytest.raises(InputError, match="truncated"):
+        read(whole[:900] + whole[900 + lost :], "a.tga")
+
+
+def test_run_length_bmps():
+    rows = bytes((200, 7, 0, 0)) * 150 + b"\0\1"
+    head = struct.pack("<IiiHHIIiiII", 40, 200, 150, 1, 8, 1, len(rows), 0, 0, 256, 0)
+    palette = b"".join(bytes((level, level, level, 0)) for level in range(256))
+    whole = b"BM" + struct.pack("<IHHI", 0, 0, 0, 1078) + head + palette + rows
+    assert (read(whole) == 7).all()
+    with pytest.raises(InputError, match="truncated"):
+        read(whole[:1100] + whole[1102:])

@@ -90,9 +90,9 @@ CASES = {
 }
 
 
-def ycck_jpeg():
+def ycck_jpeg(image=None):
     """A CMYK JPEG whose Adobe marker says YCCK: Pillow reads these and writes none."""
-    data = saved(photo().convert("CMYK"), "JPEG")
+    data = saved((image or photo()).convert("CMYK"), "JPEG")
     marker = data.index(b"Adobe")
     transform = marker + 11
     assert data[transform] in (0, 2)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import PurePath
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 import numpy as np
 from PIL import (  # importing a plugin registers it
@@ -26,14 +25,11 @@ from PIL import (  # importing a plugin registers it
 
 from stae_cli.errors import InputError
 from stae_cli.images.buffers import Buffers, Pixels
+from stae_cli.images.checks import check_data
+from stae_cli.images.jpeg import load_jpeg
 from stae_cli.images.pillow import DAMAGED, damaged, to_srgb
 from stae_cli.images.plugins import PLUGIN_SUFFIXES, opened_by_plugin
 from stae_cli.signatures import LONGEST, kind_of
-
-try:
-    import simplejpeg
-except ImportError:  # optional: Pillow gives the same pixels, a little slower
-    simplejpeg = None
 
 Colour = tuple[int, int, int]
 
@@ -60,9 +56,6 @@ TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that swap the sides
 LATE_ORIENTATION = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # keywords of PNG texts
 DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
-LOSSES = re.compile(  # what libjpeg says of a JPEG with missing data, not just surplus bytes
-    "premature end|bad huffman code|bad arithmetic code|instead of rst|before marker 0xd[0-7]", re.I
-)
 
 
 class ImageFile:
@@ -90,9 +83,9 @@ class ImageFile:
             OSError: the disk fails.
         """
         try:
-            raw = self._jpeg_pixels()
-            if raw is None:
-                raw = np.asarray(_to_rgb(self._image, background))
+            raw = self._loaded()
+            if isinstance(raw, Image.Image):
+                raw = np.asarray(_to_rgb(raw, background))
         except DAMAGED as error:
             raise damaged(error) from error
         turned = _turned(raw, self._orientation)
@@ -104,32 +97,12 @@ class ImageFile:
         upright[:] = turned
         return upright
 
-    def _jpeg_pixels(self) -> Pixels | None:
-        """Plain JPEGs decoded by simplejpeg, bit for bit as by Pillow; None for other images.
-
-        simplejpeg is strict: what it refuses goes to Pillow, unless data are missing, which Pillow
-        fills with grey without an error.
-
-        Raises:
-            ValueError: data are missing.
-        """
-        image = self._image
-        if simplejpeg is None or image.format != "JPEG" or image.mode not in ("RGB", "L"):
-            return None
-        if (transform := to_srgb(image)) is not None and image.mode == "L":
-            return None
-        self._file.seek(0)
-        try:
-            buffer = self.buffers.take(image.height, image.width)
-            pixels = simplejpeg.decode_jpeg(self._file.read(), colorspace="RGB", buffer=buffer)
-        except ValueError as error:
-            if LOSSES.search(str(error)):
-                raise
-            self._file.seek(0)
-            return None
-        if transform is not None:
-            return np.asarray(transform.apply(Image.fromarray(pixels)))
-        return cast(Pixels, pixels)
+    def _loaded(self) -> Pixels | Image.Image:
+        """The pixels, or an image that still is to be converted."""
+        if self._image.format in ("JPEG", "MPO"):
+            return load_jpeg(self._image, self._file, self.buffers)
+        check_data(self._image, self._file)
+        return self._image
 
 
 def open_image(file: BinaryIO, *, name: str = "", buffers: Buffers | None = None) -> ImageFile:

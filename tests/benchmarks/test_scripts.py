@@ -41,7 +41,6 @@ def recorded(folder, name):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not say its peak memory")
 def test_files(tiny, tmp_path):
-    pytest.importorskip("simplejpeg")
     pytest.importorskip("isal")
     little = ("--quick", "--seconds", "0", "--weights", str(tiny))
     files.main([*little, "--results", str(tmp_path)])

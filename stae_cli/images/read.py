@@ -19,7 +19,6 @@ from PIL import (  # importing a plugin registers it
     PngImagePlugin,  # noqa: F401
     PpmImagePlugin,  # noqa: F401
     TgaImagePlugin,  # noqa: F401
-    TiffImagePlugin,  # noqa: F401
     WebPImagePlugin,  # noqa: F401
     features,
 )
@@ -27,6 +26,7 @@ from PIL import (  # importing a plugin registers it
 from stae_cli.errors import InputError
 from stae_cli.images.buffers import Buffers, Pixels
 from stae_cli.images.pillow import DAMAGED, damaged, to_srgb
+from stae_cli.images.tiff import Samples, open_tiff
 
 try:
     import simplejpeg
@@ -54,6 +54,7 @@ ORIENTATION_TAG = 0x0112
 TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that swap the sides
 LATE_ORIENTATION = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # keywords of PNG texts
 DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+OPENED_HERE = {"TIFF": open_tiff}  # formats of which Pillow reads some kinds wrongly
 WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 LOSSES = re.compile(  # what libjpeg says of a JPEG with missing data, not just surplus bytes
     "premature end|bad huffman code|bad arithmetic code|instead of rst|before marker 0xd[0-7]", re.I
@@ -190,13 +191,15 @@ def _identified(file: BinaryIO, suffix: str) -> Image.Image | None:
             continue
         file.seek(0)
         try:
-            return factory(file, "")
+            return OPENED_HERE.get(name, factory)(file, "")
         except SyntaxError:  # the file is not of this format
             continue
     return None
 
 
 def _orientation(image: Image.Image, file: BinaryIO) -> int:
+    if isinstance(image, Samples):
+        return image.orientation if image.orientation in range(1, 9) else 1
     if image.format == "TIFF":  # Pillow turns these itself while loading
         return 1
     if image.format == "PNG" and _turns_late(file):

@@ -16,7 +16,6 @@ from PIL import (  # importing a plugin registers it
     ImageCms,
     Jpeg2KImagePlugin,  # noqa: F401
     JpegImagePlugin,  # noqa: F401
-    PngImagePlugin,  # noqa: F401
     PpmImagePlugin,  # noqa: F401
     TgaImagePlugin,  # noqa: F401
     WebPImagePlugin,  # noqa: F401
@@ -26,6 +25,7 @@ from PIL import (  # importing a plugin registers it
 from stae_cli.errors import InputError
 from stae_cli.images.buffers import Buffers, Pixels
 from stae_cli.images.pillow import DAMAGED, damaged, to_srgb
+from stae_cli.images.png import Png
 from stae_cli.images.tiff import Samples, open_tiff
 
 try:
@@ -52,9 +52,8 @@ IMAGE_SUFFIXES = frozenset(suffix for suffixes in SUFFIXES_OF.values() for suffi
 MAX_PIXELS = 512_000_000
 ORIENTATION_TAG = 0x0112
 TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that swap the sides
-LATE_ORIENTATION = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # keywords of PNG texts
 DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N", "I")
-OPENED_HERE = {"TIFF": open_tiff}  # formats of which Pillow reads some kinds wrongly
+OPENED_HERE = {"PNG": Png, "TIFF": open_tiff}  # formats of which Pillow reads some kinds wrongly
 WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 LOSSES = re.compile(  # what libjpeg says of a JPEG with missing data, not just surplus bytes
     "premature end|bad huffman code|bad arithmetic code|instead of rst|before marker 0xd[0-7]", re.I
@@ -70,7 +69,7 @@ class ImageFile:
     def __init__(self, image: Image.Image, file: BinaryIO, buffers: Buffers) -> None:
         self._image, self._file = image, file
         self.buffers = buffers
-        self._orientation = _orientation(image, file)
+        self._orientation = _orientation(image)
         self.width, self.height = image.size
         if self._orientation in TRANSPOSED:
             self.width, self.height = self.height, self.width
@@ -197,12 +196,12 @@ def _identified(file: BinaryIO, suffix: str) -> Image.Image | None:
     return None
 
 
-def _orientation(image: Image.Image, file: BinaryIO) -> int:
+def _orientation(image: Image.Image) -> int:
     if isinstance(image, Samples):
         return image.orientation if image.orientation in range(1, 9) else 1
     if image.format == "TIFF":  # Pillow turns these itself while loading
         return 1
-    if image.format == "PNG" and _turns_late(file):
+    if isinstance(image, Png) and image.turns_late:
         # Not left to `getexif`: it would hide the error of a damaged file, and loading the file a
         # second time gives what could be read, without an error.
         image.load()
@@ -211,27 +210,6 @@ def _orientation(image: Image.Image, file: BinaryIO) -> int:
     except DAMAGED:  # broken EXIF does not make the pixels wrong
         return 1
     return value if value in range(1, 9) else 1
-
-
-def _turns_late(file: BinaryIO) -> bool:
-    """Whether a PNG may give its orientation after its pixels."""
-    before, behind, longest = file.tell(), False, max(map(len, LATE_ORIENTATION))
-    try:
-        file.seek(8)
-        while len(head := file.read(8)) == 8:
-            size, kind = int.from_bytes(head[:4], "big"), head[4:]
-            if behind and kind in (b"tEXt", b"zTXt", b"iTXt"):
-                beginning = file.read(min(size, longest))
-                if beginning.startswith(LATE_ORIENTATION):
-                    return True
-                size -= len(beginning)
-            elif behind and kind == b"eXIf":
-                return True
-            behind = behind or kind == b"IDAT"
-            file.seek(size + 4, 1)
-        return False
-    finally:
-        file.seek(before)
 
 
 def _turned(pixels: Pixels, orientation: int) -> Pixels:

@@ -14,7 +14,6 @@ from PIL import (  # importing a plugin registers it
     GifImagePlugin,  # noqa: F401
     Image,
     ImageCms,
-    Jpeg2KImagePlugin,  # noqa: F401
     JpegImagePlugin,  # noqa: F401
     PpmImagePlugin,  # noqa: F401
     TgaImagePlugin,  # noqa: F401
@@ -24,6 +23,7 @@ from PIL import (  # importing a plugin registers it
 
 from stae_cli.errors import InputError
 from stae_cli.images.buffers import Buffers, Pixels
+from stae_cli.images.jpeg2000 import Jpeg2000
 from stae_cli.images.pillow import DAMAGED, damaged, to_srgb
 from stae_cli.images.png import Png
 from stae_cli.images.tiff import Samples, open_tiff
@@ -53,7 +53,11 @@ MAX_PIXELS = 512_000_000
 ORIENTATION_TAG = 0x0112
 TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that swap the sides
 DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N", "I")
-OPENED_HERE = {"PNG": Png, "TIFF": open_tiff}  # formats of which Pillow reads some kinds wrongly
+OPENED_HERE = {
+    "JPEG2000": Jpeg2000,
+    "PNG": Png,
+    "TIFF": open_tiff,
+}  # formats of which Pillow reads some kinds wrongly
 WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 LOSSES = re.compile(  # what libjpeg says of a JPEG with missing data, not just surplus bytes
     "premature end|bad huffman code|bad arithmetic code|instead of rst|before marker 0xd[0-7]", re.I

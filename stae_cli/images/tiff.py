@@ -19,6 +19,7 @@ from stae_cli.images import tiff_pages as tag
 from stae_cli.images.tiff_pages import Page, picture_page
 from stae_cli.images.tiff_samples import (
     BYTEWISE,
+    JPEG2000,
     PREDICTED,
     Array,
     read_samples,
@@ -178,7 +179,9 @@ def _own_reader(
     if kind == YCBCR and compression == 1 and tag.STRIP_OFFSETS in page.tags:
         return lambda: TiffImagePlugin.TiffImageFile(_deflated(file, page))
     colours = COLOURS.get(kind, 0)
-    if compression not in BYTEWISE or len(set(bits)) != 1 or not 0 < colours <= len(bits):
+    if compression not in BYTEWISE and not (compression in JPEG2000 and set(bits) == {8}):
+        return None
+    if len(set(bits)) != 1 or not 0 < colours <= len(bits):
         return None
     if len(bits) != colours + len(extra) or (kind == CMYK and page.get(tag.INK_SET, 1) != 1):
         return None

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from PIL import TiffImagePlugin
 
 from stae_cli.images import tiff_pages as tag
+from stae_cli.images.jpeg2000 import Jpeg2000
 from stae_cli.images.tiff_pages import Page
 
 Array = npt.NDArray[Any]
@@ -21,6 +22,7 @@ Tags = dict[int, tuple[int, ...]]
 DEFLATE = (8, 32946)
 BY_LIBTIFF = (5, 32773, 34925, 50000)  # LZW, PackBits, LZMA, Zstandard
 BYTEWISE = (1, *DEFLATE, *BY_LIBTIFF)
+JPEG2000 = (33005, 34712)
 PREDICTED = (5, *DEFLATE, 34925, 50000)  # compressions that a predictor may precede
 REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 AT_ONCE = 1 << 20  # samples that are unpacked from bits
@@ -31,7 +33,7 @@ def read_samples(file: BinaryIO, page: Page, bits: tuple[int, ...], wanted: list
 
     Args:
         file: seekable.
-        page: in a compression of BYTEWISE.
+        page: in a compression of BYTEWISE, or of JPEG2000 with 8 bits.
         bits: of each sample of a pixel, all equal and at most 16.
         wanted: indices of samples.
 
@@ -107,6 +109,11 @@ def _segment(
         tags: Tags = {tag.WIDTH: (width,), tag.HEIGHT: (rows,), tag.BITS: (8,), tag.SAMPLES: (1,)}
         tags |= {tag.COMPRESSION: (compression,), tag.PHOTOMETRIC: (1,), tag.STRIP_ROWS: (rows,)}
         return np.asarray(TiffImagePlugin.TiffImageFile(tiff_file(tags, [packed])))
+    if compression in JPEG2000:
+        part = np.asarray(Jpeg2000(BytesIO(packed)))
+        if part.reshape(*part.shape[:2], -1).shape != shape:
+            raise ValueError("strips or tiles of another size than the image says")
+        return part.reshape(rows, width)
     if compression in DEFLATE:
         packed = zlib.decompressobj().decompress(packed, rows * width)
     if len(packed) < rows * width:

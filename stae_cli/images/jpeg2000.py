@@ -15,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image, Jpeg2KImagePlugin
 
 from stae_cli.errors import InputError
+from stae_cli.images.alpha import straight
 from stae_cli.images.boxes import boxes
 from stae_cli.images.spliced import Part, Spliced
 
@@ -122,7 +123,7 @@ class Jpeg2000(Jpeg2KImagePlugin.Jpeg2KImageFile):
             return image
         kind = kinds.get(len(depths) - 1)
         if kind == PREMULTIPLIED:
-            return Image.fromarray(_straight(np.asarray(image)))
+            return straight(image)
         return image if kind == OPACITY else image.convert(self.mode[:-1])
 
     def _unwrapped(self, bands: list[Bytes]) -> list[Bytes]:
@@ -148,13 +149,6 @@ def _stretched(band: Bytes, depth: int) -> Bytes:
         return band
     peak = (1 << depth) - 1
     return (((band >> (8 - depth)).astype(np.uint16) * 255 + peak // 2) // peak).astype(np.uint8)
-
-
-def _straight(pixels: Bytes) -> Bytes:
-    """Pixels whose colours were multiplied by their last channel."""
-    colours, alpha = pixels[..., :-1].astype(np.uint16), pixels[..., -1:]
-    colours = (colours * 255 + alpha // 2) // np.maximum(alpha, 1)
-    return np.concatenate([np.minimum(colours, 255).astype(np.uint8), alpha], axis=-1)
 
 
 def _codestream(file: BinaryIO, place: int) -> Codestream:

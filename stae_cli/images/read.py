@@ -9,23 +9,23 @@ from typing import BinaryIO, cast
 
 import numpy as np
 from PIL import (  # importing a plugin registers it
-    AvifImagePlugin,  # noqa: F401
     BmpImagePlugin,  # noqa: F401
     GifImagePlugin,  # noqa: F401
     Image,
     ImageCms,
     JpegImagePlugin,  # noqa: F401
     PpmImagePlugin,  # noqa: F401
-    TgaImagePlugin,  # noqa: F401
     WebPImagePlugin,  # noqa: F401
     features,
 )
 
 from stae_cli.errors import InputError
+from stae_cli.images.avif import Avif
 from stae_cli.images.buffers import Buffers, Pixels
 from stae_cli.images.jpeg2000 import Jpeg2000
 from stae_cli.images.pillow import DAMAGED, damaged, to_srgb
 from stae_cli.images.png import Png
+from stae_cli.images.tga import Tga
 from stae_cli.images.tiff import Samples, open_tiff
 
 try:
@@ -54,8 +54,10 @@ ORIENTATION_TAG = 0x0112
 TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that swap the sides
 DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 OPENED_HERE = {
+    "AVIF": Avif,
     "JPEG2000": Jpeg2000,
     "PNG": Png,
+    "TGA": Tga,
     "TIFF": open_tiff,
 }  # formats of which Pillow reads some kinds wrongly
 WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")

@@ -9,8 +9,6 @@ from typing import BinaryIO, cast
 
 import numpy as np
 from PIL import (  # importing a plugin registers it
-    BmpImagePlugin,  # noqa: F401
-    GifImagePlugin,  # noqa: F401
     Image,
     ImageCms,
     JpegImagePlugin,  # noqa: F401
@@ -21,12 +19,15 @@ from PIL import (  # importing a plugin registers it
 
 from stae_cli.errors import InputError
 from stae_cli.images.avif import Avif
+from stae_cli.images.bmp import open_bmp
 from stae_cli.images.buffers import Buffers, Pixels
+from stae_cli.images.gif import Gif
 from stae_cli.images.jpeg2000 import Jpeg2000
+from stae_cli.images.lazy import Lazy
 from stae_cli.images.pillow import DAMAGED, damaged, to_srgb
 from stae_cli.images.png import Png
 from stae_cli.images.tga import Tga
-from stae_cli.images.tiff import Samples, open_tiff
+from stae_cli.images.tiff import open_tiff
 
 try:
     import simplejpeg
@@ -55,6 +56,8 @@ TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that swap the sides
 DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 OPENED_HERE = {
     "AVIF": Avif,
+    "BMP": open_bmp,
+    "GIF": Gif,
     "JPEG2000": Jpeg2000,
     "PNG": Png,
     "TGA": Tga,
@@ -199,11 +202,14 @@ def _identified(file: BinaryIO, suffix: str) -> Image.Image | None:
             return OPENED_HERE.get(name, factory)(file, "")
         except SyntaxError:  # the file is not of this format
             continue
+    if suffix in SUFFIXES_OF["PPM"] and prefix[:2] in (b"P7", b"PF"):
+        kind = "a PAM" if prefix[1] == ord("7") else "a PFM, of floating-point numbers"
+        raise InputError(f"{kind}, which cannot be read: save it as PNG")
     return None
 
 
 def _orientation(image: Image.Image) -> int:
-    if isinstance(image, Samples):
+    if isinstance(image, Lazy):
         return image.orientation if image.orientation in range(1, 9) else 1
     if image.format == "TIFF":  # Pillow turns these itself while loading
         return 1

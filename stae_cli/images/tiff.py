@@ -9,13 +9,14 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from io import BytesIO
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from stae_cli.errors import InputError
 from stae_cli.images import tiff_pages as tag
+from stae_cli.images.lazy import Lazy
 from stae_cli.images.tiff_pages import Page, picture_page
 from stae_cli.images.tiff_samples import (
     BYTEWISE,
@@ -54,29 +55,6 @@ COMPRESSIONS = {
 }  # fmt: skip
 
 
-class Samples(Image.Image):
-    """A picture whose samples are read when it is loaded; not turned upright."""
-
-    format = "TIFF"
-
-    def __init__(self, page: Page, decode: Callable[[], Image.Image]) -> None:
-        super().__init__()
-        self._size = page.get(tag.WIDTH, 0), page.get(tag.HEIGHT, 0)
-        self._mode = "RGB"
-        self._decode: Callable[[], Image.Image] | None = decode
-        self.orientation = page.get(tag.ORIENTATION, 1)
-        if profile := page.tags.get(tag.PROFILE):
-            self.info["icc_profile"] = bytes(profile)
-
-    def load(self) -> Any:
-        if self._decode:
-            image = self._decode()
-            image.load()
-            self._mode, self._decode = image.mode, None
-            self.im = image.im
-        return super().load()
-
-
 def open_tiff(file: BinaryIO, name: str = "") -> Image.Image:
     """The picture's page, not decoded yet.
 
@@ -94,7 +72,12 @@ def open_tiff(file: BinaryIO, name: str = "") -> Image.Image:
             raise _unreadable(page, bits) from error
     if (decode := _own_reader(file, page, bits, extra)) is None:
         raise _unreadable(page, bits)
-    return Samples(page, decode)
+    return Lazy(
+        (page.get(tag.WIDTH, 0), page.get(tag.HEIGHT, 0)),
+        decode,
+        profile=bytes(page.tags.get(tag.PROFILE, ())),
+        orientation=page.get(tag.ORIENTATION, 1),
+    )
 
 
 def _bits(page: Page) -> tuple[int, ...]:

@@ -38,7 +38,7 @@ def open_heif(file: BinaryIO) -> Image.Image:
     coded = image.info.get("nclx_profile")
     if coded and not image.info.get("icc_profile"):
         profile = profile_of(int(coded["color_primaries"]), int(coded["transfer_characteristics"]))
-        if profile is not None:
+        if profile:
             image.info["icc_profile"] = profile
     return image
 

@@ -8,27 +8,28 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import (  # importing a plugin registers it
-    AvifImagePlugin,  # noqa: F401
-    BmpImagePlugin,  # noqa: F401
-    GifImagePlugin,  # noqa: F401
     Image,
     ImageCms,
-    Jpeg2KImagePlugin,  # noqa: F401
     JpegImagePlugin,  # noqa: F401
-    PngImagePlugin,  # noqa: F401
     PpmImagePlugin,  # noqa: F401
-    TgaImagePlugin,  # noqa: F401
-    TiffImagePlugin,  # noqa: F401
     WebPImagePlugin,  # noqa: F401
     features,
 )
 
 from stae_cli.errors import InputError
+from stae_cli.images.avif import Avif
+from stae_cli.images.bmp import open_bmp
 from stae_cli.images.buffers import Buffers, Pixels
 from stae_cli.images.checks import check_data
+from stae_cli.images.gif import Gif
 from stae_cli.images.jpeg import load_jpeg
+from stae_cli.images.jpeg2000 import Jpeg2000
+from stae_cli.images.lazy import Lazy
 from stae_cli.images.pillow import DAMAGED, damaged, to_srgb
 from stae_cli.images.plugins import PLUGIN_SUFFIXES, opened_by_plugin
+from stae_cli.images.png import Png
+from stae_cli.images.tga import Tga
+from stae_cli.images.tiff import open_tiff
 from stae_cli.signatures import LONGEST, kind_of
 
 Colour = tuple[int, int, int]
@@ -53,8 +54,17 @@ UPRIGHT = ("TIFF", "HEIF", "JXL")  # turned while they are loaded
 MAX_PIXELS = 512_000_000
 ORIENTATION_TAG = 0x0112
 TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that swap the sides
-LATE_ORIENTATION = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # keywords of PNG texts
 DEEP_GREY = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+OPENED_HERE = {
+    "AVIF": Avif,
+    "BMP": open_bmp,
+    "GIF": Gif,
+    "JPEG2000": Jpeg2000,
+    "PNG": Png,
+    "TGA": Tga,
+    "TIFF": open_tiff,
+}  # formats of which Pillow reads some kinds wrongly
+WEAKLY_MARKED = ("PPM", "TGA")  # that other files may seem to be of
 WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 
 
@@ -67,7 +77,7 @@ class ImageFile:
     def __init__(self, image: Image.Image, file: BinaryIO, buffers: Buffers) -> None:
         self._image, self._file = image, file
         self.buffers = buffers
-        self._orientation = _orientation(image, file)
+        self._orientation = _orientation(image)
         self.width, self.height = image.size
         if self._orientation in TRANSPOSED:
             self.width, self.height = self.height, self.width
@@ -161,9 +171,13 @@ def _identified(file: BinaryIO, suffix: str) -> Image.Image | None:
     """Like `Image.open`, without its limit of 179 megapixels (ours is checked above).
 
     That limit can only be changed for the whole process.
+
+    Raises:
+        InputError: of a format that is known, but not of a kind that can be read.
     """
     if (image := opened_by_plugin(file)) is not None:
         return image
+    refusal = None
     file.seek(0)
     prefix = file.read(16)
     for name, suffixes in SUFFIXES_OF.items():
@@ -174,16 +188,24 @@ def _identified(file: BinaryIO, suffix: str) -> Image.Image | None:
             continue
         file.seek(0)
         try:
-            return factory(file, "")
-        except SyntaxError:  # the file is not of this format
-            continue
+            return OPENED_HERE.get(name, factory)(file, "")
+        except SyntaxError as error:  # of another format, or of a kind that Pillow does not know
+            if name not in WEAKLY_MARKED:
+                refusal = InputError(f"a {name} that cannot be read: {error}")
+    if refusal:
+        raise refusal
+    if suffix in SUFFIXES_OF["PPM"] and prefix[:2] in (b"P7", b"PF"):
+        kind = "a PAM" if prefix[1] == ord("7") else "a PFM, of floating-point numbers"
+        raise InputError(f"{kind}, which cannot be read: save it as PNG")
     return None
 
 
-def _orientation(image: Image.Image, file: BinaryIO) -> int:
+def _orientation(image: Image.Image) -> int:
+    if isinstance(image, Lazy):
+        return image.orientation if image.orientation in range(1, 9) else 1
     if image.format in UPRIGHT:
         return 1
-    if image.format == "PNG" and _turns_late(file):
+    if isinstance(image, Png) and image.turns_late:
         # Not left to `getexif`: it would hide the error of a damaged file, and loading the file a
         # second time gives what could be read, without an error.
         image.load()
@@ -192,27 +214,6 @@ def _orientation(image: Image.Image, file: BinaryIO) -> int:
     except DAMAGED:  # broken EXIF does not make the pixels wrong
         return 1
     return value if value in range(1, 9) else 1
-
-
-def _turns_late(file: BinaryIO) -> bool:
-    """Whether a PNG may give its orientation after its pixels."""
-    before, behind, longest = file.tell(), False, max(map(len, LATE_ORIENTATION))
-    try:
-        file.seek(8)
-        while len(head := file.read(8)) == 8:
-            size, kind = int.from_bytes(head[:4], "big"), head[4:]
-            if behind and kind in (b"tEXt", b"zTXt", b"iTXt"):
-                beginning = file.read(min(size, longest))
-                if beginning.startswith(LATE_ORIENTATION):
-                    return True
-                size -= len(beginning)
-            elif behind and kind == b"eXIf":
-                return True
-            behind = behind or kind == b"IDAT"
-            file.seek(size + 4, 1)
-        return False
-    finally:
-        file.seek(before)
 
 
 def _turned(pixels: Pixels, orientation: int) -> Pixels:

@@ -54,6 +54,6 @@ def test_every_damaged_image_is_encoded_or_listed(stae, tiny, tmp_path, seed):
     listed = [json.loads(row)["source"] for row in rows]
     encoded = [path.stem for path in out.glob("*.safetensors")]
     assert len(listed) == ran.json["failed"] > 50
-    assert len(encoded) == ran.json["done"] > 50
+    assert len(encoded) == ran.json["done"] > 20
     keys = sorted(path.stem for path in source.iterdir())
     assert sorted(encoded + [name.rpartition(".")[0] for name in listed]) == keys

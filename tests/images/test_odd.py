@@ -156,6 +156,7 @@ def test_encoding_a_folder_of_odd_files(stae, tiny, tmp_path):
     assert "HDR" in reasons["hdr.png"]
     (plain / "grey.png").write_bytes(grey)
     assert stae("encode", plain, tmp_path / "latents-of-plain", "--weights", tiny).code == 0
-    expected = read_latent(tmp_path / "latents-of-plain" / "grey.safetensors")
+    expected, _ = read_latent(tmp_path / "latents-of-plain" / "grey.safetensors")
     for key in ("white", "text"):
-        assert np.array_equal(read_latent(tmp_path / "latents" / f"{key}.safetensors"), expected)
+        latent, _ = read_latent(tmp_path / "latents" / f"{key}.safetensors")
+        assert np.array_equal(latent, expected)

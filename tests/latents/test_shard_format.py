@@ -173,7 +173,7 @@ def test_shards_and_files_are_listed_together(path, tmp_path):
     listing = list_latents([tmp_path])
     assert [stored.key for stored in listing.latents] == KEYS
     assert [problem.key for problem in listing.problems] == ["cut.safetensors"]
-    assert listing.passed_over .total() == 0
+    assert listing.passed_over.total() == 0
 
 
 @settings(max_examples=150)

@@ -32,6 +32,6 @@ def listed_inputs(from_list: str | None) -> SourceList | None:
 
     if from_list is None:
         return None
-    if from_list == "-":
+    if from_list in ("-", "/dev/stdin"):
         return parse_list(sys.stdin.buffer.read(), Path(), name="on stdin")
     return read_list(Path(from_list))

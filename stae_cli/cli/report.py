@@ -70,7 +70,7 @@ def _print_failures(problems: Sequence[Problem]) -> None:
 
 def _print_summary(report: Tally, plan: Plan, verb: str) -> None:
     from stae_cli.images.plugins import REMEDIES
-    from stae_cli.storage.sources import summary_of
+    from stae_cli.storage.names import summary_of
 
     counts = [f"{verb} {report.done}", f"skipped {report.skipped} already done"]
     counts.append(f"failed {len(report.problems)}")

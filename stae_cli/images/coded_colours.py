@@ -54,10 +54,20 @@ def profile_of(primaries: int, transfer: int, *, is_grey: bool = False) -> bytes
         raise InputError(f"its transfer curve ({transfer}) is unknown: save it as sRGB")
     if transfer in AS_SRGB and (is_grey or primaries in (1, UNSPECIFIED)):
         return b""
-    curve = _curve(transfer)
+    curve = _curve(GAMMAS[transfer]) if transfer in GAMMAS else _curve(*SRGB_CURVE)
+    return _profile(1 if primaries == UNSPECIFIED else primaries, curve, is_grey=is_grey)
+
+
+@lru_cache(maxsize=32)
+def profile_of_gamma(gamma: float, *, is_grey: bool) -> bytes:
+    """The ICC profile of sRGB's colours whose levels, to the power of `gamma`, are light."""
+    return _profile(1, _curve(gamma), is_grey=is_grey)
+
+
+def _profile(primaries: int, curve: bytes, *, is_grey: bool) -> bytes:
     if is_grey:
         return _icc(b"GRAY", [(b"kTRC", curve)])
-    columns = _to_d50(PRIMARIES[1 if primaries == UNSPECIFIED else primaries]).T
+    columns = _to_d50(PRIMARIES[primaries]).T
     tags = [
         (name + b"XYZ", _xyz(column))
         for name, column in zip((b"r", b"g", b"b"), columns, strict=True)
@@ -74,8 +84,8 @@ def _to_d50(corners: tuple[tuple[float, float], ...]) -> Matrix:
     return np.linalg.inv(BRADFORD) @ np.diag(gains) @ BRADFORD @ to_xyz
 
 
-def _curve(transfer: int) -> bytes:
-    numbers = (GAMMAS[transfer],) if transfer in GAMMAS else SRGB_CURVE
+def _curve(*numbers: float) -> bytes:
+    """A power, or the parameters of a curve like sRGB's."""
     head = b"para\0\0\0\0" + struct.pack(">HH", 0 if len(numbers) == 1 else 3, 0)
     return head + b"".join(map(_fixed, numbers))
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import errno
 import struct
+import threading
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from io import BytesIO
 
 import numpy as np
 from PIL import Image, ImageCms
+from PIL import ImageFile as PillowFile
 
 from stae_cli.errors import InputError
 
@@ -37,6 +41,32 @@ PROFILE_MODES = {  # of the profile that an image of each mode may have
     **dict.fromkeys(("L", "LA", "La", "1"), "L"),
     "CMYK": "CMYK",
 }
+
+
+class _WholeFiles:
+    """Pillow's setting, which is the process's: off as long as any thread is inside."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = threading.Lock(), 0, False
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Has Pillow refuse truncated files, whatever the caller's `LOAD_TRUNCATED_IMAGES`."""
+        with self._lock:
+            if not self._inside:
+                self._before = PillowFile.LOAD_TRUNCATED_IMAGES
+                PillowFile.LOAD_TRUNCATED_IMAGES = False
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    PillowFile.LOAD_TRUNCATED_IMAGES = self._before
+
+
+whole_files = _WholeFiles()
 
 
 def damaged(error: BaseException) -> InputError:

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from stae_cli.errors import InputError
-from stae_cli.images.coded_colours import profile_of
+from stae_cli.images.coded_colours import profile_of, profile_of_gamma
 from stae_cli.images.spliced import Part, Spliced
 
 TEXTS = (b"tEXt", b"zTXt", b"iTXt")
@@ -24,6 +24,7 @@ LEADING = max(map(len, ORIENTED))
 PILLOWS_TEXT = 1 << 20  # what Pillow unpacks of a text, and less than it takes of all
 MOST_TEXT = 32 << 20
 MOST_PROFILE = 32 << 20
+SRGB_GAMMA = 45_455  # in units of gAMA
 GREY, RGB, GREY_ALPHA = 0, 2, 4  # colour types
 
 
@@ -70,10 +71,19 @@ class Png(PngImagePlugin.PngImageFile):
         self._depth, self._kind = struct.unpack(">8xBB", first[b"IHDR"].data(file)[:10])
         if b"iCCP" in first:
             self.info["icc_profile"] = _profile(first[b"iCCP"].data(file))
+        if b"gAMA" in first and first.keys().isdisjoint((b"iCCP", b"cICP", b"sRGB")):
+            self._use_gamma(first[b"gAMA"].data(file))
         if b"cICP" in first:
             self._use_code(first[b"cICP"].data(file))
         if b"tRNS" in first:
             self._mask_transparency(first[b"tRNS"].data(file))
+
+    def _use_gamma(self, data: bytes) -> None:
+        """Notes how levels become light, unless it is about as in sRGB."""
+        gamma = struct.unpack(">I", data[:4])[0]
+        if gamma and abs(gamma / SRGB_GAMMA - 1) > 0.05:
+            is_grey = self._kind in (GREY, GREY_ALPHA)
+            self.info["icc_profile"] = profile_of_gamma(100_000 / gamma, is_grey=is_grey)
 
     def _use_code(self, data: bytes) -> None:
         primaries, transfer, matrix, full = struct.unpack(">4B", data[:4])

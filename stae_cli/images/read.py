@@ -25,7 +25,7 @@ from stae_cli.images.gif import Gif
 from stae_cli.images.jpeg import load_jpeg
 from stae_cli.images.jpeg2000 import Jpeg2000
 from stae_cli.images.lazy import Lazy
-from stae_cli.images.pillow import DAMAGED, damaged, to_srgb
+from stae_cli.images.pillow import DAMAGED, damaged, to_srgb, whole_files
 from stae_cli.images.plugins import PLUGIN_SUFFIXES, opened_by_plugin
 from stae_cli.images.png import Png
 from stae_cli.images.tga import Tga
@@ -93,9 +93,10 @@ class ImageFile:
             OSError: the disk fails.
         """
         try:
-            raw = self._loaded()
-            if isinstance(raw, Image.Image):
-                raw = np.asarray(_to_rgb(raw, background))
+            with whole_files():
+                raw = self._loaded()
+                if isinstance(raw, Image.Image):
+                    raw = np.asarray(_to_rgb(raw, background))
         except DAMAGED as error:
             raise damaged(error) from error
         turned = _turned(raw, self._orientation)
@@ -128,7 +129,8 @@ def open_image(file: BinaryIO, *, name: str = "", buffers: Buffers | None = None
         OSError: the disk fails.
     """
     try:
-        image = _identified(file, PurePath(name).suffix.lower())
+        with whole_files():
+            image = _identified(file, PurePath(name).suffix.lower())
         if image is None:
             file.seek(0)
             kind = kind_of(file.read(LONGEST))
@@ -137,7 +139,8 @@ def open_image(file: BinaryIO, *, name: str = "", buffers: Buffers | None = None
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise InputError(f"{width}x{height} pixels are more than {MAX_PIXELS // 10**6} million")
-        return ImageFile(image, file, buffers or Buffers())
+        with whole_files():
+            return ImageFile(image, file, buffers or Buffers())
     except DAMAGED as error:
         raise damaged(error) from error
 

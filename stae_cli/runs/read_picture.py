@@ -42,7 +42,10 @@ def source_state(entry: Entry) -> SourceState:
         entry.key.encode()
     except UnicodeEncodeError as error:
         raise InputError("its name is not valid UTF-8; rename it") from error
-    return entry.state()
+    try:
+        return entry.state()
+    except FileNotFoundError as error:  # paths of lists, say, may be relative to another folder
+        raise InputError(f"cannot read `{entry.place}`: {error.strerror or error}") from error
 
 
 def read_picture(

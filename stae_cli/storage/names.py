@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from stae_cli.errors import InputError, UsageError
 from stae_cli.storage.entry import Entry
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+KINDS_NAMED = 8
 RESERVED = "__metadata__"  # reserved by safetensors
 LONGEST_NAME = 255  # bytes, on most file systems
 LONGEST_PART = 240  # bytes; outputs add a suffix
@@ -169,3 +171,12 @@ def _encoded(part: str) -> bytes:
         return part.encode()
     except UnicodeEncodeError as error:
         raise InputError("its name is not valid UTF-8") from error
+
+
+def summary_of(passed_over: Counter[str]) -> str:
+    """What was passed over in a few words: `9 other files: .heic 7, .txt 2`."""
+    named = [f"{kind} {count}" for kind, count in passed_over.most_common(KINDS_NAMED)]
+    if (more := len(passed_over) - KINDS_NAMED) > 0:
+        named.append(f"{more} more kinds")
+    total = passed_over.total()
+    return f"{total} other {'file' if total == 1 else 'files'}: {', '.join(named)}"

@@ -15,7 +15,7 @@ from stae_cli.storage import tars
 from stae_cli.storage.entry import Entry, FileEntry, Problem
 from stae_cli.storage.fsspec_store import is_url
 from stae_cli.storage.lists import SourceList
-from stae_cli.storage.names import suffix_of
+from stae_cli.storage.names import suffix_of, summary_of
 from stae_cli.storage.remote_entry import NO_SUFFIX, RemoteEntry, list_objects
 from stae_cli.storage.shares import is_shared_file
 from stae_cli.storage.tars import Tar, tar_of
@@ -31,7 +31,6 @@ SPECIAL = "special files"
 LINKS = "links to folders that are read by their own path"
 REPEATED = "given twice"
 OTHERS = "others"
-KINDS_NAMED = 8
 MOST_KINDS = 1000  # suffixes may be hashes or numbers
 
 Found = FileEntry | RemoteEntry | Problem | str  # str: the kind of a file that is passed over
@@ -101,15 +100,6 @@ def list_sources(
         hints.append(f"files with these suffixes are read: {', '.join(sorted(wanted))}")
         raise StaeError(f"no inputs found in {where}{passed}", "; ".join(hints))
     return listing
-
-
-def summary_of(passed_over: Counter[str]) -> str:
-    """What was passed over in a few words: `9 other files: .heic 7, .txt 2`."""
-    named = [f"{kind} {count}" for kind, count in passed_over.most_common(KINDS_NAMED)]
-    if (more := len(passed_over) - KINDS_NAMED) > 0:
-        named.append(f"{more} more kinds")
-    total = passed_over.total()
-    return f"{total} other {'file' if total == 1 else 'files'}: {', '.join(named)}"
 
 
 def list_below(

@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -15,7 +16,7 @@ from stae_cli.errors import InputError
 from stae_cli.signatures import LONGEST, kind_of
 from stae_cli.storage import packed
 from stae_cli.storage.entry import Entry, FileEntry, Problem, SourceState
-from stae_cli.storage.names import problem_of
+from stae_cli.storage.names import problem_of, summary_of
 from stae_cli.storage.packed import compression_of, unpacked
 from stae_cli.storage.remote_entry import Fetched, RemoteEntry
 
@@ -26,6 +27,9 @@ SUFFIXES = (SUFFIX, *packed.SUFFIXES)
 CHANGED = "changed since it was listed"
 MEMBER_LIMIT = 4 << 30  # bytes: more than any image that is read takes
 PIECE = 1 << 20  # bytes that are checked at once
+PADDING = (
+    1 << 20
+)  # bytes of zeros at a tar's end; GNU tar pads to 10,240, tapes to a few hundred KiB
 DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, MemoryError, RecursionError)
 
 
@@ -150,10 +154,11 @@ def members(tar: Tar, *, suffixes: Collection[str]) -> Iterator[Entry | Problem]
     missing.
     """
     latest: dict[str, Entry | Problem] = {}
+    others: Counter[str] = Counter()
     damage = None
     try:
         archive = _archive(tar.entry)
-        for key, found in _listed(tar, archive, suffixes, latest):
+        for key, found in _listed(tar, archive, suffixes, latest, others):
             if key in latest and found != latest[key]:
                 _log.info("`%s:%s` is in its tar again; the last one counts", archive.place, key)
             latest[key] = found
@@ -163,6 +168,9 @@ def members(tar: Tar, *, suffixes: Collection[str]) -> Iterator[Entry | Problem]
         latest, damage = {}, error.message
     except OSError as error:
         latest, damage = {}, f"cannot read it: {error.strerror or error}"
+    if not latest and damage is None:
+        held = f": it holds {summary_of(others)}" if others else ""
+        damage = f"a tar without pictures{held}"
     yield from latest.values()
     if damage is not None:
         yield DamagedTar(tar.entry.key, damage)
@@ -185,9 +193,13 @@ def _archive(entry: FileEntry | RemoteEntry) -> Archive:
 
 
 def _listed(
-    tar: Tar, archive: Archive, suffixes: Collection[str], latest: Mapping[str, Entry | Problem]
+    tar: Tar,
+    archive: Archive,
+    suffixes: Collection[str],
+    latest: Mapping[str, Entry | Problem],
+    others: Counter[str],
 ) -> Iterator[tuple[str, Entry | Problem]]:
-    """Every image of an archive by its key; `latest` are those so far."""
+    """Every image of an archive by its key; `latest` are those so far, `others` counts the rest."""
     with archive.stream() as stream:
         length = stream.seek(0, os.SEEK_END)
         stream.seek(0)
@@ -206,6 +218,8 @@ def _listed(
                 key = f"{tar.prefix}/{info.name.removeprefix('./')}"
                 target = latest.get(f"{tar.prefix}/{info.linkname.removeprefix('./')}")
                 yield key, _member(key, archive, info, target)
+            elif not info.isdir():
+                others[PurePosixPath(info.name).suffix.lower()] += 1
             file.members.clear()  # type: ignore[attr-defined]  # else they pile up
         _check_end(file)
 
@@ -214,17 +228,21 @@ def _check_end(file: tarfile.TarFile) -> None:
     """Checks that only zeros follow the last member: tarfile takes any damage for the end.
 
     Raises:
-        ReadError: something else does.
+        ReadError: something else does, or far more zeros than any program pads a tar with.
     """
     assert file.fileobj is not None
     file.fileobj.seek(file.offset)
     rest = file.fileobj.read(tarfile.BLOCKSIZE)
-    ended = len(rest) == tarfile.BLOCKSIZE
+    ended, zeros = len(rest) == tarfile.BLOCKSIZE, 0
     while ended and rest:
-        ended = rest.count(0) == len(rest)
+        ended, zeros = rest.count(0) == len(rest), zeros + len(rest)
         rest = file.fileobj.read(PIECE)
     if not ended:
         raise tarfile.ReadError("it does not end as tars do, so members may be missing")
+    if zeros > PADDING:
+        raise tarfile.ReadError(
+            f"{zeros} bytes of zeros follow its last member, as in an unfinished download"
+        )
 
 
 def _is_image(archive: Archive, info: tarfile.TarInfo, suffixes: Collection[str]) -> bool:

@@ -206,9 +206,10 @@ def test_a_strict_run_of_two_processes_stops(stae, source, tiny, tmp_path):
 def test_a_shard_of_other_sources_stops_two_processes_too(stae, source, tiny, tmp_path):
     encode = ("--weights", tiny, "--shard-size", 2, "--device", "cpu,cpu")
     stae("encode", source, tmp_path / "out", *encode)
-    (source / "p0.png").unlink()
-    (source / "a.png").write_bytes((source / "p1.png").read_bytes())
-    ran = stae("encode", source, tmp_path / "out", *encode)
+    others = tmp_path / "others"
+    others.mkdir()
+    (others / "a.png").write_bytes((source / "p1.png").read_bytes())
+    ran = stae("encode", others, tmp_path / "out", *encode)
     ran.assert_fails(1, "p0", "not among this run's sources")
 
 

@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageFile, PngImagePlugin
 
 from stae_cli.errors import InputError
 from stae_cli.images.read import open_image
@@ -206,3 +206,38 @@ def test_pillows_limits_are_as_they_were():
     assert limit == PngImagePlugin.MAX_TEXT_CHUNK
     with pytest.raises(ValueError, match="too large"):
         Image.open(io.BytesIO(png(packed_text(b"zTXt", BIG))))
+
+
+@pytest.mark.parametrize(
+    ("gamma", "others", "power"),
+    [
+        (100_000, [], 1.0),  # levels of light, as ray tracers write them
+        (55_556, [], 1.8),
+        (45_455, [], None),
+        (45_000, [], None),
+        (0, [], None),
+        (100_000, [(b"sRGB", b"\0")], None),
+        (100_000, [(b"cICP", bytes((1, 13, 0, 1)))], None),
+    ],
+)
+def test_gamma_is_applied_where_it_differs_from_srgb(gamma, others, power):
+    pixels = read(png((b"gAMA", struct.pack(">I", gamma)), *others)).astype(float)
+    expected = LEVELS.astype(float)
+    if power:
+        light = (LEVELS / 255) ** power
+        curved = 1.055 * light ** (1 / 2.4) - 0.055
+        expected = 255 * np.where(light <= 0.0031308, 12.92 * light, curved)
+    assert np.abs(pixels - expected).max() < (1.1 if power else 1e-9)
+
+
+def test_the_callers_taste_for_truncated_files_changes_nothing(monkeypatch):
+    """Many training scripts set it, and Pillow then fills what is missing with black."""
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    for form in ("PNG", "GIF", "TIFF", "BMP", "PPM", "JPEG2000"):
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, form)
+        assert read(file.getvalue()).shape == pixels.shape
+        with pytest.raises(InputError):
+            read(file.getvalue()[: len(file.getvalue()) // 2])
+    assert ImageFile.LOAD_TRUNCATED_IMAGES

@@ -136,8 +136,24 @@ def test_what_follows_the_end_of_a_tar_is_not_passed_over(path):
     first = path.read_bytes()
     path.write_bytes(first + first)
     assert list(found(path)[1]) == ["t.tar"]
-    path.write_bytes(first + bytes(5 << 20))  # what was reserved for more
+    path.write_bytes(first + bytes(512 << 10))  # padding
     assert found(path) == ({"t/a.jpg": b"1"}, {})
+
+
+def test_zeros_far_beyond_its_end_are_told(path):
+    """As of a download that was given its full size at once, and is not finished."""
+    make(path, [("a.png", b"a")])
+    whole = path.read_bytes()
+    path.write_bytes(whole + bytes(1 << 20))
+    assert "zeros follow" in found(path)[1]["t.tar"]
+    path.write_bytes(whole + bytes(64 << 10))
+    assert found(path) == ({"t/a.png": b"a"}, {})
+
+
+def test_a_tar_without_pictures_says_what_it_holds(path):
+    make(path, [("a.heic", b"a"), ("b.txt", b"b"), ("c.txt", b"c")])
+    reason = "a tar without pictures: it holds 3 other files: .txt 2, .heic 1"
+    assert found(path) == ({}, {"t.tar": reason})
 
 
 def test_files_that_are_no_tars(path):

@@ -63,6 +63,7 @@ OPENED_HERE = {
     "TGA": Tga,
     "TIFF": open_tiff,
 }  # formats of which Pillow reads some kinds wrongly
+WEAKLY_MARKED = ("PPM", "TGA")  # that other files may seem to be of
 WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 LOSSES = re.compile(  # what libjpeg says of a JPEG with missing data, not just surplus bytes
     "premature end|bad huffman code|bad arithmetic code|instead of rst|before marker 0xd[0-7]", re.I
@@ -188,7 +189,11 @@ def _identified(file: BinaryIO, suffix: str) -> Image.Image | None:
     """Like `Image.open`, without its limit of 179 megapixels (ours is checked above).
 
     That limit can only be changed for the whole process.
+
+    Raises:
+        InputError: of a format that is known, but not of a kind that can be read.
     """
+    refusal = None
     file.seek(0)
     prefix = file.read(16)
     for name, suffixes in SUFFIXES_OF.items():
@@ -200,8 +205,11 @@ def _identified(file: BinaryIO, suffix: str) -> Image.Image | None:
         file.seek(0)
         try:
             return OPENED_HERE.get(name, factory)(file, "")
-        except SyntaxError:  # the file is not of this format
-            continue
+        except SyntaxError as error:  # of another format, or of a kind that Pillow does not know
+            if name not in WEAKLY_MARKED:
+                refusal = InputError(f"a {name} that cannot be read: {error}")
+    if refusal:
+        raise refusal
     if suffix in SUFFIXES_OF["PPM"] and prefix[:2] in (b"P7", b"PF"):
         kind = "a PAM" if prefix[1] == ord("7") else "a PFM, of floating-point numbers"
         raise InputError(f"{kind}, which cannot be read: save it as PNG")

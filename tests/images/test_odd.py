@@ -2,12 +2,16 @@
 
 import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
 
+from stae_cli import read_latent
 from stae_cli.errors import InputError
 from stae_cli.images.read import open_image, read_image
+from tests.difficult import png_chunk, png_of
+from tests.tiffs import tiff_of
 
 COLOURS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]])
 
@@ -127,3 +131,32 @@ def test_other_pnms_are_named(tmp_path):
         (tmp_path / "a.pnm").write_bytes(head)
         with pytest.raises(InputError, match=reason):
             read_image(tmp_path / "a.pnm")
+
+
+def test_encoding_a_folder_of_odd_files(stae, tiny, tmp_path):
+    """Sound files become latents of their pixels, others are listed with their kind."""
+    photos, plain = tmp_path / "photos", tmp_path / "plain"
+    photos.mkdir()
+    plain.mkdir()
+    levels = np.arange(256).reshape(16, 16)
+    (photos / "white.tif").write_bytes(tiff_of(65535 - levels * 257, 16, 0, order=">"))
+    (photos / "deep.tif").write_bytes(tiff_of(levels, 32))
+    rows = b"".join(b"\0" + row.tobytes() for row in levels.astype(np.uint8))
+    text = png_chunk(b"zTXt", b"workflow\0\0" + zlib.compress(bytes(2 << 20)))
+    grey = png_of(16, 16, rows=rows)
+    (photos / "text.png").write_bytes(grey[:33] + text + grey[33:])
+    (photos / "hdr.png").write_bytes(
+        grey[:33] + png_chunk(b"cICP", bytes((9, 16, 0, 1))) + grey[33:]
+    )
+    ran = stae("encode", photos, tmp_path / "latents", "--weights", tiny, "--json")
+    assert ran.code == 3
+    reasons = {entry["source"]: entry["reason"] for entry in ran.json["failures"]}
+    assert reasons.keys() == {"deep.tif", "hdr.png"}
+    assert "range is unknown" in reasons["deep.tif"]
+    assert "HDR" in reasons["hdr.png"]
+    (plain / "grey.png").write_bytes(grey)
+    assert stae("encode", plain, tmp_path / "latents-of-plain", "--weights", tiny).code == 0
+    expected, _ = read_latent(tmp_path / "latents-of-plain" / "grey.safetensors")
+    for key in ("white", "text"):
+        latent, _ = read_latent(tmp_path / "latents" / f"{key}.safetensors")
+        assert np.array_equal(latent, expected)

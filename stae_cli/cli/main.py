@@ -107,6 +107,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TerminationError:
         print_error("terminated", _how_to_resume(arguments))
         return TERMINATED
+    except MemoryError:
+        hint = "raise the limit, or try a smaller `--batch-patches` and fewer `--workers`"
+        print_error("there is not enough memory for this process", hint)
+        return FATAL
     except Exception as error:  # noqa: BLE001  # the one place that may: a bug, here or elsewhere
         return _print_unexpected(error, verbose="verbose" in found)
     finally:

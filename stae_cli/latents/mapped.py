@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import re
@@ -28,6 +29,7 @@ from stae_cli.storage.entry import Entry, Problem, SourceState
 from stae_cli.storage.sources import list_sources
 
 OPEN_MAPS = 64  # per process; systems allow about 65,000
+UNMAPPED = (errno.ENODEV, errno.ENOSYS)  # from file systems that map nothing, as some in FUSE
 PROBLEMS_NAMED = 5
 NO_CHECKSUM = -1  # what an early version wrote
 KEEP: Literal["surrogateescape"] = "surrogateescape"  # file names that are not UTF-8
@@ -270,10 +272,19 @@ class LatentMaps:
         return {"_index": self._index, "_checked": checked}
 
 
+def _bytes_of(place: str) -> Map:
+    try:
+        return np.memmap(place, np.uint8, "r")
+    except OSError as error:
+        if error.errno not in UNMAPPED:
+            raise
+        return np.fromfile(place, np.uint8)
+
+
 @lru_cache(OPEN_MAPS)  # of all datasets of the process: each takes an open file
 def _map(entry: Entry, state: SourceState) -> Map:
     try:
-        mapped = np.memmap(entry.place, np.uint8, "r")
+        mapped = _bytes_of(entry.place)
         if entry.state() != state:  # now, so that no other file can have been mapped
             raise StaeError(f"`{entry.place}` has changed since it was listed", "start again")
         return mapped

@@ -24,6 +24,7 @@ _log = logging.getLogger(__name__)
 
 OWN_FILES = ("stae.json", "pruned.json")
 SHARED_FILES = ("failures", "manifest", "orphans", "part")
+SYSTEM_FOLDERS = ("@eaDir", "#recycle", "__MACOSX")  # thumbnails and deleted files, on NAS and Macs
 NEVER_LATENTS = ("._", ".stae-")  # what macOS leaves on other disks, and our temporary files
 
 # Kinds of files that are passed over, besides their suffixes.
@@ -231,7 +232,7 @@ def _is_same(one: Entry, other: Entry) -> bool:
 
 def _is_hidden(name: str) -> bool:
     """Whether a file is hidden, or one that stae writes beside latents."""
-    return name.startswith(".") or _is_own(name)
+    return name.startswith(".") or name in SYSTEM_FOLDERS or _is_own(name)
 
 
 def _is_never_a_latent(name: str) -> bool:

@@ -1,5 +1,6 @@
 """`LatentDataset` as those who train on latents use it: either layout, crops, workers, refusals."""
 
+import errno
 import pickle
 import zlib
 from dataclasses import replace
@@ -346,3 +347,15 @@ def test_there_must_be_latents(tmp_path):
         LatentDataset(tmp_path / "absent")
     with pytest.raises(StaeError, match="no inputs found"):
         LatentDataset(tmp_path)
+
+
+def test_file_systems_that_map_nothing_are_read(folder, monkeypatch):
+    whole = [sample["latents"] for sample in LatentDataset(folder)]
+
+    def unmapped(*_arguments):
+        raise OSError(errno.ENODEV, "No such device")
+
+    monkeypatch.setattr(np, "memmap", unmapped)
+    stae_cli.latents.mapped._map.cache_clear()
+    read = [sample["latents"] for sample in LatentDataset(folder)]
+    assert all(map(torch.equal, read, whole))

@@ -31,6 +31,15 @@ def keys(*sources, dest="nowhere"):
     return [entry.key for entry in list_sources(sources, Path(dest), suffixes=SUFFIXES).entries]
 
 
+@pytest.mark.parametrize("name", ["@eaDir", "#recycle", "__MACOSX", ".thumbnails"])
+def test_folders_of_systems_are_passed_over(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "SYNOPHOTO_THUMB_M.jpg").touch()
+    (tmp_path / "a.jpg").touch()
+    found = list_sources([tmp_path], None, suffixes=[".jpg"])
+    assert [entry.key for entry in found.entries] == ["a.jpg"]
+
+
 def test_keys_are_paths_below_the_source_in_name_order(photos):
     make(photos, "b.jpg", "a/z.PNG", "a/b/c.jpg", "c/1.jpg", "a.jpg")
     assert keys(photos) == ["a.jpg", "b.jpg", "a/z.PNG", "a/b/c.jpg", "c/1.jpg"]

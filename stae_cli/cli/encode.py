@@ -153,7 +153,7 @@ def encode(
     crew, checkpoint = place.workers(partial(load_checkpoint, weights), dtype, batch_patches)
     with progress_bar(plan.total, what="encode", quiet=quiet) as advance:
         tally = running.encode(plan, checkpoint, crew, advance=advance)
-    orphans = [orphan.label for orphan in plan.present.orphans]
+    orphans = [orphan.label for orphan in (*plan.present.orphans, *tally.orphans)]
     if orphans and not quiet:
         print_note(_about_orphans(orphans, prune=prune))
     gone = {"pruned" if prune else "orphaned": orphans}

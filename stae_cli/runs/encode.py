@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stae_cli._version import __version__
-from stae_cli.errors import StaeError
 from stae_cli.flow.read_ahead import Reserve
 from stae_cli.images.buffers import Buffers
 from stae_cli.latents.failures import write_failures
 from stae_cli.latents.format import Latent, LatentInfo, StoredLatent, is_finite
 from stae_cli.latents.manifest import Manifest
-from stae_cli.latents.orphans import GAPS, prune, write_orphans
 from stae_cli.latents.run_record import (
     FILES,
     SHARDS,
@@ -30,13 +28,15 @@ from stae_cli.latents.run_record import (
 from stae_cli.latents.shard_writer import ShardStorage, all_stored
 from stae_cli.latents.writer import Expected, FileStorage, Job, Storage
 from stae_cli.runs.encode_plan import EncodePlan, EncodeSettings, KnownOutputs
+from stae_cli.runs.orphans import list_orphans, orphans_of_tar, prune_planned, refuse_surplus
 from stae_cli.runs.pipeline import Pipeline
 from stae_cli.runs.read_picture import Picture, patches_of, read_picture, source_state
 from stae_cli.runs.tally import Tally
-from stae_cli.runs.units import Unit, shard_number
+from stae_cli.runs.units import Unit
 from stae_cli.runs.workers import Task, Workers
 from stae_cli.storage.destination import Destination
 from stae_cli.storage.entry import Entry, Problem, root_id
+from stae_cli.storage.tars import DamagedTar
 
 if TYPE_CHECKING:
     from stae_cli.checkpoints.checkpoint import Checkpoint
@@ -73,13 +73,13 @@ def encode(
         plan.present.moved,
     )
     settle_record(destination, task.record, is_planned=plan.makes, overwrite=settings.overwrite)
-    _refuse_surplus(plan)
+    refuse_surplus(plan)
     manifest, part = task.new_manifest(), plan.part()
     part.begin()
     tally = Tally(advance, settings.share, settings.strict, manifest=manifest)
     try:
         with tally.running(), closing(part), closing(manifest) if manifest else nullcontext():
-            _settle_orphans(plan, manifest)
+            prune_planned(plan, manifest)
             for problem in plan.problems if settings.share.rank == 0 else ():
                 tally.fail(problem)
             workers.run(task, plan.my_units(), tally)
@@ -88,6 +88,7 @@ def encode(
                 manifest.write()
             if not tally.interrupted:
                 tally.unfinished = part.finish()
+            list_orphans(plan, tally.orphans)
     finally:
         write_failures(
             *(destination, tally.problems, settings.share),
@@ -96,33 +97,6 @@ def encode(
         )
         destination.finish()
     return tally
-
-
-def _settle_orphans(plan: EncodePlan, manifest: Manifest | None) -> None:
-    """Removes latents whose sources are gone, or lists them in DEST."""
-    settings, orphans = plan.settings, plan.present.orphans
-    if settings.overwrite and settings.shard_size:
-        plan.destination.remove(GAPS)
-    if settings.prune and orphans:
-        if manifest is not None:
-            manifest.outdate()
-        prune(plan.destination, orphans, number_of=shard_number)
-        orphans = ()
-    if settings.share.rank == 0:
-        write_orphans(plan.destination, orphans, roots=plan.roots)
-
-
-def _refuse_surplus(plan: EncodePlan) -> None:
-    """Shards after the last one are another run's: their pictures would be in DEST twice."""
-    if not plan.settings.shard_size:
-        return
-    for name in plan.destination.top_names():
-        number = shard_number(name)
-        if number is not None and number >= plan.listed_shards:
-            raise StaeError(
-                f"`{plan.destination.place(name)}` is more than this run's sources need",
-                "choose another DEST; or, if sources are gone for good, remove the shards of DEST",
-            )
 
 
 @dataclass(frozen=True)
@@ -210,13 +184,31 @@ class _Encoding(Pipeline[Job, Picture, Latent | None]):
         for unit in units:
             finished = self._finished(unit)
             if finished is None:
-                yield from unit.jobs(self.task.destination.holds)
+                yield from self._jobs_of(unit)
                 continue
             _log.info("skipping the tar of %s: its latents are all there", unit.folder)
             for latent in finished:
                 if self.tally.manifest is not None:
                     self.tally.manifest.add(latent.key, latent.file.key, latent.info)
                 self.tally.skip()
+
+    def _jobs_of(self, unit: Unit) -> Iterator[Job | Problem]:
+        """All that is to be done in a unit; latents that its tar has no members for are noted."""
+        destination, outputs, whole = self.task.destination, set(), True
+        root = ""
+        for job in unit.jobs(destination.holds):
+            if isinstance(job, Problem):
+                whole = whole and not isinstance(job, DamagedTar)
+                outputs.add(self.settings.layout.output(job.key))
+            else:
+                outputs.add(job.planned.output)
+                root = root or root_id(job.planned.entry.root)
+            yield job
+        if unit.folder and not self.settings.shard_size and whole:
+            for orphan in orphans_of_tar(destination, unit.folder, outputs, root):
+                self.tally.orphans.append(orphan)
+                if self.settings.prune:
+                    destination.remove(orphan.file)
 
     def _finished(self, unit: Unit) -> Sequence[StoredLatent] | None:
         """The latents of a tar that need not be fetched; None if the unit must be looked at."""

@@ -12,6 +12,7 @@ from typing import Literal, TypeVar
 from stae_cli.errors import InputError, StaeError
 from stae_cli.interrupts import Interrupts, held_interrupts
 from stae_cli.latents.manifest import Manifest
+from stae_cli.latents.orphans import Orphan
 from stae_cli.storage.entry import Problem
 from stae_cli.storage.shares import Share
 
@@ -43,6 +44,7 @@ class PartTally:
     pixels: int
     bytes_written: int
     waits: Mapping[Stage, float]
+    orphans: Sequence[Orphan]
     manifest: bytes
     log: Sequence[logging.LogRecord]
     error: StaeError | None
@@ -66,6 +68,7 @@ class Tally:
     done: int = 0
     skipped: int = 0
     problems: list[Problem] = field(default_factory=list)
+    orphans: list[Orphan] = field(default_factory=list)  # that only reading tars shows
     pixels: int = 0
     bytes_written: int = 0
     seconds: float = 0.0
@@ -111,6 +114,7 @@ class Tally:
             pixels=self.pixels,
             bytes_written=self.bytes_written,
             waits=self.waits,
+            orphans=self.orphans,
             manifest=manifest,
             log=log,
             error=error,
@@ -129,6 +133,7 @@ class Tally:
         self.done += part.done
         self.skipped += part.skipped
         self.problems += part.problems
+        self.orphans += part.orphans
         self.pixels += part.pixels
         self.bytes_written += part.bytes_written
         for stage, seconds in part.waits.items():

@@ -1,6 +1,7 @@
 """Sources that are gone or can no longer be read: their latents are named, kept, or removed."""
 
 import json
+import tarfile
 
 import pytest
 from safetensors import safe_open
@@ -154,3 +155,22 @@ def test_many_failures_of_one_kind_are_not_all_printed(encode, photos):
     assert ran.err.count(": empty file") == 21
     assert "and 10 more: empty file" in ran.err
     assert len(ran.json["failures"]) == 30
+
+
+def test_a_member_that_its_tar_lost(encode, photos, tmp_path):
+    def pack(*names):
+        with tarfile.open(tmp_path / "tars" / "000.tar", "w") as tar:
+            for name in names:
+                tar.add(photos / name, name)
+
+    out, source = tmp_path / "out", tmp_path / "tars"
+    source.mkdir()
+    pack("p0.png", "p1.png", "p2.png")
+    assert encode(source=source).code == 0
+    pack("p0.png", "p2.png")
+    ran = encode(source=source)
+    assert (ran.code, ran.json["orphaned"]) == (0, ["000/p1.safetensors"])
+    with pytest.warns(UserWarning, match="000/p1"):
+        assert len(LatentDataset(out)) == 3
+    assert encode("--prune", source=source).json["pruned"] == ["000/p1.safetensors"]
+    assert len(LatentDataset(out)) == 2

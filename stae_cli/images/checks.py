@@ -11,6 +11,7 @@ from PIL import Image, TiffImagePlugin
 from PIL.ImageFile import ImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from stae_cli.images.boxes import boxes
 from stae_cli.images.jpeg import check_jpeg
 from stae_cli.images.pillow import DAMAGED
 
@@ -27,6 +28,7 @@ STREAM, STREAM_SIZE = 513, 514  # of an old-style JPEG
 DEFLATE, JPEG, OLD_JPEG = (8, 32946), 7, 6
 COLOURS = {1: "GRAY", 3: "RGB", 4: "CMYK"}  # simplejpeg does not decode two samples
 PIECE = 1 << 20
+ZEROS = 64  # bytes; compressed data have far fewer in a row
 SPARE = 8  # bytes at the end of a WebP's data, more than encoders append
 TGA_FOOTER, TGA_FOOTER_SIZE = b"TRUEVISION-XFILE.\0", 26
 
@@ -44,6 +46,8 @@ def check_data(image: Image.Image, file: BinaryIO) -> None:
         _check_tiff(image.tag_v2, file)
     elif image.format == "WEBP":
         _check_webp(file)
+    elif image.format == "AVIF":
+        _check_avif(file)
     elif image.format in ("BMP", "TGA") and isinstance(image, ImageFile) and image.tile:
         _check_end(image, file)
     file.seek(place)
@@ -99,6 +103,15 @@ def _decodes(kind: bytes, data: bytes) -> bool:
     except DAMAGED:
         return False
     return True
+
+
+def _check_avif(file: BinaryIO) -> None:
+    """Looks for a tail of zeros, which no encoder writes, but an unfinished download has."""
+    *_, last = boxes(file)
+    file.seek(max(last.start, last.end - ZEROS))
+    tail = file.read(ZEROS)
+    if last.name == b"mdat" and len(tail) == ZEROS and not any(tail):
+        raise ValueError("its data end in zeros, as in an unfinished download")
 
 
 def _check_end(image: ImageFile, file: BinaryIO) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
@@ -26,6 +27,12 @@ MOST_TEXT = 32 << 20
 MOST_PROFILE = 32 << 20
 SRGB_GAMMA = 45_455  # in units of gAMA
 GREY, RGB, GREY_ALPHA = 0, 2, 4  # colour types
+CHANNELS = {GREY: 1, RGB: 3, 3: 1, GREY_ALPHA: 2, 6: 4}
+ADAM7 = (  # first column and row, and the steps, of each pass
+    *((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4)),
+    *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
+)
+PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,8 @@ class Png(PngImagePlugin.PngImageFile):
         self._source.seek(0)
         super().__init__(self._source, name)
         first = {chunk.name: chunk for chunk in reversed(chunks) if not chunk.is_late}
-        self._depth, self._kind = struct.unpack(">8xBB", first[b"IHDR"].data(file)[:10])
+        header = struct.unpack(">8xBBBBB", first[b"IHDR"].data(file)[:13])
+        self._depth, self._kind, self._is_interlaced = header[0], header[1], bool(header[4])
         if b"iCCP" in first:
             self.info["icc_profile"] = _profile(first[b"iCCP"].data(file))
         if b"gAMA" in first and first.keys().isdisjoint((b"iCCP", b"cICP", b"sRGB")):
@@ -107,6 +115,8 @@ class Png(PngImagePlugin.PngImageFile):
     def load(self) -> Any:
         is_first = bool(self.tile)
         result = super().load()
+        if is_first and self._ends_in_zeros():
+            self._check_rows()
         if is_first and self._depth == 16:
             if self._kind == GREY_ALPHA:  # RGBA so far, which a profile of greys would not fit
                 self._become(Image.merge("LA", (self.getchannel("R"), self.getchannel("A"))))
@@ -114,6 +124,31 @@ class Png(PngImagePlugin.PngImageFile):
                 self._become(self._without_colour(self.info.pop("transparency")))
             return super().load()
         return result
+
+    def _ends_in_zeros(self) -> bool:
+        """Whether the last row, or one of the last two, may have been filled by Pillow."""
+        rows = [self.crop((0, y, self.width, y + 1)) for y in range(self.height)[-2:]]
+        return any(not any(row.tobytes()) for row in rows)
+
+    def _check_rows(self) -> None:
+        """Counts the bytes of all rows; Pillow fills rows that are missing with zeros.
+
+        Raises:
+            ValueError: some are missing.
+        """
+        bits, inflater, found = CHANNELS[self._kind] * self._depth, zlib.decompressobj(), 0
+        passes = ADAM7 if self._is_interlaced else ((0, 0, 1, 1),)
+        needed = 0
+        for left, top, across, down in passes:
+            columns = -(-(self.width - left) // across)
+            rows = -(-(self.height - top) // down)
+            needed += rows * (1 + -(-columns * bits // 8)) if columns > 0 and rows > 0 else 0
+        for piece in _pixel_data(self._source):
+            while piece:
+                found += len(inflater.decompress(piece, PIECE))
+                piece = inflater.unconsumed_tail
+        if found < needed:
+            raise ValueError("its rows end early")
 
     def _become(self, image: Image.Image) -> None:
         self.im, self._mode = image.im, image.mode
@@ -127,6 +162,20 @@ class Png(PngImagePlugin.PngImageFile):
         levels = np.array(clear)
         is_clear = ((upper == levels >> 8) & (np.asarray(lower) == levels & 0xFF)).all(axis=-1)
         return Image.fromarray(np.dstack([upper, np.where(is_clear, 0, 255).astype(np.uint8)]))
+
+
+def _pixel_data(file: BinaryIO) -> Iterator[bytes]:
+    """The data of each IDAT, in pieces."""
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        size, name = struct.unpack(">I4s", head)
+        if name != b"IDAT":
+            file.seek(size + 4, 1)
+            continue
+        while size and (piece := file.read(min(size, PIECE))):
+            yield piece
+            size -= len(piece)
+        file.read(4)
 
 
 def _chunks(file: BinaryIO) -> list[Chunk]:

@@ -139,6 +139,13 @@ def test_run_length_bmps():
         read(whole[:1100] + whole[1102:])
 
 
+def test_an_avif_whose_end_was_never_written():
+    whole = saved(smooth(), "AVIF")
+    assert np.array_equal(read(whole), by_pillow(whole))
+    with pytest.raises(InputError, match="end in zeros"):
+        read(whole[:-100] + bytes(100))
+
+
 WEBPS = {
     "lossy": lambda: saved(smooth(), "WEBP", quality=70),
     "lossless": lambda: saved(smooth(), "WEBP", lossless=True),

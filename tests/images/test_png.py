@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, ImageFile, PngImagePlugin
 
 from stae_cli.errors import InputError
+from stae_cli.images.png import ADAM7
 from stae_cli.images.read import open_image
 from tests.difficult import ADOBE_LIKE, LINEAR_GREY, SRGB, png_chunk, png_of
 
@@ -241,3 +242,28 @@ def test_the_callers_taste_for_truncated_files_changes_nothing(monkeypatch):
         with pytest.raises(InputError):
             read(file.getvalue()[: len(file.getvalue()) // 2])
     assert ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+@pytest.mark.parametrize("is_black", [False, True])
+def test_rows_that_are_missing_are_noticed(is_black):
+    """Pillow fills them with zeros; a picture that ends in black is sound all the same."""
+    levels = np.zeros_like(LEVELS) if is_black else LEVELS
+    rows = b"".join(b"\0" + row.tobytes() for row in levels)
+    assert (read(png(rows=rows)) == levels).all()
+    with pytest.raises(InputError, match="rows end early"):
+        read(png(rows=rows[: len(rows) // 2]))
+
+
+def test_an_interlaced_png_without_its_last_pass():
+    whole, passes = np.full((8, 8), 9, np.uint8), b""
+    for left, top, across, down in ADAM7:
+        passes += b"".join(b"\0" + row.tobytes() for row in whole[top::down, left::across])
+    header = struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 1)
+
+    def interlaced(rows):
+        chunks = (b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
+        return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
+
+    assert (read(interlaced(passes)) == 9).all()
+    with pytest.raises(InputError, match="rows end early|truncated"):
+        read(interlaced(passes[:-20]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -86,9 +86,9 @@ def look_into(
     find = _in_shards if shards else _in_files
     found = find(destination, others, by_output, workers)
     roots = _roots(listing)
-    strays = (_orphan(latent, roots, bool(found.planned)) for latent in found.strays)
-    moved = not overwrite and _are_moved(destination, found.planned)
-    return Present([each for each in strays if each], moved)
+    before = frozenset() if overwrite else _roots_before(destination, found.planned)
+    strays = (_orphan(latent, roots, before, bool(found.planned)) for latent in found.strays)
+    return Present([each for each in strays if each], moved=bool(before))
 
 
 def _in_files(
@@ -158,17 +158,22 @@ def _roots(listing: Listing) -> dict[str, Entry]:
     return {root_id(root): entry for root, entry in by_root.items()}
 
 
-def _orphan(latent: StoredLatent, roots: Mapping[str, Entry], known: bool) -> Orphan | None:
+def _orphan(
+    latent: StoredLatent, roots: Mapping[str, Entry], before: Set[str], known: bool
+) -> Orphan | None:
     """A latent as an orphan, if its source was one of the run's and is gone.
 
     Args:
         latent: of no input of the run.
         roots: of the run.
+        before: what identifies the roots from which those of the run were moved.
         known: whether DEST holds latents of this run: it shows that a latent of an earlier version,
             which records no root, in a shard, is of these sources.
     """
     info = latent.info
-    if info.source_root:
+    if info.source_root in before:
+        places = list(roots.values())
+    elif info.source_root:
         places = [roots[info.source_root]] if info.source_root in roots else []
     else:
         places = list(roots.values()) if known and not latent.is_alone else []
@@ -197,9 +202,12 @@ def _is_absent(beside: Entry, key: str) -> bool:
     return False
 
 
-def _are_moved(destination: Destination, sample: Collection[tuple[Planned, StoredLatent]]) -> bool:
+def _roots_before(
+    destination: Destination, sample: Collection[tuple[Planned, StoredLatent]]
+) -> frozenset[str]:
+    """Where the sources were before they were moved, if they were."""
     elsewhere = [(p, latent) for p, latent in sample if is_elsewhere(latent.info, p.entry)]
-    same = sum(_is_source(planned, latent) for planned, latent in elsewhere)
+    same = [latent.info.source_root for p, latent in elsewhere if _is_source(p, latent)]
     if elsewhere and not same:
         key = elsewhere[0][0].entry.key
         raise StaeError(
@@ -207,7 +215,7 @@ def _are_moved(destination: Destination, sample: Collection[tuple[Planned, Store
             f"run's, such as that of `{key}`: their files differ",
             "choose another DEST, or `--overwrite` to replace them",
         )
-    return bool(elsewhere) and 2 * same >= len(elsewhere)
+    return frozenset(same if 2 * len(same) >= len(elsewhere) else ())
 
 
 def _is_source(planned: Planned, latent: StoredLatent) -> bool:

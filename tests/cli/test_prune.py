@@ -115,6 +115,17 @@ def test_sources_of_other_runs_are_not_gone(encode, photos, tmp_path):
     assert len(LatentDataset(tmp_path / "out")) == 12
 
 
+def test_a_moved_folder_prunes_its_own_latents_alone(encode, photos, tmp_path):
+    others = write_photos(tmp_path / "others", count=3)
+    for path in list(others.rglob("*.png")):
+        path.rename(path.with_name(f"other-{path.name}"))
+    assert encode().code == encode(source=others).code == 0
+    moved = photos.rename(tmp_path / "moved")
+    (moved / "p1.png").unlink()
+    ran = encode("--prune", source=moved)
+    assert (ran.json["pruned"], ran.json["skipped"]) == (["p1.safetensors"], 8)
+
+
 def test_a_share_cannot_prune(encode):
     encode("--prune", "--unit-rank", 0, "--unit-count", 2).assert_fails(2, "--prune")
 

@@ -265,5 +265,5 @@ def test_an_interlaced_png_without_its_last_pass():
         return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
 
     assert (read(interlaced(passes)) == 9).all()
-    with pytest.raises(InputError, match="rows end early|truncated"):
+    with pytest.raises(InputError, match=r"rows end early|truncated"):
         read(interlaced(passes[:-20]))

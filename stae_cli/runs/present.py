@@ -44,10 +44,10 @@ class Present:
 
 @dataclass
 class _Found:
-    """Latents with a source in the run, and those without."""
+    """Latents with a source in the run, and what is to be known of those without."""
 
     planned: list[tuple[Planned, StoredLatent]] = field(default_factory=list)
-    strays: list[StoredLatent] = field(default_factory=list)
+    strays: list[Orphan] = field(default_factory=list)
 
 
 def look_into(
@@ -87,8 +87,9 @@ def look_into(
     found = find(destination, others, by_output, workers)
     roots = _roots(listing)
     before = frozenset() if overwrite else _roots_before(destination, found.planned)
-    strays = (_orphan(latent, roots, before, bool(found.planned)) for latent in found.strays)
-    return Present([each for each in strays if each], moved=bool(before))
+    known = bool(found.planned)
+    orphans = [each for each in found.strays if _is_orphan(each, roots, before, known=known)]
+    return Present(orphans, moved=bool(before))
 
 
 def _in_files(
@@ -104,7 +105,7 @@ def _in_files(
         for latent in latents if len(latents) == 1 else ():
             planned = by_output.get(latent.file.key)
             if planned is None:
-                found.strays.append(latent)
+                found.strays.append(_stray(latent))
             else:
                 found.planned.append((planned, latent))
     return found
@@ -121,7 +122,7 @@ def _in_shards(
     for latents in _read(destination, shards, workers):
         planned = [latent for latent in latents if latent.key in by_output]
         found.planned += ((by_output[latent.key], latent) for latent in _spread(planned, each))
-        found.strays += (latent for latent in latents if latent.key not in by_output)
+        found.strays += (_stray(latent) for latent in latents if latent.key not in by_output)
     found.planned = _spread(found.planned)
     return found
 
@@ -158,28 +159,27 @@ def _roots(listing: Listing) -> dict[str, Entry]:
     return {root_id(root): entry for root, entry in by_root.items()}
 
 
-def _orphan(
-    latent: StoredLatent, roots: Mapping[str, Entry], before: Set[str], known: bool
-) -> Orphan | None:
-    """A latent as an orphan, if its source was one of the run's and is gone.
+def _stray(latent: StoredLatent) -> Orphan:
+    """A latent of no input of the run: small, since DEST may hold millions of other sources."""
+    info = latent.info
+    return Orphan(latent.key, latent.file.key, info.source, info.source_root)
+
+
+def _is_orphan(stray: Orphan, roots: Mapping[str, Entry], before: Set[str], *, known: bool) -> bool:
+    """Whether the source of a stray was one of the run's, and is gone.
 
     Args:
-        latent: of no input of the run.
+        stray: a latent of no input of the run.
         roots: of the run.
         before: what identifies the roots from which those of the run were moved.
         known: whether DEST holds latents of this run: it shows that a latent of an earlier version,
             which records no root, in a shard, is of these sources.
     """
-    info = latent.info
-    if info.source_root in before:
+    if stray.root in before or (not stray.root and known and is_shard(stray.file)):
         places = list(roots.values())
-    elif info.source_root:
-        places = [roots[info.source_root]] if info.source_root in roots else []
     else:
-        places = list(roots.values()) if known and not latent.is_alone else []
-    if not places or not all(_is_gone(place, info.source) for place in places):
-        return None
-    return Orphan(latent.key, latent.file.key, info.source, info.source_root)
+        places = [roots[stray.root]] if stray.root in roots else []
+    return bool(places) and all(_is_gone(place, stray.source) for place in places)
 
 
 def _is_gone(beside: Entry, key: str) -> bool:

@@ -9,6 +9,8 @@ from stae_cli.storage.names import output_name
 
 Item = TypeVar("Item")
 
+LONGEST_SOURCE = 4096  # a system's longest path; nothing has the name of a longer one
+
 
 class _Renamed(NamedTuple):
     """A latent whose name is not that of its source.
@@ -30,7 +32,7 @@ class Exchanged(Generic[Item]):
 
     def add(self, item: Item, key: str, source: str) -> None:
         """Adds a latent with its key and its recorded source."""
-        if key not in _names(source):
+        if key not in _names(source) and len(source) <= LONGEST_SOURCE:
             self._renamed.append((item, _Renamed(key, source, _moved(key, source))))
 
     def found(self) -> Iterator[tuple[Item, str]]:

@@ -38,6 +38,7 @@ def test_exchanged_names_are_found(latents):
         {"a": "sub/a.png", "sub/a": "sub/sub/a.png"},  # a part of DEST
         {"x/a": "a.png", "x/x/a": "x/a.png"},  # DEST in a folder
         {"a": "train/a.png", "b": "val/b.png"},
+        {"a": "x/" * 100_000 + "b.png", "b": ""},  # crafted
     ],
 )
 def test_other_names_are_allowed(latents):

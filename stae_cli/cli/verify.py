@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 SHOWN = 20  # findings of each kind; --json has all
 REMEDIES: dict[Kind, str] = {
     "record": "give the DEST of a `stae encode`; the same command writes the record again",
-    "damaged": "remove these files and run the same `stae encode` again",
+    "damaged": "run the same `stae encode` again with `--check`",
     "foreign": "move them: they are not latents that this version of stae wrote or can read",
     "mixed": "remove them, or encode everything again with `stae encode --overwrite`",
     "misnamed": "remove them and run the same `stae encode` again",
     "duplicate": "remove the ones that do not belong there",
     "missing": "run the same `stae encode` again",
     "stale": "run the same `stae encode` again",
-    "orphaned": "remove them if their sources are gone for good, and encode their shards again",
+    "orphaned": "if their sources are gone for good, run the same `stae encode` with `--prune`",
     "unreadable": "check these sources and their permissions",
     "failed": "fix or remove these sources, and run the same `stae encode` again",
     "temporary": "wait for runs in progress; the next `stae encode` removes what others left",

@@ -148,7 +148,7 @@ def test_foreign_files_and_empty_ones(stae, files):
     (files / "empty.safetensors").write_bytes(b"")
     (files / "notes.txt").write_text("not ours, and no one's business")
     assert findings(stae("verify", files, "--json")) == {
-        ("damaged", "other.safetensors"), ("damaged", "empty.safetensors")
+        ("foreign", "other.safetensors"), ("damaged", "empty.safetensors")
     }  # fmt: skip
 
 

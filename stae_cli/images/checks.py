@@ -1,15 +1,18 @@
-"""What Pillow does not check: it reads some PNGs, TIFFs, BMPs and TGAs whose data are damaged."""
+"""What Pillow does not check: it reads some files whose data are damaged."""
 
 from __future__ import annotations
 
+import io
 import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from PIL import Image, TiffImagePlugin
 from PIL.ImageFile import ImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from stae_cli.images.jpeg import check_jpeg
+from stae_cli.images.pillow import DAMAGED
 
 try:
     from isal import isal_zlib
@@ -24,6 +27,7 @@ STREAM, STREAM_SIZE = 513, 514  # of an old-style JPEG
 DEFLATE, JPEG, OLD_JPEG = (8, 32946), 7, 6
 COLOURS = {1: "GRAY", 3: "RGB", 4: "CMYK"}  # simplejpeg does not decode two samples
 PIECE = 1 << 20
+SPARE = 8  # bytes at the end of a WebP's data, more than encoders append
 TGA_FOOTER, TGA_FOOTER_SIZE = b"TRUEVISION-XFILE.\0", 26
 
 
@@ -38,6 +42,8 @@ def check_data(image: Image.Image, file: BinaryIO) -> None:
         _check_png(file)
     elif isinstance(image, TiffImagePlugin.TiffImageFile):
         _check_tiff(image.tag_v2, file)
+    elif image.format == "WEBP":
+        _check_webp(file)
     elif image.format in ("BMP", "TGA") and isinstance(image, ImageFile) and image.tile:
         _check_end(image, file)
     file.seek(place)
@@ -60,6 +66,39 @@ def _check_png(file: BinaryIO) -> None:
             return
         else:
             file.seek(size + 4, 1)
+
+
+def _check_webp(file: BinaryIO) -> None:
+    """Decodes the first picture without its last bytes, which only a damaged one does not need.
+
+    Overwritten data decode too, to something else, but hardly to the last byte.
+    """
+    kind, data = _webp_data(file)
+    if not _decodes(kind, data[:-SPARE]):
+        return
+    rest = data.rstrip(b"\0")  # what an encoder appended, or what overwrote the end
+    if _decodes(kind, rest[:-SPARE]) or not _decodes(kind, rest + b"\0\0"):
+        raise ValueError("its data were overwritten")
+
+
+def _webp_data(file: BinaryIO) -> tuple[bytes, bytes]:
+    file.seek(12)
+    while len(head := file.read(8)) == 8:
+        kind, size = head[:4], int.from_bytes(head[4:], "little")
+        if kind in (b"VP8 ", b"VP8L"):
+            return kind, file.read(size)
+        file.seek(16 if kind == b"ANMF" else size + size % 2, 1)  # frames hold chunks
+    return b"", b""
+
+
+def _decodes(kind: bytes, data: bytes) -> bool:
+    chunk = kind + len(data).to_bytes(4, "little") + data + bytes(len(data) % 2)
+    file = b"RIFF" + (len(chunk) + 4).to_bytes(4, "little") + b"WEBP" + chunk
+    try:
+        WebPImageFile(io.BytesIO(file)).load()
+    except DAMAGED:
+        return False
+    return True
 
 
 def _check_end(image: ImageFile, file: BinaryIO) -> None:

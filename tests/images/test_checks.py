@@ -11,7 +11,7 @@ from PIL import Image
 from stae_cli.errors import InputError
 from stae_cli.images import checks
 from stae_cli.images.read import open_image
-from tests.difficult import by_pillow, png_chunk, png_of, saved
+from tests.difficult import by_pillow, photo, png_chunk, png_of, saved, with_alpha
 from tests.images.test_jpeg import smooth
 
 
@@ -137,3 +137,28 @@ def test_run_length_bmps():
     assert (read(whole) == 7).all()
     with pytest.raises(InputError, match="truncated"):
         read(whole[:1100] + whole[1102:])
+
+
+WEBPS = {
+    "lossy": lambda: saved(smooth(), "WEBP", quality=70),
+    "lossless": lambda: saved(smooth(), "WEBP", lossless=True),
+    "with alpha": lambda: saved(with_alpha(), "WEBP", quality=70),
+    "animated": lambda: saved(smooth(), "WEBP", save_all=True, append_images=[photo(200, 150)]),
+    "flat": lambda: saved(Image.new("RGB", (200, 150), (9, 200, 30)), "WEBP"),
+    "one pixel": lambda: saved(photo(1, 1), "WEBP", lossless=True),
+}
+
+
+@pytest.mark.parametrize("kind", WEBPS)
+def test_webps(kind):
+    whole = WEBPS[kind]()
+    assert np.array_equal(read(whole), by_pillow(whole))
+    if kind in ("lossy", "lossless"):
+        with_zeros = len(whole) + 20
+        sizes = [struct.pack("<I", with_zeros - header) for header in (8, 20)]
+        padded = whole[:4] + sizes[0] + whole[8:16] + sizes[1] + whole[20:] + bytes(20)
+        assert np.array_equal(read(padded), by_pillow(whole))
+    if kind in ("lossy", "lossless", "with alpha", "animated"):
+        data = whole.index(b"VP8") + 8
+        with pytest.raises(InputError, match="damaged or truncated"):
+            read(wiped(whole, data + int.from_bytes(whole[data - 4 : data], "little") // 2, 50))

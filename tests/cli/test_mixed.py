@@ -13,6 +13,8 @@ from stae_cli.latents.listing import read_latent
 from stae_cli.runs.encode import EncodeTask
 from tests.pictures import noise
 
+pytestmark = pytest.mark.usefixtures("same_codec")
+
 
 def pictures(folder, *names, seed=0):
     """Uncompressed pictures of one size, which differ in content alone."""

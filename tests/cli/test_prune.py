@@ -9,6 +9,8 @@ from safetensors import safe_open
 from stae_cli import LatentDataset
 from tests.pictures import write_photos
 
+pytestmark = pytest.mark.usefixtures("same_codec")
+
 
 @pytest.fixture
 def photos(tmp_path):

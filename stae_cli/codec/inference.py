@@ -19,6 +19,7 @@ from torch import Tensor
 
 from stae_cli.codec.cpu.affine import Placement
 from stae_cli.codec.cpu.layers import Head, Layer, Size, Trunk, through
+from stae_cli.codec.cpu.parts import LEAST_ROWS, Parts
 from stae_cli.network.architecture import UNIT, Stage
 from stae_cli.network.stupid_ae import Decoder, Encoder, ShuffleDecoder, StupidAE
 
@@ -36,6 +37,9 @@ class Backend(Protocol):
     def place(self) -> Placement:
         """The device and the dtype; norms and accumulations stay float32."""
 
+    def parts(self, rows: int) -> Parts:
+        """How rows are divided, at most so many at once."""
+
     def cut(self, images: Tensor, size: int) -> Tensor:
         """Images (H, W, 3) or (B, H, W, 3) -> patches (n, size^2 * 3) by row, column and colour.
 
@@ -49,12 +53,12 @@ class Backend(Protocol):
         """Layers from cells (n, patch^2 * C) of the first stage's latents to latents (n, C)."""
 
     def fold_decoder(
-        self, decoder: Decoder | ShuffleDecoder, stage: Stage, *, rows: int
+        self, decoder: Decoder | ShuffleDecoder, stage: Stage, *, parts: Parts
     ) -> tuple[Trunk, Head]:
-        """The trunk, which passes so many rows from layer to layer at once, and the head."""
+        """The trunk, whose rows are divided in such parts, and the head."""
 
     def fold_cell_decoder(
-        self, decoder: ShuffleDecoder, stage: Stage, *, rows: int
+        self, decoder: ShuffleDecoder, stage: Stage, *, parts: Parts
     ) -> tuple[Trunk, Layer]:
         """The trunk, and the layer to cells (n, patch^2 * C) of the first stage's latents."""
 
@@ -63,22 +67,23 @@ class Backend(Protocol):
 class LinearEncoder:
     """One stage's encoder on rows. It never mixes patches, so pictures of any sizes share a batch.
 
-    Always exactly `rows` at once (fewer are filled up), so that a row meets the same kernels
-    whatever it is packed with: its latent then has the same bytes alone and in company.
+    Parts are filled up: to all of their rows, so that a row meets the same kernels whatever it is
+    packed with, or to whole vectors where the kernels are the same for any number of rows. Its
+    latent then has the same bytes alone and in company.
     """
 
     layers: Sequence[Layer]  # from cells (n, values), ordered by (row, col, channel)
-    rows: int
+    parts: Parts
 
-    def __call__(self, pieces: Iterable[Tensor]) -> Tensor:
-        """The cells (n, values) of all pieces in order -> latents (N, C)."""
-        return torch.cat([self._chunk(cells) for cells in _portions(pieces, self.rows)])
+    def __call__(self, pieces: Iterable[Tensor], total: int | None) -> Tensor:
+        """The cells (n, values) of all pieces in order, if known `total` -> latents (N, C)."""
+        portions = _portions(pieces, self.parts.rows_of(total) if total else self.parts.rows)
+        return torch.cat(self.parts.each(self._latents, portions))
 
-    def _chunk(self, cells: Tensor) -> Tensor:
+    def _latents(self, cells: Tensor) -> Tensor:
         count = len(cells)
-        if count < self.rows:
-            filler = cells.new_zeros(self.rows - count, cells.shape[1])
-            cells = torch.cat((cells, filler))
+        if missing := -count % (LEAST_ROWS if self.parts.fewer else self.parts.rows):
+            cells = torch.cat((cells, cells.new_zeros(missing, cells.shape[1])))
         if cells.is_cuda and cells.data_ptr() % ALIGNMENT:  # a choice of kernel may depend on it
             cells = cells.clone()
         return through(self.layers, cells)[:count]
@@ -87,14 +92,14 @@ class LinearEncoder:
 class SecondStage:
     """The second stage of a model; its rows are cells of `patch` x `patch` latents."""
 
-    def __init__(self, model: StupidAE, backend: Backend, *, rows: int) -> None:
+    def __init__(self, model: StupidAE, backend: Backend, parts: Parts) -> None:
         stage = model.architecture.stages[1]
         self.patch, self._values = stage.patch, stage.inputs * stage.patch**2
         layers = backend.fold_cell_encoder(cast(Encoder, model.encoder[1]))
-        self.encoder = LinearEncoder(layers, rows)
+        self.encoder = LinearEncoder(layers, parts)
         decoder = cast(ShuffleDecoder, model.decoder[1])
-        self._trunk, self._painter = backend.fold_cell_decoder(decoder, stage, rows=rows)
-        self._rows = rows
+        self._trunk, self._painter = backend.fold_cell_decoder(decoder, stage, parts=parts)
+        self._parts = parts
 
     def cut(self, patches: Tensor, size: int) -> Tensor:
         """Patches (n, (cell * size)^2 * 3) to those of the first stage, (n * cell^2, size^2 * 3).
@@ -106,12 +111,14 @@ class SecondStage:
 
     def encode(self, rows: Tensor) -> Tensor:
         """First latents (n * cell^2, C) in the order of `cut` -> (n, channels)."""
-        return self.encoder([rows.view(-1, self._values)])
+        cells = rows.view(-1, self._values)
+        return self.encoder([cells], len(cells))
 
     def decode(self, latents: Sequence[Tensor]) -> list[Tensor]:
         """Latents (h, w, channels) of any sizes -> first latents (cell * h, cell * w, C)."""
         features = self._trunk(latents)
-        rows = torch.cat([self._painter(part) for part in features.split(self._rows)])
+        some = (features[part] for part in self._parts.slices(len(features)))
+        rows = torch.cat(self._parts.each(self._painter, some))
         sizes = _sizes(latents)
         parts = rows.split([height * width for height, width in sizes])
         return [
@@ -134,14 +141,15 @@ class InferenceForm:
         architecture, self._backend = model.architecture, backend
         self.place = backend.place
         first, *others = architecture.stages
-        rows = ROWS[backend.place.device.type]
+        rows = ROWS[self.place.device.type]
+        parts, few = backend.parts(rows), backend.parts(rows // QUARTER)
         self.patch = first.patch
-        self._rows = rows if first.patch <= UNIT else rows // QUARTER
+        self._parts = parts if first.patch <= UNIT else few
         layers = backend.fold_encoder(cast(Encoder, model.encoder[0]))
-        self._encoder = LinearEncoder(layers, self._rows)
+        self._encoder = LinearEncoder(layers, self._parts)
         decoder = cast(Decoder | ShuffleDecoder, model.decoder[0])
-        self._trunk, self._head = backend.fold_decoder(decoder, first, rows=rows)
-        self._second = SecondStage(model, backend, rows=rows // QUARTER) if others else None
+        self._trunk, self._head = backend.fold_decoder(decoder, first, parts=parts)
+        self._second = SecondStage(model, backend, few) if others else None
         # In latent positions of the whole network.
         cell = self._second.patch if self._second else 1
         self.alignment = self._trunk.alignment // gcd(self._trunk.alignment, cell)
@@ -149,23 +157,25 @@ class InferenceForm:
 
     def encoding_at_once(self, rows: int) -> InferenceForm:
         """The same form, sharing its weights, that encodes so many rows at once."""
-        other = copy(self)
-        other._encoder = replace(self._encoder, rows=rows)
+        other, parts = copy(self), replace(self._parts, rows=rows)
+        other._encoder = replace(self._encoder, parts=parts)
         if self._second is not None:
             other._second = copy(self._second)
-            other._second.encoder = replace(self._second.encoder, rows=rows)
+            other._second.encoder = replace(self._second.encoder, parts=parts)
         return other
 
-    def encode(self, images: Iterable[Tensor]) -> Tensor:
+    def encode(self, images: Iterable[Tensor], total: int | None = None) -> Tensor:
         """Images (H, W, 3) or (B, H, W, 3), uint8 or float in [-1, 1], with sides that P divides.
 
-        P pixels on a side are one latent position of the whole network.
+        P pixels on a side are one latent position of the whole network. Where it is known how many
+        there are in `total`, even a few occupy all threads.
 
         Returns:
             Latents (N, C) of all positions in order.
         """
         some = (part for image in images for part in self._some_at_once(image))
-        latents = self._encoder(map(self._cut, some))
+        count = total and total * self.positions_each
+        latents = self._encoder(map(self._cut, some), count)
         return latents if self._second is None else self._second.encode(latents)
 
     def _some_at_once(self, images: Tensor) -> Sequence[Tensor]:
@@ -173,7 +183,7 @@ class InferenceForm:
         if images.ndim == 3:
             return [images]
         patches = images.shape[1] * images.shape[2] // self.patch**2
-        return images.split(max(1, self._encoder.rows // patches))
+        return images.split(max(1, self._encoder.parts.rows // patches))
 
     def _cut(self, image: Tensor) -> Tensor:
         """The first stage's patches (n, patch^2 * 3) of images, in the encoder's order."""
@@ -210,7 +220,7 @@ class InferenceForm:
     def _painted(self, grids: Sequence[Tensor], *, levels: bool) -> tuple[Tensor, Tensor | None]:
         """Pixels as the head gives them, and with `levels` (N,) whether each patch was finite."""
         features = self._trunk(grids)
-        return self._head.paint(features, _sizes(grids), levels=levels, at_once=self._rows)
+        return self._head.paint(features, _sizes(grids), levels=levels, parts=self._parts)
 
     def _first_latents(self, latents: Sequence[Tensor]) -> Sequence[Tensor]:
         """The first stage's latents, (h, w, C) each."""

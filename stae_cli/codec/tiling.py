@@ -234,9 +234,10 @@ class Tiler:
     def _tokens(self, layouts: Sequence[Tensor]) -> Tensor:
         packs: dict[torch.dtype, Tensor] = {}
         for kind in dict.fromkeys(rows.dtype for rows in layouts):
-            some = (rows for rows in layouts if rows.dtype == kind)
+            some = [rows for rows in layouts if rows.dtype == kind]
+            bands = (band for rows in some for band in self.bands(rows))
             with plain_arithmetic(self._device):
-                packs[kind] = self.form.encode(band for rows in some for band in self.bands(rows))
+                packs[kind] = self.form.encode(bands, sum(map(self._positions_of, some)))
         if len(packs) == 1:
             return packs[layouts[0].dtype]
         parts = []

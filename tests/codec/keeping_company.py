@@ -1,4 +1,4 @@
-"""Encodes pictures alone and in company on this CPU, with several networks.
+"""Encodes pictures alone, in company and with other numbers of threads on this CPU.
 
 Prints the CPU capability and what differs; exits with 1 where a latent's bytes do.
 """
@@ -53,6 +53,21 @@ def differing(architecture, dtype):
             for size, one, same in zip(sizes, alone, latents, strict=True):
                 if not torch.equal(one, same):
                     yield f"{architecture.name} {dtype} {size} bytes={as_bytes} {how}"
+        if not as_bytes:
+            for how in differing_by_threads(codec, given, alone):
+                yield f"{architecture.name} {dtype} {how}"
+
+
+def differing_by_threads(codec, given, alone):
+    """Which numbers of threads change a byte of the latents, or of the pictures from them."""
+    before, painted = torch.get_num_threads(), codec.decode(alone)
+    for threads in {1, 2, 5} - {before}:
+        torch.set_num_threads(threads)
+        if not all(map(torch.equal, codec.encode(given), alone)):
+            yield f"encoded by {threads} threads"
+        if not all(map(torch.equal, codec.decode(alone), painted)):
+            yield f"decoded by {threads} threads"
+    torch.set_num_threads(before)
 
 
 def main():

@@ -239,7 +239,7 @@ def test_no_memory_at_all_is_a_clear_error(model, monkeypatch, error):
 def test_what_is_no_end_of_memory_stays_what_it_is(model, monkeypatch):
     codec = Codec(model, device="cpu")
 
-    def fail(_images):
+    def fail(_images, _total):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     monkeypatch.setattr(codec.tiler.form, "encode", fail)

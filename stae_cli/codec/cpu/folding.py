@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import Conv2d
 
-from stae_cli.codec.cpu.affine import Affine, Placement
+from stae_cli.codec.cpu.affine import Affine, Placement, rows_are_alike
 from stae_cli.codec.cpu.layers import (
     Conv,
     FieldHead,
@@ -30,7 +30,8 @@ from stae_cli.codec.cpu.layers import (
     SpatialTrunk,
     Trunk,
 )
-from stae_cli.codec.cpu.winograd import winograd
+from stae_cli.codec.cpu.parts import Parts
+from stae_cli.codec.cpu.winograd import TILES_AT_ONCE, winograd
 from stae_cli.codec.tensors import centred, patches_of
 from stae_cli.network.architecture import Stage
 from stae_cli.network.stupid_ae import (
@@ -150,6 +151,10 @@ class PlainBackend:
 
     place: Placement
 
+    def parts(self, rows: int) -> Parts:
+        on_cpu = self.place.device.type == "cpu"
+        return Parts(rows, on_cpu, fewer=on_cpu and rows_are_alike(self.place.dtype))
+
     def cut(self, images: Tensor, size: int) -> Tensor:
         return patches_of(images, size)  # of the images' dtype: `centred` is the first layer
 
@@ -161,9 +166,9 @@ class PlainBackend:
         return [self.place.affine(*cell_weights(encoder)), *self._encoder_layers(encoder)]
 
     def fold_decoder(
-        self, decoder: Decoder | ShuffleDecoder, stage: Stage, *, rows: int
+        self, decoder: Decoder | ShuffleDecoder, stage: Stage, *, parts: Parts
     ) -> tuple[Trunk, Head]:
-        trunk = self._trunk(decoder, stage, rows)
+        trunk = self._trunk(decoder, stage, parts)
         if isinstance(decoder, ShuffleDecoder):
             return trunk, ShuffleHead(self._layer(decoder.shuffle[0]))
         generator, encoded, constant = field_weights(decoder)
@@ -171,20 +176,20 @@ class PlainBackend:
         return trunk, FieldHead(place.affine(*generator), place.put(encoded), place.put(constant))
 
     def fold_cell_decoder(
-        self, decoder: ShuffleDecoder, stage: Stage, *, rows: int
+        self, decoder: ShuffleDecoder, stage: Stage, *, parts: Parts
     ) -> tuple[Trunk, Layer]:
         painter = self.place.affine(*cell_painter_weights(decoder, stage.patch))
-        return self._trunk(decoder, stage, rows), painter
+        return self._trunk(decoder, stage, parts), painter
 
     def _encoder_layers(self, encoder: Encoder) -> Sequence[Layer]:
         blocks = [self._geglu(cast(GegluBlock, block)) for block in encoder.blocks]
         return [*blocks, self._project(encoder.out)]
 
-    def _trunk(self, decoder: Decoder | ShuffleDecoder, stage: Stage, rows: int) -> Trunk:
+    def _trunk(self, decoder: Decoder | ShuffleDecoder, stage: Stage, parts: Parts) -> Trunk:
         project, pairs = self._project(decoder.conv_in), pairs_of(decoder)
         if stage.decoder_kernel == 1:
-            return PointTrunk([project, *(self._point_pair(*pair) for pair in pairs)], rows)
-        return SpatialTrunk(project, [self._pair(*pair) for pair in pairs], rows)
+            return PointTrunk([project, *(self._point_pair(*pair) for pair in pairs)], parts)
+        return SpatialTrunk(project, [self._pair(*pair) for pair in pairs], parts)
 
     def _pair(self, spatial: SpatialBlock, geglu: GegluBlock) -> Pair:
         mixer = self._mixer(cast(Conv2d, spatial.mlp[2]))
@@ -197,7 +202,7 @@ class PlainBackend:
     def _mixer(self, conv: Conv2d) -> Mixer:
         """Winograd's transforms pay on the CPU, and cost more digits than half precision has."""
         if self.place.device.type == "cpu" and self.place.dtype == torch.float32:
-            return winograd(wide(conv.weight), bias_of(conv), self.place)
+            return winograd(wide(conv.weight), bias_of(conv), self.place, self.parts(TILES_AT_ONCE))
         return Conv(kernel_of(conv, self.place), self.place.put(bias_of(conv)))
 
     def _geglu(self, block: GegluBlock) -> Geglu:

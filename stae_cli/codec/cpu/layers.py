@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import ClassVar, Protocol
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import conv2d, linear, silu
 
 from stae_cli.codec.cpu.affine import Affine
+from stae_cli.codec.cpu.parts import Parts
 from stae_cli.codec.tensors import COLOURS
 from stae_cli.network.stupid_ae import CHANNEL_NORM_EPS, COLUMN_NORM_FLOOR
 
@@ -82,6 +84,10 @@ class Pair:
     mixer: Mixer
     geglu: Geglu
 
+    def entered(self, rows: Tensor) -> Tensor:
+        """What the mixer is given."""
+        return self.inner.gelu(normed(rows), "tanh")
+
 
 @dataclass(frozen=True)
 class PointPair:
@@ -111,19 +117,20 @@ class PointTrunk:
 
     alignment = 1
 
-    def __init__(self, layers: Sequence[Layer], rows: int) -> None:
-        self._layers, self._rows = layers, rows
+    def __init__(self, layers: Sequence[Layer], parts: Parts) -> None:
+        self._layers, self._parts = layers, parts
 
     def __call__(self, latents: Sequence[Tensor]) -> Tensor:
         rows = torch.cat([latent.flatten(0, 1) for latent in latents])
-        return torch.cat([through(self._layers, part) for part in rows.split(self._rows)])
+        some = (rows[part] for part in self._parts.slices(len(rows)))
+        return torch.cat(self._parts.each(partial(through, self._layers), some))
 
 
 class SpatialTrunk:
-    """A trunk with 3x3 convolutions, between which rows pass in chunks that stay in the cache."""
+    """A trunk with 3x3 convolutions, between which rows pass in parts."""
 
-    def __init__(self, project: Project, pairs: Sequence[Pair], rows: int) -> None:
-        self._project, self._pairs, self._rows = project, pairs, rows
+    def __init__(self, project: Project, pairs: Sequence[Pair], parts: Parts) -> None:
+        self._project, self._pairs, self._parts = project, pairs, parts
         self.alignment = pairs[0].mixer.alignment
 
     def __call__(self, latents: Sequence[Tensor]) -> Tensor:
@@ -131,15 +138,21 @@ class SpatialTrunk:
         outer = self._project.outer
         grid, hidden = empty_rows(rows, outer), empty_rows(rows, outer)
         grids, hiddens = by_size(grid, latents), by_size(hidden, latents)
-        for part in chunks(rows, self._rows):
+
+        def enter(part: slice) -> None:
             grid[part] = self._project(rows[part])
-            hidden[part] = self._pairs[0].inner.gelu(normed(grid[part]), "tanh")
+            hidden[part] = self._pairs[0].entered(grid[part])
+
+        self._parts.each(enter, self._parts.slices(len(rows)))
         for pair, following in zip(self._pairs, [*self._pairs[1:], None], strict=True):
             pair.mixer.add_to(grids, hiddens)
-            for part in chunks(rows, self._rows):
+
+            def leave(part: slice, pair: Pair = pair, following: Pair | None = following) -> None:
                 grid[part] = pair.geglu(grid[part])
                 if following is not None:
-                    hidden[part] = following.inner.gelu(normed(grid[part]), "tanh")
+                    hidden[part] = following.entered(grid[part])
+
+            self._parts.each(leave, self._parts.slices(len(rows)))
         return grid
 
 
@@ -156,7 +169,7 @@ class Head(ABC):
         """Rows (N, width) -> (N, 3, P), unclamped."""
 
     def paint(
-        self, rows: Tensor, sizes: Sequence[Size], *, levels: bool, at_once: int
+        self, rows: Tensor, sizes: Sequence[Size], *, levels: bool, parts: Parts
     ) -> tuple[Tensor, Tensor | None]:
         """The pixels of images, as `images` takes them, all in one tensor.
 
@@ -165,23 +178,25 @@ class Head(ABC):
             sizes: how many positions each image is high and wide.
             levels: whether pixels are rounded to uint8; else they are unclamped, of the rows'
                 dtype.
-            at_once: rows to paint together.
+            parts: how the rows are divided.
 
         Returns:
             Pixels, and with `levels` (N,) whether all was finite before it was rounded.
         """
-        shape = (len(rows), self.side**2, COLOURS)
-        if not levels:
-            pixels = rows.new_empty(shape)
-            for part in chunks(rows, at_once):
-                pixels[part] = self.painted(rows[part]).mT
-            return pixels, None
-        pixels = rows.new_empty(shape, dtype=torch.uint8)
-        finite = rows.new_empty(len(rows), dtype=torch.bool)
-        for part in chunks(rows, at_once):
+        pixels = rows.new_empty(
+            len(rows), self.side**2, COLOURS, dtype=torch.uint8 if levels else rows.dtype
+        )
+        finite = rows.new_empty(len(rows), dtype=torch.bool) if levels else None
+
+        def paint(part: slice) -> None:
             wide = self.painted(rows[part])
+            if finite is None:
+                pixels[part] = wide.mT
+                return
             finite[part] = wide.isfinite().flatten(1).all(1)
             pixels[part] = wide.float().add_(1).mul_(127.5).round_().clamp_(0, 255).mT
+
+        parts.each(paint, parts.slices(len(rows)))
         return pixels, finite
 
     def images(self, pixels: Tensor, sizes: Sequence[Size]) -> list[Tensor]:
@@ -243,12 +258,6 @@ def normed(rows: Tensor) -> Tensor:
     norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True, dtype=torch.float32)
     scale = torch.rsqrt(norm.square_().div_(rows.shape[-1]).add_(CHANNEL_NORM_EPS))
     return (rows * scale).to(rows.dtype)
-
-
-def chunks(rows: Tensor, size: int) -> Iterator[slice]:
-    """All of the rows in order, `size` at a time, the last time fewer."""
-    for first in range(0, len(rows), size):
-        yield slice(first, first + size)
 
 
 def empty_rows(rows: Tensor, layer: Affine) -> Tensor:

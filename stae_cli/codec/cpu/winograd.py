@@ -9,78 +9,62 @@ transform back gives 4x4 outputs (Lavin and Gray, arXiv 1509.09308). The Toom-Co
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from stae_cli.codec.cpu.affine import Affine, Placement
+from stae_cli.codec.cpu.parts import Parts
 
 TILE = 4  # outputs on a side of a tile; its inputs have one more on each side
 POINTS = TILE + 2
 A, B = 0.625, 1.5
-GROUPS = 2
 
 # Tiles that are transformed together: enough for the products, few enough for the cache.
 TILES_AT_ONCE = 384
+LEAST_TILES = 32  # fewer use the products badly
 
 
 @dataclass(frozen=True)
 class Winograd:
-    """A 3x3 convolution with zero padding 1 on a token grid, as matrix products.
+    """A 3x3 convolution with zero padding 1 on a token grid, as matrix products."""
 
-    The channels are summed up in groups: float32 sums of fewer terms round less.
-    """
-
-    taps: Sequence[Sequence[Affine]]  # per group of input channels 36, row-major over the points
+    taps: Sequence[Affine]  # one for each of the 36 points, row-major
+    parts: Parts  # of the tiles
     alignment: ClassVar[int] = TILE
 
     def add_to(self, grids: Sequence[Tensor], hiddens: Sequence[Tensor]) -> None:
         # Grids of several sizes share the products, so that small ones do not make small products.
-        for parts in _portions(grids, hiddens):
-            slabs = [_slab(part.hidden, part.rows) for part in parts]  # (g, 4k + 2, 4t + 2, C)
-            shapes = [(s.shape[0], s.shape[1] // TILE, s.shape[2] // TILE) for s in slabs]
-            mixed = self._mixed(slabs)
-            counts = [images * down * across for images, down, across in shapes]
-            by_part = zip(*(product.split(counts) for product in mixed), strict=True)
-            for part, shape, products in zip(parts, shapes, by_part, strict=True):
-                target = part.grid[:, part.rows]
-                height, width = target.shape[1:3]
-                target += _assembled(products, shape)[:, :height, :width]
+        tiles = self.parts.rows_of(sum(map(_tiles, hiddens)))
+        self.parts.each(self._add, _portions(grids, hiddens, tiles))
 
-    def _mixed(self, slabs: Sequence[Tensor]) -> list[Tensor]:
-        """The products (tiles of all slabs, C) for the 36 points."""
-        groups = zip(*(slab.chunk(len(self.taps), dim=-1) for slab in slabs), strict=True)
-        (first, *others) = zip(self.taps, groups, strict=True)
-        mixed = [tap(rows) for tap, rows in zip(first[0], _points(first[1]), strict=True)]
-        for taps, group in others:
-            mixed = [
-                tap.plus(rows, so_far)
-                for tap, rows, so_far in zip(taps, _points(group), mixed, strict=True)
-            ]
-        return mixed
+    def _add(self, parts: Sequence[_Part]) -> None:
+        slabs = [_slab(part.hidden, part.rows) for part in parts]  # (g, 4k + 2, 4t + 2, C)
+        shapes = [(s.shape[0], s.shape[1] // TILE, s.shape[2] // TILE) for s in slabs]
+        mixed = [tap(rows) for tap, rows in zip(self.taps, _points(slabs), strict=True)]
+        counts = [images * down * across for images, down, across in shapes]
+        by_part = zip(*(product.split(counts) for product in mixed), strict=True)
+        for part, shape, products in zip(parts, shapes, by_part, strict=True):
+            target = part.grid[:, part.rows]
+            height, width = target.shape[1:3]
+            target += _assembled(products, shape)[:, :height, :width]
 
 
-def winograd(kernel: Tensor, bias: Tensor, place: Placement) -> Winograd:
+def winograd(kernel: Tensor, bias: Tensor, place: Placement, parts: Parts) -> Winograd:
     """The convolution of a float64 kernel (O, I, 3, 3) and bias (O,).
 
     The bias is spread over the products: it is what a kernel of its centre alone makes of ones.
+    `parts` says how tiles are divided.
     """
     to_points = _kernel_to_points()
     weights = torch.einsum("iu,jv,ocuv->ijoc", to_points, to_points, kernel).flatten(0, 1)
     ones = torch.stack(_to_points(list(torch.ones(POINTS, dtype=torch.float64))))
     constant = to_points[:, 1] * ones
     biases = torch.outer(constant, constant).flatten()[:, None] * bias
-    groups = weights.chunk(GROUPS, dim=-1)
-    return Winograd(
-        [
-            [place.affine(tap, b) for tap, b in zip(group, shares, strict=True)]
-            for group, shares in zip(
-                groups, (biases, *[torch.zeros_like(biases)] * (len(groups) - 1)), strict=True
-            )
-        ]
-    )
+    taps = [place.affine(tap, share) for tap, share in zip(weights, biases, strict=True)]
+    return Winograd(taps, replace(parts, least=LEAST_TILES))
 
 
 def _kernel_to_points() -> Tensor:
@@ -133,16 +117,23 @@ class _Part:
     @property
     def tiles(self) -> int:
         """How many there are, the incomplete ones included."""
-        images, _, width = self.hidden.shape[:3]
-        return images * -(-(self.rows.stop - self.rows.start) // TILE) * -(-width // TILE)
+        return _tiles(self.hidden[:, self.rows])
 
 
-def _portions(grids: Sequence[Tensor], hiddens: Sequence[Tensor]) -> Iterator[list[_Part]]:
-    """Lists of parts that hold about TILES_AT_ONCE tiles together."""
+def _tiles(hidden: Tensor) -> int:
+    """How many tiles images (B, h, w, C) have, the incomplete ones included."""
+    images, height, width = hidden.shape[:3]
+    return images * -(-height // TILE) * -(-width // TILE)
+
+
+def _portions(
+    grids: Sequence[Tensor], hiddens: Sequence[Tensor], tiles: int
+) -> Iterator[list[_Part]]:
+    """Lists of parts that hold about so many tiles together."""
     held: list[_Part] = []
     for grid, hidden in zip(grids, hiddens, strict=True):
-        for part in _parts(grid, hidden):
-            if held and sum(other.tiles for other in held) + part.tiles > TILES_AT_ONCE:
+        for part in _parts(grid, hidden, tiles):
+            if held and sum(other.tiles for other in held) + part.tiles > tiles:
                 yield held
                 held = []
             held.append(part)
@@ -150,12 +141,12 @@ def _portions(grids: Sequence[Tensor], hiddens: Sequence[Tensor]) -> Iterator[li
         yield held
 
 
-def _parts(grid: Tensor, hidden: Tensor) -> Iterator[_Part]:
-    """Whole images, or some rows of one, of at most about TILES_AT_ONCE tiles."""
+def _parts(grid: Tensor, hidden: Tensor, tiles: int) -> Iterator[_Part]:
+    """Whole images, or some rows of one, of at most about so many tiles."""
     batch, height, width = hidden.shape[:3]
     across, down = -(-width // TILE), -(-height // TILE)
-    images = max(1, TILES_AT_ONCE // (across * down))
-    rows = TILE * max(1, min(down, TILES_AT_ONCE // across))
+    images = max(1, tiles // (across * down))
+    rows = TILE * max(1, min(down, tiles // across))
     for first in range(0, batch, images):
         some = slice(first, first + images)
         for top in range(0, height, rows):

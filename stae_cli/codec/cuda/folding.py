@@ -36,6 +36,7 @@ from stae_cli.codec.cpu.layers import (
     ShuffleHead,
     Trunk,
 )
+from stae_cli.codec.cpu.parts import Parts
 from stae_cli.codec.cuda import kernels
 from stae_cli.codec.cuda.layers import FusedFieldHead, FusedPair, FusedTrunk, GegluStep, PointStep
 from stae_cli.network.architecture import Stage
@@ -72,6 +73,9 @@ class FusedBackend:
 
     place: Placement
 
+    def parts(self, rows: int) -> Parts:
+        return Parts(rows)
+
     def cut(self, images: Tensor, size: int) -> Tensor:
         return kernels.cut(images, size, self.place.dtype)
 
@@ -82,9 +86,9 @@ class FusedBackend:
         return self._encoder_layers(encoder, cell_weights(encoder))
 
     def fold_decoder(
-        self, decoder: Decoder | ShuffleDecoder, stage: Stage, *, rows: int
+        self, decoder: Decoder | ShuffleDecoder, stage: Stage, *, parts: Parts
     ) -> tuple[Trunk, Head]:
-        trunk, deferred = self._trunk(decoder, stage, rows)
+        trunk, deferred = self._trunk(decoder, stage, parts)
         place = self.place
         if isinstance(decoder, ShuffleDecoder):
             shuffled = conv_weights(decoder.shuffle[0]).after(deferred)
@@ -95,9 +99,9 @@ class FusedBackend:
         return trunk, kind(layer, place.put(encoded), place.put(constant))
 
     def fold_cell_decoder(
-        self, decoder: ShuffleDecoder, stage: Stage, *, rows: int
+        self, decoder: ShuffleDecoder, stage: Stage, *, parts: Parts
     ) -> tuple[Trunk, Layer]:
-        trunk, deferred = self._trunk(decoder, stage, rows)
+        trunk, deferred = self._trunk(decoder, stage, parts)
         painter = cell_painter_weights(decoder, stage.patch).after(deferred)
         return trunk, self.place.unpacked(*painter)
 
@@ -111,7 +115,7 @@ class FusedBackend:
         return [*layers, self._project(encoder.out, deferred)]
 
     def _trunk(
-        self, decoder: Decoder | ShuffleDecoder, stage: Stage, rows: int
+        self, decoder: Decoder | ShuffleDecoder, stage: Stage, parts: Parts
     ) -> tuple[Trunk, Tensor]:
         """Also the deferred bias of its results."""
         project = self._project(decoder.conv_in)
@@ -126,7 +130,7 @@ class FusedBackend:
             else:
                 pairs.append(self._pair(spatial, geglu, before))
             deferred = deferred + bias_of(block.mlp.conv_down)
-        trunk = FusedTrunk(project, pairs, rows) if pairs else PointTrunk([project, *steps], rows)
+        trunk = FusedTrunk(project, pairs, parts) if pairs else PointTrunk([project, *steps], parts)
         return trunk, deferred
 
     def _pair(self, spatial: SpatialBlock, geglu: GegluStep, deferred: Tensor) -> FusedPair:

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from stae_cli.codec.cpu.affine import Affine
-from stae_cli.codec.cpu.layers import FieldHead, Project, Size, by_size, chunks, empty_rows
+from stae_cli.codec.cpu.layers import FieldHead, Project, Size, by_size, empty_rows
+from stae_cli.codec.cpu.parts import Parts
 from stae_cli.codec.cuda import kernels
 from stae_cli.codec.tensors import COLOURS
 
@@ -87,20 +88,20 @@ class FusedTrunk:
 
     alignment = 1
 
-    def __init__(self, project: Project, pairs: Sequence[FusedPair], rows: int) -> None:
-        self._project, self._pairs, self._rows = project, pairs, rows
+    def __init__(self, project: Project, pairs: Sequence[FusedPair], parts: Parts) -> None:
+        self._project, self._pairs, self._parts = project, pairs, parts
 
     def __call__(self, latents: Sequence[Tensor]) -> Tensor:
         rows = torch.cat([latent.flatten(0, 1) for latent in latents])
         grid = empty_rows(rows, self._project.outer)
         hidden = torch.empty_like(grid)
         first, *others = self._pairs
-        for part in chunks(rows, self._rows):
+        for part in self._parts.slices(len(rows)):
             write(self._project.outer, self._project.inner.gelu(rows[part], "none"), grid[part])
             first.enter(grid[part], hidden[part])
         for pair, following in zip(self._pairs, [*others, None], strict=True):
             mixed = convolved(by_size(hidden, latents), pair.kernel)
-            for part in chunks(rows, self._rows):
+            for part in self._parts.slices(len(rows)):
                 pair.leave(grid[part], mixed[part])
                 if following is not None:
                     following.enter(grid[part], hidden[part])
@@ -113,14 +114,14 @@ class FusedFieldHead(FieldHead):
     """The neural field, painted by one kernel behind its generator, where the image has it."""
 
     def paint(
-        self, rows: Tensor, sizes: Sequence[Size], *, levels: bool, at_once: int
+        self, rows: Tensor, sizes: Sequence[Size], *, levels: bool, parts: Parts
     ) -> tuple[Tensor, Tensor | None]:
         """See `Head`; the pixels lie one image after another."""
         pixels = len(self.encoded) * COLOURS
         canvas = rows.new_empty(len(rows) * pixels, dtype=torch.uint8 if levels else rows.dtype)
         finite = kernels.empty_finite(rows, self.encoded)
         groups = _groups(sizes)
-        for part in chunks(rows, at_once):
+        for part in parts.slices(len(rows)):
             made = self.generator(rows[part])
             for start, stop, across in groups:
                 begin, end = max(part.start, start), min(part.stop, stop)

@@ -7,13 +7,13 @@ import pytest
 
 from benchmarks import networks
 from stae_cli.benchmark.report import Case
+from tests.rigs import keep_here
 
 
 @pytest.fixture
 def measured(monkeypatch, tiny, tmp_path):
     """Times cases with little ado; returns the record and the exit code."""
-    monkeypatch.setattr("stae_cli.benchmark.stopwatch.LARGE", ((64, 64, 64),))
-    monkeypatch.setattr("stae_cli.benchmark.stopwatch.SHORTEST_SAMPLE", 0.001)
+    keep_here(monkeypatch)
 
     def run(cases, against="reference"):
         small = ("--cases", cases, "--seconds", "0", "--weights", str(tiny))

@@ -8,12 +8,17 @@ COLOURS = {
     "stae": "#2f6fde",
     "unfused": "#7aa5ee",
     "reference": "#6b7686",
+    "compile": "#a3acb8",
+    "onnxruntime": "#b8577f",
+    "openvino": "#7d5ba6",
     "taesd": "#c9822b",
     "sdxl": "#3f9a82",
 }
 NAMES = {
     "unfused": "without Triton",
     "reference": "plain module",
+    "compile": "torch.compile",
+    "openvino": "OpenVINO",
     "taesd": "TAESD",
     "sdxl": "SDXL's VAE",
 }

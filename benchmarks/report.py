@@ -16,7 +16,7 @@ of a shared machine vary. A commit that ends in `-dirty` had changes that were n
 
 | script | measures |
 |---|---|
-| `python -m benchmarks.networks` | the network beside other autoencoders |
+| `python -m benchmarks.networks` | other engines, other autoencoders; `--avx2`: without AVX-512 |
 | `python -m benchmarks.agreement` | every form of the codec beside float32: numbers and time |
 | `python -m benchmarks.path` | from files to latents and back, by the number of threads |
 | `python -m benchmarks.card` | these three on an NVIDIA card |
@@ -82,6 +82,7 @@ def networks(result: Record) -> list[str]:
     columns = ["pixels, batch", "stage", "network", "ms", "p10 to p90", "share", "x", "GB"]
     if all(not row[-1] for row in rows):  # memory is known on CUDA only
         columns, rows = columns[:-1], [row[:-1] for row in rows]
+    beyond = [f"- {name} {why}." for name, why in result.get("beyond_limits", {}).items()]
     without = f" without fast kernels ({result['unfused']})" if result.get("unfused") else ""
     return [
         f"## The network on {place(result['machine'])}",
@@ -90,6 +91,7 @@ def networks(result: Record) -> list[str]:
         "network is defined, whatever the form computes) over that of torch's own matrix product "
         "in the same rounds; `x` is the time over that of stae in the same round.",
         "",
+        *([*beyond, ""] if beyond else []),
         *table(columns, rows),
     ]
 
@@ -247,10 +249,11 @@ def failures(result: Record) -> list[str]:
 def made(result: Record) -> str:
     """The versions that a record is of; older records do not have all of them."""
     machine = result.get("machine", {"torch": result.get("torch")})
-    names = (("torch", "torch"), ("python", "python"), ("stae", "stae"))
-    words = [f"{word} {machine[key]}" for word, key in names if machine.get(key)]
-    versions = f" with {', '.join(words)}" if words else ""
-    return f"Measured at commit {result['commit']}{versions}."
+    versions = {key: machine.get(key) for key in ("torch", "python", "stae")}
+    versions |= result.get("versions", {})
+    words = [f"{name} {version}" for name, version in versions.items() if version]
+    used = f" with {', '.join(words)}" if words else ""
+    return f"Measured at commit {result['commit']}{used}."
 
 
 def figure(value: float | Record) -> str:

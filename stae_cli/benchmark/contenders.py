@@ -1,4 +1,4 @@
-"""The networks that a benchmark times: stae's forms, and other autoencoders with seeded weights."""
+"""The networks that a benchmark times, by name, and what they are given."""
 
 from __future__ import annotations
 
@@ -7,31 +7,27 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
-from importlib.util import find_spec
-from typing import Any
+from importlib.metadata import version
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from stae_cli.benchmark.report import OURS, Case
+from stae_cli.benchmark.engines import COMPILE, ENGINES, ON_CPU, Engine, check_engine
+from stae_cli.benchmark.peers import FACTOR, LATENT_CHANNELS, PEERS, count_peer, load_peer
+from stae_cli.benchmark.report import Case
 from stae_cli.checkpoints.checkpoint import Checkpoint
 from stae_cli.checkpoints.tensor_files import fingerprint
 from stae_cli.codec.codec import Codec
-from stae_cli.errors import StaeError, UsageError
+from stae_cli.errors import UsageError
 from stae_cli.network.architecture import F8C16, Architecture
-from stae_cli.network.flops import Cost, check_size, count, count_stage
+from stae_cli.network.flops import Cost, count
 from stae_cli.network.stupid_ae import SEED, StupidAE, seeded
 
 CodecMaker = Callable[[StupidAE, torch.device, torch.dtype], Codec]
 
-REFERENCE = "reference"
+REFERENCE = "reference"  # the plain module
 CACHE_BYTES = 128 << 20  # more than the last cache of most devices
 FEWEST, MOST = 2, 32  # buffers
-
-# Of the peers.
-FACTOR = 8
-LATENT_CHANNELS = 4
 
 
 def _unfused(model: StupidAE, device: torch.device, dtype: torch.dtype) -> Codec:
@@ -48,35 +44,39 @@ class Contender:
     """A network on the device, and the count of its operations for one picture."""
 
     name: str
-    encode: Callable[[Tensor], Tensor]
-    decode: Callable[[Tensor], Tensor]
+    encode: Callable[[Tensor], object]
+    decode: Callable[[Tensor], object]
     cost: Callable[[int, int], Cost]
     latent_channels: int
     factor: int  # pixels on a side of one latent position
-    takes_pixels: bool = False  # uint8 instead of floats
+    dtype: torch.dtype  # of images and latents
+    takes_pixels: bool = False  # uint8 instead of images
+    compiles: bool = False  # at the first call, whose time says nothing then
 
 
 def check_against(names: Sequence[str]) -> None:
-    """Checks that every name is `reference`, one of VARIANTS or a known peer.
+    """Checks that every name is `reference`, one of VARIANTS, an engine or a known peer.
 
     Raises:
         UsageError: one is not.
     """
     for name in names:
-        known = (REFERENCE, *VARIANTS, *PEERS)
+        known = (REFERENCE, *ENGINES, *VARIANTS, *PEERS)
         if name not in known:
             raise UsageError(f"unknown network `{name}`", f"known are: {', '.join(known)}")
 
 
 def check_installed(names: Sequence[str]) -> None:
-    """Checks that the peers among the names can be built.
+    """Checks that the engines and peers among the names can be built.
 
     Raises:
-        StaeError: the library that they come from is missing or broken.
+        StaeError: a library that one needs is missing or broken.
     """
     for name in names:
         if name in PEERS:
             count_peer(name, FACTOR, FACTOR)
+        elif name in ENGINES:
+            check_engine(name)
 
 
 def seeded_model(architecture: Architecture = F8C16) -> StupidAE:
@@ -92,31 +92,52 @@ def seeded_checkpoint(architecture: Architecture = F8C16) -> Checkpoint:
     return Checkpoint("seeded", fingerprint(tensors), model.architecture, tensors, {})
 
 
-def contender(name: str, codec: Codec, model: StupidAE) -> Contender:
-    """The network of that name on the codec's device in its dtype; OURS is the codec itself."""
+def contender(name: str, model: StupidAE, device: torch.device, dtype: torch.dtype) -> Contender:
+    """The network of that name; OURS is the codec itself.
+
+    Raises:
+        RuntimeError: it does not run on the device or in the dtype.
+    """
+    if name in PEERS:
+        peer, cost = load_peer(name).to(device, dtype), partial(count_peer, name)
+        return Contender(name, peer.encode, peer.decode, cost, LATENT_CHANNELS, FACTOR, dtype)
+    sizes = model.architecture
+    cost, channels, factor = partial(count, sizes), sizes.channels, sizes.downsample
+    made: StupidAE | Engine | Codec
     if name == REFERENCE:
-        plain = deepcopy(model).eval().to(codec.device, codec.dtype)
-        return _stupid_ae(name, plain, model.architecture, takes_pixels=False)
-    if name in VARIANTS:
-        codec = VARIANTS[name](model, codec.device, codec.dtype)
-    elif name != OURS:
-        peer, cost = load_peer(name).to(codec.device, codec.dtype), partial(count_peer, name)
-        return Contender(name, peer.encode, peer.decode, cost, LATENT_CHANNELS, FACTOR)
-    return _stupid_ae(name, codec, model.architecture, takes_pixels=True)
-
-
-def _stupid_ae(
-    name: str, network: Codec | StupidAE, sizes: Architecture, *, takes_pixels: bool
-) -> Contender:
+        made = deepcopy(model).eval().to(device, dtype)
+    elif name in ENGINES:
+        made = ENGINES[name](model, device, dtype)
+    else:
+        made = VARIANTS.get(name, _codec)(model, device, dtype)
+    takes = made.dtype if isinstance(made, Engine) else dtype
     return Contender(
         name,
-        network.encode,
-        network.decode,
-        partial(count, sizes),
-        sizes.channels,
-        sizes.downsample,
-        takes_pixels=takes_pixels,
+        made.encode,
+        made.decode,
+        cost,
+        channels,
+        factor,
+        takes,
+        takes_pixels=isinstance(made, Codec),
+        compiles=name == COMPILE,
     )
+
+
+def versions(names: Sequence[str]) -> dict[str, str]:
+    """The versions of the libraries that the names come from, beside torch."""
+    libraries = {name: name for name in ON_CPU} | dict.fromkeys(PEERS, "diffusers")
+    used = dict.fromkeys(libraries[name] for name in names if name in libraries)
+    return {library: version(library) for library in used}
+
+
+def is_same_network(name: str) -> bool:
+    """Whether the network of that name computes what the codec does."""
+    return name not in PEERS
+
+
+def _codec(model: StupidAE, device: torch.device, dtype: torch.dtype) -> Codec:
+    return Codec(model, device=device, dtype=dtype)
 
 
 class Inputs:
@@ -164,111 +185,3 @@ class Inputs:
         return torch.empty(shape, dtype=dtype, device=self._device).uniform_(
             -1, 1, generator=generator
         )
-
-
-@dataclass(frozen=True)
-class Peer:
-    """An autoencoder that takes (B, 3, H, W) in [-1, 1] and has (B, 4, H/8, W/8) latents."""
-
-    encoder: nn.Module
-    decoder: nn.Module
-
-    def encode(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, 4, H/8, W/8); of a KL encoder's moments the mean."""
-        return self.encoder(image)[:, :LATENT_CHANNELS]
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """(B, 4, h, w) -> (B, 3, 8h, 8w)."""
-        return self.decoder(latents)
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> Peer:
-        """The same network elsewhere; its modules are moved, not copied."""
-        return Peer(self.encoder.to(device, dtype), self.decoder.to(device, dtype))
-
-
-def check_peers(names: Sequence[str]) -> None:
-    """Checks that every name is a known peer, without importing anything.
-
-    Raises:
-        UsageError: one is not.
-    """
-    for name in names:
-        if name not in PEERS:
-            raise UsageError(f"unknown network `{name}`", f"known are: {', '.join(PEERS)}")
-
-
-def peers_are_installed() -> bool:
-    """Whether the library that the peers come from is there."""
-    return find_spec("diffusers") is not None
-
-
-def load_peer(name: str) -> Peer:
-    """A peer with seeded weights in float32 on the CPU, in evaluation mode.
-
-    Raises:
-        UsageError: no such peer.
-        StaeError: diffusers is not installed.
-    """
-    check_peers([name])
-    with seeded():
-        network = PEERS[name]().eval().requires_grad_(False)
-    return Peer(network.encoder, network.decoder)
-
-
-def count_peer(name: str, width: int, height: int) -> Cost:
-    """Counts a peer for one picture of `width` x `height` pixels.
-
-    Raises:
-        UsageError: no such peer, or a side is not a multiple of 8.
-        StaeError: diffusers is not installed.
-    """
-    check_size(width, height, multiple=FACTOR)
-    with torch.device("meta"):
-        peer = load_peer(name)
-        image = torch.empty(1, 3, height, width)
-        latents = torch.empty(1, LATENT_CHANNELS, height // FACTOR, width // FACTOR)
-    return Cost(
-        name,
-        width,
-        height,
-        (latents.shape[1], latents.shape[2], latents.shape[3]),
-        count_stage("encoder", peer.encoder, image),
-        count_stage("decoder", peer.decoder, latents),
-    )
-
-
-def _sdxl() -> Any:
-    """The VAE of Stable Diffusion XL, without the two 1x1 convs on its latents."""
-    return _diffusers_class("AutoencoderKL")(
-        block_out_channels=(128, 256, 512, 512),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=2,
-        latent_channels=LATENT_CHANNELS,
-        norm_num_groups=32,
-        mid_block_add_attention=True,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-    )
-
-
-def _taesd() -> Any:
-    """TAESD, which is what AutoencoderTiny's defaults describe."""
-    return _diffusers_class("AutoencoderTiny")()
-
-
-PEERS: Mapping[str, Callable[[], Any]] = {"sdxl": _sdxl, "taesd": _taesd}
-
-
-def _diffusers_class(name: str) -> Any:
-    try:
-        return getattr(import_module("diffusers"), name)  # slow to import: only when it is needed
-    except ModuleNotFoundError as error:
-        raise StaeError(
-            "comparing with other networks needs diffusers", "run `pip install 'stae[peers]'`"
-        ) from error
-    except (ImportError, RuntimeError) as error:
-        raise StaeError(
-            f"diffusers is installed but cannot be imported: {error}",
-            "run `pip install --upgrade 'stae[peers]'`",
-        ) from error

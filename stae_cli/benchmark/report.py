@@ -27,7 +27,7 @@ HEADING, CASE_HEADING, STAGE_HEADING = 64, 30, 22
 ROW, THICKNESS, BETWEEN_CASES = 24, 14, 14
 TRACK = "#f0f2f5"
 COLOURS = {OURS: BLUE}
-OTHERS = (GREY, "#e0a458", "#7fb5a6", "#c48bb4")
+OTHERS = (GREY, "#e0a458", "#7fb5a6", "#c48bb4", "#a58e6f", "#8fb0e0", "#cf7c6b")
 CAPTION = (
     "Bars are medians, lines reach from the 10th to the 90th percentile of the rounds. "
     "Each panel has its own scale."
@@ -138,8 +138,9 @@ class Report:
     weights: str
     dtype: str
     unfused: str | None  # why a CUDA device runs without Triton kernels
-    host_peak_bytes: int | None
+    host_peak_bytes: int | None  # of the process that the codec ran in
     results: Sequence[CaseResult]
+    versions: Mapping[str, str] = field(default_factory=dict)  # of libraries beside torch
 
     def as_json(self) -> dict[str, Any]:
         """Plain dictionaries, lists and numbers."""

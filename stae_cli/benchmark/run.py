@@ -5,18 +5,22 @@ Comparisons are made within a round (see `stopwatch`), which times every encoder
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from statistics import median
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from stae_cli.benchmark.apart import ProcessError, RigApart
 from stae_cli.benchmark.contenders import (
-    Contender,
-    Inputs,
     check_against,
     check_installed,
-    contender,
+    is_same_network,
+    versions,
 )
 from stae_cli.benchmark.report import (
     OURS,
@@ -27,58 +31,35 @@ from stae_cli.benchmark.report import (
     Spread,
     Timing,
     describe_machine,
-    host_peak_bytes,
 )
+from stae_cli.benchmark.rig import Entrant, Rig, reason
 from stae_cli.benchmark.stopwatch import (
     Key,
-    Matmul,
     Round,
-    Stopwatch,
-    WarmUp,
-    large_matmuls,
+    Shape,
+    large_shapes,
+    matmul_key,
     memory_errors,
     rounds_of,
 )
 from stae_cli.codec.codec import Codec
-from stae_cli.codec.device import dtype_name, is_memory_error
+from stae_cli.codec.device import dtype_name
 from stae_cli.network.flops import check_size
 from stae_cli.network.stupid_ae import StupidAE
+
+FAILURES = (RuntimeError, MemoryError, ProcessError)  # of a network that does not run here
+LARGEST_DIFFERENCE = {torch.float32: 1e-3}  # of the same network, over the largest number
+IN_HALF = 0.1
+
+AnyRig = Rig | RigApart
 
 
 class _FailureError(Exception):
     """A network fails in a round, after a successful warm-up."""
 
-    def __init__(self, network: str, error: RuntimeError) -> None:
+    def __init__(self, network: str, why: str) -> None:
         super().__init__(network)
-        self.network, self.error = network, error
-
-
-@dataclass(frozen=True)
-class Entrant:
-    """One stage of one network in one case, warmed up."""
-
-    network: str
-    stage: str
-    flops: int  # of a whole batch
-    stopwatch: Stopwatch
-    warm_up: WarmUp
-
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.network, self.stage
-
-    def sample(self) -> float:
-        """Seconds per call.
-
-        Raises:
-            _FailureError: the call fails, and the network is not the codec.
-        """
-        try:
-            return self.stopwatch.sample(self.warm_up.calls)
-        except RuntimeError as error:
-            if self.network == OURS:
-                raise
-            raise _FailureError(self.network, error) from error
+        self.network, self.why = network, why
 
 
 def run(
@@ -94,12 +75,16 @@ def run(
 ) -> Report:
     """Times a model's codec, and other networks beside it.
 
+    On the CPU each of several networks has a process of its own, and they work in turn (see
+    `apart`). Other devices run what they are given in order, whoever waits for it, and a context
+    for each process would take their memory: there all networks share this process.
+
     Args:
         model: the reference model; `contenders.seeded_model()` will do.
         cases: sizes and batches.
         weights: what the model's weights are called, for the report.
-        against: `reference` (the plain module), names from `contenders.VARIANTS` (other forms of
-            the codec) and from `peers.PEERS`.
+        against: `reference` (the plain module), names from `engines.ENGINES` (which run it),
+            `contenders.VARIANTS` (other forms of the codec) and `peers.PEERS`.
         device: where all networks run, as in `Codec`.
         dtype: what they compute in, as in `Codec`.
         seconds: how long the rounds of one case may take; there are at least three.
@@ -115,104 +100,150 @@ def run(
     for case in cases:
         check_size(case.width, case.height, multiple=model.architecture.downsample)
     check_installed(against)
-    first = Codec(model, device=device, dtype=dtype)
-    matmuls: Sequence[Matmul] = ()
-    results = []
-    # On even terms: the others too get full float32 convolutions, as the codec has them.
-    with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        for number, case in enumerate(cases):
+    codec = Codec(model, device=device, dtype=dtype)
+    place, computed_in, unfused = codec.device, codec.dtype, codec.unfused
+    del codec  # each case makes its own: buffers that one keeps would not count in the next
+    names = list(dict.fromkeys((OURS, *against)))
+    with _rigs(names, model, place, computed_in) as rigs:
+        results = []
+        for case in cases:
             on_case(case)
-            with memory_errors(case):
-                # One for each case: buffers that a codec keeps would not count in the next.
-                codec = Codec(model, device=first.device, dtype=first.dtype) if number else first
-                matmuls = matmuls or large_matmuls(codec.device, codec.dtype)
-                results.append(_run_case(case, codec, model, against, matmuls, seconds))
+            results.append(_run_case(case, rigs, computed_in, large_shapes(place), seconds))
+        peak = rigs[OURS].peak_bytes()
     return Report(
-        describe_machine(first.device),
+        describe_machine(place),
         model.architecture.describe(),
         weights,
-        dtype_name(first.dtype),
-        first.unfused,
-        host_peak_bytes(),
+        dtype_name(computed_in),
+        unfused,
+        peak,
         tuple(results),
+        versions(against),
     )
+
+
+@contextmanager
+def _rigs(
+    names: Sequence[str], model: StupidAE, device: torch.device, dtype: torch.dtype
+) -> Iterator[Mapping[str, AnyRig]]:
+    """Where each network runs; one network alone has no neighbours to keep apart."""
+    if device.type != "cpu" or len(names) == 1:
+        yield dict.fromkeys(names, Rig(model, device, dtype))
+        return
+    rigs = {name: RigApart(name, model, dtype) for name in names}
+    try:
+        yield rigs
+    finally:
+        for each in rigs.values():
+            each.end()
 
 
 def _run_case(
     case: Case,
-    codec: Codec,
-    model: StupidAE,
-    against: Sequence[str],
-    matmuls: Sequence[Matmul],
+    rigs: Mapping[str, AnyRig],
+    dtype: torch.dtype,
+    products: Sequence[Shape],
     seconds: float,
 ) -> CaseResult:
-    inputs = Inputs(case, device=codec.device, dtype=codec.dtype)
-    entrants: list[Entrant] = []
-    left_out: dict[str, str] = {}
-    for name in dict.fromkeys((OURS, *against)):
-        try:
-            network = contender(name, codec, model)
-            entrants += list(_entrants(network, case, inputs, codec.device))
-        except RuntimeError as error:
-            if name == OURS:
-                raise
-            left_out[name] = _reason(error)
-        if codec.device.type == "cuda":
-            torch.cuda.empty_cache()  # what this network has cached, the next may need
-    rounds, failed = _rounds(entrants, matmuls, seconds)
-    fastest = max(matmuls, key=lambda each: median(_rates(each, rounds)))
+    with memory_errors(case):
+        shapes = rigs[OURS].matmuls(products)
+        entrants, left_out = _prepared(case, rigs, dtype)
+        rounds, failed = _rounds(entrants, rigs, shapes, seconds)
+    fastest = max(shapes, key=lambda each: median(_rates(each, rounds)))
     rates = _rates(fastest, rounds)
     return CaseResult(
         case,
         len(rounds),
-        fastest.shape,
+        fastest,
         Spread.of(rates),
         tuple(_timing(e, case, rounds, rates) for e in entrants if e.network not in failed),
         left_out | failed,
-        tuple(MatmulRate(each.shape, Spread.of(_rates(each, rounds))) for each in matmuls),
+        tuple(MatmulRate(each, Spread.of(_rates(each, rounds))) for each in shapes),
     )
 
 
+def _prepared(
+    case: Case, rigs: Mapping[str, AnyRig], dtype: torch.dtype
+) -> tuple[list[Entrant], dict[str, str]]:
+    """The stages of all networks that run and compute what they should, and why others do not."""
+    for rig in dict.fromkeys(rigs.values()):
+        rig.begin(case)
+    entrants: list[Entrant] = []
+    left_out: dict[str, str] = {}
+    outputs: Sequence[NDArray[np.float32]] = ()
+    compared = any(name != OURS and is_same_network(name) for name in rigs)
+    for name, rig in rigs.items():
+        try:
+            found = rig.prepare(name)
+            if name == OURS:
+                outputs = rig.outputs(name) if compared else ()
+            elif is_same_network(name):
+                _check_outputs(rig.outputs(name), outputs, dtype)
+        except FAILURES as error:
+            if name == OURS:
+                raise
+            left_out[name] = reason(error)
+        else:
+            entrants += found
+    return entrants, left_out
+
+
+def _check_outputs(
+    found: Sequence[NDArray[np.float32]],
+    ours: Sequence[NDArray[np.float32]],
+    dtype: torch.dtype,
+) -> None:
+    """Compares a form of the same network with the codec: what computes something else is no match.
+
+    Raises:
+        RuntimeError: they differ by more than rounding.
+    """
+    for what, theirs, expected in zip(("latents", "pixels"), found, ours, strict=True):
+        if not np.isfinite(theirs).all():
+            raise RuntimeError(f"its {what} are not finite")
+        apart = float(np.abs(theirs - expected).max() / np.abs(expected).max())
+        if apart > LARGEST_DIFFERENCE.get(dtype, IN_HALF):
+            raise RuntimeError(f"its {what} differ from those of stae by {apart:.1%}")
+
+
 def _rounds(
-    entrants: Sequence[Entrant], matmuls: Sequence[Matmul], seconds: float
+    entrants: Sequence[Entrant],
+    rigs: Mapping[str, AnyRig],
+    shapes: Sequence[Shape],
+    seconds: float,
 ) -> tuple[list[Round], dict[str, str]]:
     """Rounds of the networks that succeed in all of them, and why others failed."""
     failed: dict[str, str] = {}
+    matmuls = [matmul_key(shape) for shape in shapes]
     while True:
         running = [each for each in entrants if each.network not in failed]
-        tasks: dict[Key, Callable[[], float]] = {each.key: each.sample for each in running}
-        tasks |= {each.key: each.sample for each in matmuls}
+        tasks: dict[Key, Callable[[], float]] = {
+            each.key: partial(_sample, each, rigs[each.network]) for each in running
+        }
+        tasks |= {key: partial(rigs[OURS].sample, key) for key in matmuls}
         try:
             return rounds_of(tasks, seconds), failed
         except _FailureError as failure:
-            failed[failure.network] = _reason(failure.error)
+            failed[failure.network] = failure.why
 
 
-def _reason(error: RuntimeError) -> str:
-    """The reason in a few words, for a table."""
-    if is_memory_error(error):
-        return "out of memory"
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+def _sample(entrant: Entrant, rig: AnyRig) -> float:
+    """Seconds per call.
+
+    Raises:
+        _FailureError: the call fails, and the network is not the codec.
+    """
+    try:
+        return rig.sample(entrant.key)
+    except FAILURES as error:
+        if entrant.network == OURS:
+            raise
+        raise _FailureError(entrant.network, reason(error)) from error
 
 
-def _entrants(
-    network: Contender, case: Case, inputs: Inputs, device: torch.device
-) -> Iterator[Entrant]:
-    cost = network.cost(case.width, case.height)
-    pictures = inputs.pixels() if network.takes_pixels else inputs.images()
-    latents = inputs.latents(network.latent_channels, network.factor)
-    for stage, function, given in (
-        (cost.encoder, network.encode, pictures),
-        (cost.decoder, network.decode, latents),
-    ):
-        watch = Stopwatch(device, function, given)
-        flops = stage.flops.total * case.batch
-        yield Entrant(network.name, stage.name, flops, watch, watch.warm_up())
-
-
-def _rates(matmul: Matmul, rounds: Sequence[Round]) -> list[float]:
+def _rates(shape: Shape, rounds: Sequence[Round]) -> list[float]:
     """Operations per second in 10^12, in each round."""
-    return [matmul.flops / times[matmul.key] / 1e12 for times in rounds]
+    return [2 * math.prod(shape) / times[matmul_key(shape)] / 1e12 for times in rounds]
 
 
 def _timing(
@@ -229,5 +260,5 @@ def _timing(
         tflops=Spread.of(speeds).median,
         share=Spread.of([speed / rate for speed, rate in zip(speeds, rates, strict=True)]),
         slowdown=Spread.of([time / base for time, base in zip(times, ours, strict=True)]),
-        memory_bytes=entrant.warm_up.memory_bytes,
+        memory_bytes=entrant.memory_bytes,
     )

@@ -56,16 +56,18 @@ class Stopwatch:
         self._device, self._function, self._inputs = device, function, inputs
         self._turn = count()
 
-    def warm_up(self) -> WarmUp:
+    def warm_up(self, *, compiles: bool = False) -> WarmUp:
         """Calls until caches and kernels are in place.
 
-        The first call on CUDA compiles kernels, so its time says nothing about the others.
+        Args:
+            compiles: the first call compiles, as on CUDA it always does: its time says nothing
+                about the others.
         """
         once, memory = self._first_call()
-        on_cuda = self._device.type == "cuda"
-        if on_cuda or once < SLOW_CALL:
-            later = [self.sample(1) for _ in range(2 if on_cuda else 1)]
-            once = min(later) if on_cuda else min(once, *later)
+        compiles = compiles or self._device.type == "cuda"
+        if compiles or once < SLOW_CALL:
+            later = [self.sample(1) for _ in range(2 if compiles else 1)]
+            once = min(later) if compiles else min(once, *later)
         calls = min(math.ceil(SHORTEST_SAMPLE / once), MOST_CALLS)
         return WarmUp(calls, memory)
 
@@ -137,6 +139,11 @@ def memory_errors(case: object) -> Iterator[None]:
         ) from error
 
 
+def matmul_key(shape: Shape) -> tuple[str, Shape]:
+    """What a matrix product is called in a round."""
+    return "matmul", shape
+
+
 class Matmul:
     """One matrix product, warmed up."""
 
@@ -152,11 +159,6 @@ class Matmul:
         self._warm_up: WarmUp = self._stopwatch.warm_up()
 
     @property
-    def key(self) -> tuple[str, Shape]:
-        """Its name in a round."""
-        return "matmul", self.shape
-
-    @property
     def flops(self) -> int:
         return 2 * math.prod(self.shape)
 
@@ -165,13 +167,14 @@ class Matmul:
         return self._stopwatch.sample(self._warm_up.calls)
 
 
-def large_matmuls(device: torch.device, dtype: torch.dtype) -> list[Matmul]:
-    """The large products that take no longer than LONGEST, or else PROBE alone.
+def large_shapes(device: torch.device) -> tuple[Shape, ...]:
+    """Products of which a device does one at its best, and the network's own at its usual rows."""
+    return LARGE + LARGER * (device.type == "cuda")
 
-    Among them are one that devices do best, and the network's own at its usual number of rows.
-    """
-    large = LARGE + LARGER * (device.type == "cuda")
+
+def matmuls_of(shapes: Sequence[Shape], device: torch.device, dtype: torch.dtype) -> list[Matmul]:
+    """The products that take no longer than LONGEST, or else PROBE alone."""
     probe = Matmul(PROBE, device, dtype)
     rate = probe.flops / probe.sample()
-    feasible = [shape for shape in large if 2 * math.prod(shape) / rate < LONGEST]
+    feasible = [shape for shape in shapes if 2 * math.prod(shape) / rate < LONGEST]
     return [Matmul(shape, device, dtype) for shape in feasible] or [probe]

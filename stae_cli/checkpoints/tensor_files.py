@@ -145,18 +145,31 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[
         CheckpointError: it cannot be written.
     """
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        content = save(whole, metadata=metadata)
+    except SafetensorError as error:
+        raise CheckpointError(f"cannot write `{path}`: {error}", "give another path") from error
+    write_file(path, content)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Writes a file atomically; removes temporary files of killed processes.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
     temporary = path.with_name(temporary_name())
     try:
         remove_abandoned(path.parent, [found.name for found in path.parent.iterdir()])
         with temporary.open("wb") as file:
-            file.write(save(whole, metadata=metadata))
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())  # after a system crash the name could exist without data
         temporary.replace(path)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         with suppress(OSError):
             temporary.unlink()
-        reason = getattr(error, "strerror", None) or error  # leaves out the temporary file's name
+        reason = error.strerror or error  # leaves out the temporary file's name
         raise CheckpointError(f"cannot write `{path}`: {reason}", "give another path") from error
 
 

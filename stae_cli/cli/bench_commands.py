@@ -42,8 +42,9 @@ Against = Annotated[
     str,
     measurement_option(
         metavar="NAME,...",
-        help="Time these too: `reference` (the plain module), `sdxl`, `taesd`; on CUDA `unfused` "
-        "(stae without its Triton kernels).",
+        help="Time these too: `reference` (the plain module), the engines that can run it "
+        "(`compile`, `onnxruntime`, `openvino`), `sdxl`, `taesd`; on CUDA `unfused` (stae without "
+        "its Triton kernels).",
         show_default=False,
     ),
 ]
@@ -94,7 +95,7 @@ def bench_network(
 
     device, cases, names = opt.parse_device(device), _cases(size, batch), opt.parse_names(against)
     check_against(names)
-    _check_variants(names, device)
+    _check_place(names, device)
     if plot is not None:
         check_target(plot)
     checkpoint = load_weights(weights, architecture)
@@ -221,14 +222,21 @@ def _cases(sizes: Sequence[str], batches: Sequence[int]) -> "list[Case]":
     return [Case(*opt.parse_size(size), batch) for size in sizes for batch in batches]
 
 
-def _check_variants(names: Sequence[str], device: str) -> None:
-    """Refuses forms of the codec that are the codec itself on this device."""
+def _check_place(names: Sequence[str], device: str) -> None:
+    """Refuses forms of the codec that are the codec itself on this device, and absent engines."""
     from stae_cli.benchmark.contenders import VARIANTS
+    from stae_cli.benchmark.engines import ON_CPU
     from stae_cli.codec.device import pick_device
 
-    variants = [name for name in names if name in VARIANTS]
-    if variants and (kind := pick_device(device).type) != "cuda":
-        raise UsageError(
-            f"`{variants[0]}` differs from stae on CUDA only, and this is `{kind}`",
-            "omit it, or use `--device cuda`",
-        )
+    kind = pick_device(device).type if {*names} & {*VARIANTS, *ON_CPU} else ""
+    for name in names:
+        if name in VARIANTS and kind != "cuda":
+            raise UsageError(
+                f"`{name}` differs from stae on CUDA only, and this is `{kind}`",
+                "omit it, or use `--device cuda`",
+            )
+        if name in ON_CPU and kind != "cpu":
+            raise UsageError(
+                f"`{name}` is timed on the CPU only, and this is `{kind}`",
+                "omit it, or use `--device cpu`",
+            )

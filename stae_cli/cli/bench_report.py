@@ -34,17 +34,16 @@ def print_network(report: Report) -> None:
     """The machine, then tables for every size and batch."""
     machine = report.machine
     print_fact(f"{_ran_on(machine)}: {report.dtype}, {report.weights} weights")
-    print_fact(
-        f"{machine.cpu}, {machine.threads} threads, python {machine.python}, "
-        f"torch {machine.torch}, stae {machine.stae}"
-    )
+    versions = {"python": machine.python, "torch": machine.torch, "stae": machine.stae}
+    named = [" ".join(each) for each in (versions | dict(report.versions)).items()]
+    print_fact(f"{machine.cpu}, {machine.threads} threads, {', '.join(named)}")
     for result in report.results:
         _print_case(result)
     print_fact("share: of the matmul's FLOP/s in the same round")
     if any(len(result.networks) > 1 for result in report.results):
         print_fact("x stae: time over that of stae in the same round")
     if report.host_peak_bytes is not None:
-        print_fact(f"peak memory of the process: {report.host_peak_bytes / 1e9:.2f} GB")
+        print_fact(f"peak memory of the process of stae: {report.host_peak_bytes / 1e9:.2f} GB")
 
 
 def _ran_on(machine: Machine) -> str:

@@ -45,7 +45,7 @@ def flops(
     if whole and architecture is not None:
         raise UsageError("`--all` and `--architecture` contradict each other", "give one of them")
 
-    from stae_cli.benchmark.contenders import PEERS, check_peers, count_peer, peers_are_installed
+    from stae_cli.benchmark.peers import PEERS, check_peers, count_peer, peers_are_installed
     from stae_cli.network.architecture import F8C16, PRESETS, preset
     from stae_cli.network.flops import count
 

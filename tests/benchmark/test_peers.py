@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 
-from stae_cli.benchmark.contenders import PEERS, check_peers, count_peer, load_peer
+from stae_cli.benchmark.peers import PEERS, check_peers, count_peer, load_peer
 from stae_cli.errors import StaeError, UsageError
 from stae_cli.network.flops import PUBLISHED
 

@@ -13,16 +13,19 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from stae_cli.benchmark import contenders
+from stae_cli.benchmark import contenders, rig
 from stae_cli.benchmark import run as running
+from stae_cli.benchmark.apart import ProcessError
 from stae_cli.benchmark.contenders import Contender, seeded_model
 from stae_cli.benchmark.report import Case, CaseResult, Report, Spread
-from stae_cli.benchmark.run import Entrant, run
+from stae_cli.benchmark.rig import Entrant, Rig
+from stae_cli.benchmark.run import run
 from stae_cli.benchmark.stopwatch import FEWEST_ROUNDS, rounds_of
 from stae_cli.codec.codec import Codec
 from stae_cli.errors import StaeError, UsageError
 from stae_cli.network.flops import count
 from stae_cli.network.stupid_ae import StupidAE
+from tests.rigs import keep_here
 from tests.seeded import TINY
 from tests.seeded import seeded_model as seeded_tiny
 
@@ -30,15 +33,14 @@ CASES = [Case(32, 24), Case(16, 16, batch=3)]
 
 
 @pytest.fixture(autouse=True)
-def _small_matmuls(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stae_cli.benchmark.stopwatch.LARGE", ((64, 64, 64), (128, 32, 64)))
+def _here(monkeypatch: pytest.MonkeyPatch) -> None:
+    keep_here(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def report() -> Report:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stae_cli.benchmark.stopwatch.LARGE", ((64, 64, 64), (128, 32, 64)))
-        patch.setattr("stae_cli.benchmark.stopwatch.SHORTEST_SAMPLE", 0.001)
+        keep_here(patch)
         return run(
             seeded_tiny(TINY), CASES, weights="tiny", against=["reference"], device="cpu", seconds=0
         )
@@ -156,7 +158,7 @@ def test_a_case_that_does_not_fit_into_memory_is_named(monkeypatch: pytest.Monke
     def exhausted(*_: object) -> CaseResult:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(running, "_run_case", exhausted)
+    monkeypatch.setattr(running, "_rounds", exhausted)
     with pytest.raises(StaeError, match="out of memory at 16x16, batch 2") as raised:
         run(seeded_tiny(TINY), [Case(16, 16, 2)], weights="tiny", device="cpu")
     assert "--batch" in raised.value.hint
@@ -179,16 +181,16 @@ def run_without_time(against: list[str]) -> Report:
 def test_a_network_that_does_not_run_is_left_out(
     monkeypatch: pytest.MonkeyPatch, error: RuntimeError, reason: str
 ) -> None:
-    real = running._entrants
+    real = Rig._warmed_up
 
-    def failing(contender: Contender, *given: object) -> Iterator[Entrant]:
-        encoder, decoder = real(contender, *given)
+    def failing(rig: Rig, contender: Contender) -> Iterator[Entrant]:
+        encoder, decoder = real(rig, contender)
         yield encoder
         if contender.name == "reference":
             raise error
         yield decoder
 
-    monkeypatch.setattr(running, "_entrants", failing)
+    monkeypatch.setattr(Rig, "_warmed_up", failing)
     for result in run_without_time(["reference", "unfused"]).results:
         assert result.left_out == {"reference": reason}
         assert [timing.network for timing in result.timings] == ["stae"] * 2 + ["unfused"] * 2
@@ -203,20 +205,28 @@ def test_a_network_that_cannot_be_made_is_left_out(monkeypatch: pytest.MonkeyPat
         assert result.left_out == {"other": "no kernel image"}
 
 
+@pytest.mark.parametrize("stage", ["encode", "decode"])
+def test_a_form_that_computes_something_else_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    real = getattr(StupidAE, stage)
+    monkeypatch.setattr(StupidAE, stage, lambda model, given: real(model, given) + 0.01)
+    for result in run_without_time(["reference"]).results:
+        what = {"encode": "latents", "decode": "pixels"}[stage]
+        assert f"its {what} differ from those of stae by" in result.left_out["reference"]
+
+
 def fail_in_rounds(monkeypatch: pytest.MonkeyPatch, network: str) -> None:
     """Lets a network's samples fail from its second round on."""
-    real, seen = Entrant.sample, Counter[str]()
+    real, seen = Rig.sample, Counter[str]()
 
-    def sample(entrant: Entrant) -> float:
-        seen[entrant.network] += 1
-        if entrant.network == network and seen[network] > 2:
-            monkeypatch.setattr(entrant.stopwatch, "sample", fail)
-        return real(entrant)
+    def sample(rig: Rig, key: tuple[str, object]) -> float:
+        seen[key[0]] += 1
+        if key[0] == network and seen[network] > 2:
+            raise RuntimeError("misaligned address")
+        return real(rig, key)
 
-    def fail(_calls: int) -> float:
-        raise RuntimeError("misaligned address")
-
-    monkeypatch.setattr(Entrant, "sample", sample)
+    monkeypatch.setattr(Rig, "sample", sample)
 
 
 def test_a_network_that_fails_later_is_left_out_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,6 +243,25 @@ def test_the_codecs_own_failure_is_none_to_pass_over(monkeypatch: pytest.MonkeyP
         run_without_time(["reference"])
 
 
+def test_a_process_that_dies_takes_its_network_alone_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = Rig.prepare
+
+    def dying(rig: Rig, name: str) -> list[Entrant]:
+        if name == victim:
+            raise ProcessError(f"the process that timed {name} ended with SIGKILL")
+        return real(rig, name)
+
+    monkeypatch.setattr(Rig, "prepare", dying)
+    victim = "reference"
+    for result in run_without_time(["reference"]).results:
+        assert "ended with SIGKILL" in result.left_out["reference"]
+    victim = "stae"
+    with pytest.raises(StaeError, match="timed stae ended with SIGKILL"):
+        run_without_time(["reference"])
+
+
 def test_each_product_is_reported(report: Report) -> None:
     for result in report.results:
         rates = {each.shape: each.tflops.median for each in result.matmuls}
@@ -242,14 +271,15 @@ def test_each_product_is_reported(report: Report) -> None:
 
 def test_each_case_has_a_codec_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Buffers that one keeps on CUDA would hide the memory that the next case takes."""
-    met: list[Codec] = []
-    real = running.contender
+    met: list[object] = []
+    real = rig.contender
 
-    def noted(name: str, codec: Codec, model: StupidAE) -> Contender:
-        met.append(codec)
-        return real(name, codec, model)
+    def noted(*given: object) -> Contender:
+        made = real(*given)
+        met.append(made.encode.__self__)
+        return made
 
-    monkeypatch.setattr(running, "contender", noted)
+    monkeypatch.setattr(rig, "contender", noted)
     run_without_time([])
     assert len(met) == len(CASES)
     assert met[0] is not met[1]

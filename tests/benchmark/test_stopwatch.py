@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from stae_cli.benchmark import stopwatch
-from stae_cli.benchmark.stopwatch import Stopwatch, large_matmuls
+from stae_cli.benchmark.stopwatch import Stopwatch, large_shapes, matmuls_of
 
 CPU = torch.device("cpu")
 SHAPES = ((32, 16, 8), (16, 16, 16))
@@ -101,13 +101,12 @@ def test_memory_of_a_call_on_a_device() -> None:
 
 @pytest.fixture
 def _small_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stopwatch, "LARGE", SHAPES)
     monkeypatch.setattr(stopwatch, "PROBE", (8, 8, 8))
 
 
 @pytest.mark.usefixtures("_small_products")
 def test_two_operations_per_multiply_add() -> None:
-    found = large_matmuls(CPU, torch.float32)
+    found = matmuls_of(SHAPES, CPU, torch.float32)
     assert [each.shape for each in found] == list(SHAPES)
     assert [each.flops for each in found] == [2 * 32 * 16 * 8, 2 * 16**3]
     assert all(each.sample() > 0 for each in found)
@@ -118,22 +117,17 @@ def test_where_large_ones_take_too_long_the_probe_is_the_measure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(stopwatch, "LONGEST", 0.0)
-    assert [each.shape for each in large_matmuls(CPU, torch.float32)] == [(8, 8, 8)]
+    assert [each.shape for each in matmuls_of(SHAPES, CPU, torch.float32)] == [(8, 8, 8)]
 
 
-@pytest.mark.usefixtures("_small_products")
-def test_cuda_devices_are_given_larger_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[tuple[int, int, int]] = []
+def test_cuda_devices_are_given_larger_ones_too() -> None:
+    assert large_shapes(CPU) == ((4096, 4096, 4096), (16384, 512, 2048))
+    assert set(large_shapes(torch.device("cuda"))) > {*large_shapes(CPU), (8192, 8192, 8192)}
 
-    class Product:
-        flops = 1
 
-        def __init__(self, shape: tuple[int, int, int], *_: object) -> None:
-            made.append(shape)
-
-        def sample(self) -> float:
-            return 1e-12
-
-    monkeypatch.setattr(stopwatch, "Matmul", Product)
-    large_matmuls(torch.device("cuda"), torch.float16)
-    assert made == [(8, 8, 8), *SHAPES, (8192, 8192, 8192), (16384, 1024, 512)]
+def test_a_slow_first_call_that_compiles_says_nothing_of_the_others(
+    watch: Stopwatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter((60.0, 0.03, 0.01))
+    monkeypatch.setattr(watch, "_on_host", lambda _calls: next(times))
+    assert watch.warm_up(compiles=True).calls == 5

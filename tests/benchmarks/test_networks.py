@@ -1,19 +1,22 @@
 """Networks side by side: those that cannot be loaded or fail are left out, the others are timed."""
 
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from benchmarks import networks
 from stae_cli.benchmark.report import Case
+from tests.rigs import keep_here
 
 
 @pytest.fixture
 def measured(monkeypatch, tiny, tmp_path):
     """Times cases with little ado; returns the record and the exit code."""
-    monkeypatch.setattr("stae_cli.benchmark.stopwatch.LARGE", ((64, 64, 64),))
-    monkeypatch.setattr("stae_cli.benchmark.stopwatch.SHORTEST_SAMPLE", 0.001)
+    keep_here(monkeypatch)
 
     def run(cases, against="reference"):
         small = ("--cases", cases, "--seconds", "0", "--weights", str(tiny))
@@ -71,3 +74,30 @@ def test_nothing_measured_is_recorded_too(measured, monkeypatch):
     assert (code, found["results"]) == (1, [])
     assert set(found["failures"]) == {"8x8, batch 1"}
     assert found["machine"]["device"] == "cpu"
+
+
+def test_without_avx512_it_runs_in_a_process_that_is_told_so(monkeypatch, tmp_path):
+    ran = []
+
+    def noted(command, *, env, **_):
+        ran.append((command[3:], {name: env[name] for name in networks.AVX2}))
+        assert env["TORCHINDUCTOR_CACHE_DIR"] != os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+        return subprocess.CompletedProcess(command, 3)
+
+    monkeypatch.setattr(subprocess, "run", noted)
+    arguments = ["--avx2", "--cases", "8:1", "--results", str(tmp_path)]
+    with pytest.raises(SystemExit) as ended:
+        networks.main(arguments)
+    assert ended.value.code == 3
+    assert ran == [(arguments, networks.AVX2)]
+
+
+def test_records_without_avx512_say_who_used_it(monkeypatch):
+    assert networks.beyond_limits(["onnxruntime"]) == {}
+    for name, value in networks.AVX2.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "flags : avx2 avx512f")
+    monkeypatch.setattr(Path, "exists", lambda _: True)
+    assert set(networks.beyond_limits(["reference", "onnxruntime"])) == {"onnxruntime"}
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: "flags : avx2")
+    assert networks.beyond_limits(["onnxruntime"]) == {}

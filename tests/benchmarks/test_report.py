@@ -36,6 +36,8 @@ NETWORKS = {
     "dtype": "float16",
     "unfused": None,
     "results": [CASE],
+    "versions": {"openvino": "2026.4"},
+    "beyond_limits": {"openvino": "used more"},
     "failures": {"64x64, batch 9": "it hung"},
 }
 FORM = {
@@ -90,6 +92,8 @@ def test_all_that_was_measured_is_shown(records):
     for words in (
         "| 64x64, 8 | encoder | stae | 2.00 | 1.00 to 3.00 | 200% | 2.00 | 1.00 |",
         "| 64x64, 8 | both | sdxl | left out: cuDNN does not like it |",
+        "with torch 2.11, python 3.12, stae 0.1, openvino 2026.4.",
+        "- openvino used more.",
         "- 64x64, batch 9: it hung",
         "| float32, stae | 0.04% | 3.0e-03 | 0.04% | 3.0e-03 | the same | 2.00 (1.00 to 3.00) |",
         "- float16, stae: illegal address",

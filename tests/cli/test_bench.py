@@ -4,13 +4,12 @@ import pytest
 from PIL import Image
 
 from tests.pictures import write_photos
+from tests.rigs import keep_here
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Shortens what takes its time for the sake of precision; it is not tested here."""
-    monkeypatch.setattr("stae_cli.benchmark.stopwatch.LARGE", ((64, 64, 64),))
-    monkeypatch.setattr("stae_cli.benchmark.stopwatch.SHORTEST_SAMPLE", 0.001)
+    keep_here(monkeypatch)
 
 
 @pytest.fixture
@@ -76,7 +75,7 @@ def test_others_are_compared_in_a_table_for_each_stage(bench):
 
 
 def test_who_is_left_out_is_said_with_the_reason(bench, monkeypatch):
-    from stae_cli.benchmark import run as running
+    from stae_cli.benchmark import rig as running
 
     def failing(name, *given):
         if name == "reference":
@@ -130,6 +129,16 @@ def test_the_chart_is_written(bench, tmp_path):
 )
 def test_what_makes_no_sense_is_refused_before_measuring(bench, arguments, words):
     bench(*arguments).assert_fails(2, *words)
+
+
+@pytest.mark.usefixtures("unmeasured")
+def test_engines_of_the_cpu_are_refused_elsewhere(stae, tiny, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    common = ("bench", "--weights", tiny, "--device", "cuda", "--against", "openvino")
+    stae(*common).assert_fails(2, "`openvino` is timed on the CPU only, and this is `cuda`")
 
 
 @pytest.mark.usefixtures("unmeasured")

@@ -275,7 +275,7 @@ def test_flops_of_one_network_and_of_the_family(stae):
 
 
 def test_the_family_is_counted_without_diffusers_too(stae, monkeypatch):
-    monkeypatch.setattr("stae_cli.benchmark.contenders.peers_are_installed", lambda: False)
+    monkeypatch.setattr("stae_cli.benchmark.peers.peers_are_installed", lambda: False)
     ran = stae("flops", "--all", "--size", "64")
     assert ran.code == 0
     assert "f32c256-naive" in ran.out

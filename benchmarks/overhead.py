@@ -2,21 +2,24 @@
 
 Reading, planning, packing and writing, whatever the device: the most pictures that one process can
 encode in a second. Most of it is Python's own work, which threads share and processes do not.
+In the same rounds, the floor: the same files read and decoded by simplejpeg, and nothing else.
 """
 
 import os
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import simplejpeg
 import torch
 
 from benchmarks.files import photos
-from benchmarks.record import options, record
+from benchmarks.record import options, record, seconds_of
 from stae_cli.benchmark.report import Spread
 from stae_cli.benchmark.stopwatch import rounds_of
 from stae_cli.images.resize import Prep
@@ -28,6 +31,8 @@ from stae_cli.runs.workers import ThisProcess
 SIDES = {256: 2000, 1024: 300}  # pixels, and how many pictures
 SHARDS = (0, 256)
 THREADS = os.cpu_count() or 1
+AT_ONCE = 32  # files that a thread of the floor takes together
+FLOOR = "decoding alone"
 
 
 class NoNetwork:
@@ -59,15 +64,22 @@ def main(argv: Sequence[str] | None = None) -> None:
             for side in counts
             for shard in SHARDS
         }
+        for side in counts:
+            tasks[side, FLOOR] = seconds_of(lambda side=side: decoded(folder / f"{side}"))
         for task in tasks.values():
             task()  # warms up
         rounds = rounds_of(tasks, given.seconds)
-    found = []
-    for side, shard in tasks:
-        times = [1000 * each[side, shard] / counts[side] for each in rounds]
-        spread = asdict(Spread.of(times))
-        found.append({"side": side, "shard_size": shard, "milliseconds": spread})
-    record(given, "overhead-cpu", {"threads": THREADS, "pictures": found})
+    milliseconds = {
+        (side, kind): asdict(Spread.of([1000 * each[side, kind] / counts[side] for each in rounds]))
+        for side, kind in tasks
+    }
+    found = [
+        {"side": side, "shard_size": shard, "milliseconds": milliseconds[side, shard]}
+        for side in counts
+        for shard in SHARDS
+    ]
+    floor = [{"side": side, "milliseconds": milliseconds[side, FLOOR]} for side in counts]
+    record(given, "overhead-cpu", {"threads": THREADS, "pictures": found, "floor": floor})
 
 
 def encoded(source: Path, shard: int) -> float:
@@ -77,6 +89,16 @@ def encoded(source: Path, shard: int) -> float:
         plan = plan_encode([source], Path(dest) / "latents", settings)
         checkpoint = SimpleNamespace(name="none", fingerprint="0" * 64)
         return encode(plan, checkpoint, ThisProcess(NoNetwork()), advance=lambda _: None).seconds
+
+
+def decoded(source: Path) -> None:
+    """The files, read and decoded by as many threads."""
+
+    def read(path: Path) -> None:
+        simplejpeg.decode_jpeg(path.read_bytes())
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(read, source.iterdir(), chunksize=AT_ONCE))
 
 
 if __name__ == "__main__":

@@ -176,6 +176,9 @@ def overhead(result: Record) -> list[str]:
         spread = ends(time if isinstance(time, dict) else old)
         kind = "shards" if one["shard_size"] else "files"
         rows.append((f"{one['side']}x{one['side']}", kind, figure(time), spread))
+    for one in result.get("floor", ()):
+        time, kind = one["milliseconds"], "none: decoded by simplejpeg alone"
+        rows.append((f"{one['side']}x{one['side']}", kind, figure(time), ends(time)))
     return [
         f"## A picture beside its network, on {result['threads']} cores",
         "",

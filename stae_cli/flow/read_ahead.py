@@ -6,9 +6,9 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from typing import TypeVar
+from contextlib import closing, contextmanager, suppress
+from queue import Empty, SimpleQueue
+from typing import Generic, TypeVar, cast
 
 from stae_cli.interrupts import held_interrupts
 
@@ -97,6 +97,53 @@ class _ByteGate:
             signal.release()
 
 
+class _Slot(Generic[Item, Result]):
+    """One item, and what became of it.
+
+    A `Future` does the same, at a cost that shows with small pictures: each has locks of its own.
+    """
+
+    __slots__ = ("_done", "_error", "_item", "_result", "_signal", "_turn", "reserved")
+
+    def __init__(self, turn: int, item: Item) -> None:
+        self._turn, self._item = turn, item
+        self.reserved, self._done = 0, False
+        self._result: Result | None = None
+        self._error: BaseException | None = None
+        self._signal: threading.Lock | None = None
+
+    def run(self, read: Callable[[Item, Reserve], Result], gate: _ByteGate) -> None:
+        """Reads the item, in a thread."""
+
+        def reserve(size: int) -> None:
+            gate.acquire(self._turn, size)
+            self.reserved = size
+
+        try:
+            self._result = read(self._item, reserve)
+        except BaseException as error:  # noqa: BLE001 (raised in the item's place)
+            self._error = error
+        gate.finish(self._turn)
+        self._done = True  # before the look at the signal: `take` sets that first, then looks here
+        if self._signal is not None:
+            self._signal.release()
+
+    def take(self) -> Result:
+        """Waits until the item is read; raises what reading it raised."""
+        if not self._done:
+            signal = threading.Lock()
+            signal.acquire()
+            self._signal = signal
+            if not self._done:
+                signal.acquire()
+        if self._error is not None:
+            try:
+                raise self._error
+            finally:
+                self._error = None  # its frames reference this slot
+        return cast(Result, self._result)
+
+
 def read_ahead(
     items: Iterable[Item], read: Callable[[Item, Reserve], Result], *, threads: int, max_bytes: int
 ) -> Generator[Result, None, None]:
@@ -109,37 +156,47 @@ def read_ahead(
     iterator: that ends the threads.
     """
     gate = _ByteGate(max_bytes)
-
-    def run(turn: int, item: Item) -> tuple[Result, int]:
-        reserved = 0
-
-        def reserve(size: int) -> None:
-            nonlocal reserved
-            gate.acquire(turn, size)
-            reserved = size
-
-        try:
-            return read(item, reserve), reserved
-        finally:
-            gate.finish(turn)
-
-    pending: deque[Future[tuple[Result, int]]] = deque()
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="read")
+    queue: SimpleQueue[_Slot[Item, Result] | None] = SimpleQueue()
+    pending: deque[_Slot[Item, Result]] = deque()
+    readers: list[threading.Thread] = []
     try:
         for turn, item in enumerate(items):
-            pending.append(pool.submit(run, turn, item))
+            if turn < threads:
+                name = f"read_{turn}"
+                readers.append(threading.Thread(target=_serve, args=(queue, read, gate), name=name))
+                readers[-1].start()
+            pending.append(_Slot(turn, item))
+            queue.put(pending[-1])
             if len(pending) > threads * ITEMS_AHEAD:
                 yield _delivered(pending, gate)
         while pending:
             yield _delivered(pending, gate)
     finally:
         gate.close()
-        pool.shutdown(wait=True, cancel_futures=True)
+        with suppress(Empty):
+            while True:
+                queue.get_nowait()
+        for _ in readers:
+            queue.put(None)
+        for reader in readers:
+            reader.join()
 
 
-def _delivered(pending: deque[Future[tuple[Result, int]]], gate: _ByteGate) -> Result:
-    result, reserved = pending.popleft().result()
-    gate.deliver(reserved)
+def _serve(
+    queue: SimpleQueue[_Slot[Item, Result] | None],
+    read: Callable[[Item, Reserve], Result],
+    gate: _ByteGate,
+) -> None:
+    """The life of a thread: slots come, until None does."""
+    while (slot := queue.get()) is not None:
+        slot.run(read, gate)
+        del slot  # not held while the next one is awaited: its result may be large
+
+
+def _delivered(pending: deque[_Slot[Item, Result]], gate: _ByteGate) -> Result:
+    slot = pending.popleft()
+    result = slot.take()
+    gate.deliver(slot.reserved)
     return result
 
 

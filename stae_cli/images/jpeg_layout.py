@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 # Patterns begin with one literal byte, which `re` finds twenty times as fast as `\xff+`.
 MARKER = re.compile(rb"\xff[^\x00\xff]", re.S)
@@ -22,8 +22,7 @@ OVERWRITTEN = re.compile(rb"\0{16,}[^\0]")  # zeros alone are padding; here a se
 BANDS = 64  # coefficients of a block
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(NamedTuple):
     """A marker and what it holds; of a scan also the entropy-coded data that follow it."""
 
     kind: int
@@ -44,6 +43,9 @@ class Layout:
         self.segments: list[Segment] = []
         self._frame = Segment(0, b"")
         self._read(data, briefly)
+        body = self._frame.body
+        # The quantisation table of each component, by the component's name.
+        self._components = {body[at]: body[at + 2] for at in range(6, len(body) - 2, 3)}
 
     def _read(self, data: bytes, briefly: bool) -> None:
         place = 2
@@ -72,22 +74,16 @@ class Layout:
     def is_lossless(self) -> bool:
         return self._frame.kind in LOSSLESS
 
-    @property
-    def _components(self) -> dict[int, int]:
-        """The quantisation table of each component, by the component's name."""
-        body = self._frame.body
-        return {body[at]: body[at + 2] for at in range(6, len(body) - 2, 3)}
-
     def fault(self, *, to_the_last_bit: bool = False) -> str | None:
         """What is missing in files that libjpeg does not complain about; None if nothing is.
 
         Args:
             to_the_last_bit: whether the scans must send all bits of all coefficients.
         """
-        if any(table in self._zero_tables() for table in self._components.values()):
+        if not self._zero_tables().isdisjoint(self._components.values()):
             return "a quantisation table was overwritten"
         for segment in self.segments:
-            if OVERWRITTEN.match(segment.junk):
+            if segment.junk and OVERWRITTEN.match(segment.junk):
                 return "a segment was overwritten"
             if segment.kind == SOS:
                 break

@@ -6,10 +6,9 @@ import errno
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from io import BytesIO
+from types import TracebackType
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -44,26 +43,31 @@ PROFILE_MODES = {  # of the profile that an image of each mode may have
 
 
 class _WholeFiles:
-    """Pillow's setting, which is the process's: off as long as any thread is inside."""
+    """Has Pillow refuse truncated files in its block, whatever `LOAD_TRUNCATED_IMAGES` says.
+
+    That setting is the process's: it is off as long as any thread is inside.
+    """
 
     def __init__(self) -> None:
         self._lock, self._inside, self._before = threading.Lock(), 0, False
 
-    @contextmanager
-    def __call__(self) -> Iterator[None]:
-        """Has Pillow refuse truncated files, whatever the caller's `LOAD_TRUNCATED_IMAGES`."""
+    def __enter__(self) -> None:
         with self._lock:
             if not self._inside:
                 self._before = PillowFile.LOAD_TRUNCATED_IMAGES
                 PillowFile.LOAD_TRUNCATED_IMAGES = False
             self._inside += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._inside -= 1
-                if not self._inside:
-                    PillowFile.LOAD_TRUNCATED_IMAGES = self._before
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                PillowFile.LOAD_TRUNCATED_IMAGES = self._before
 
 
 whole_files = _WholeFiles()

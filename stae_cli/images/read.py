@@ -93,7 +93,7 @@ class ImageFile:
             OSError: the disk fails.
         """
         try:
-            with whole_files():
+            with whole_files:
                 raw = self._loaded()
                 if isinstance(raw, Image.Image):
                     raw = np.asarray(_to_rgb(raw, background))
@@ -129,7 +129,7 @@ def open_image(file: BinaryIO, *, name: str = "", buffers: Buffers | None = None
         OSError: the disk fails.
     """
     try:
-        with whole_files():
+        with whole_files:
             image = _identified(file, PurePath(name).suffix.lower())
         if image is None:
             file.seek(0)
@@ -139,7 +139,7 @@ def open_image(file: BinaryIO, *, name: str = "", buffers: Buffers | None = None
         width, height = image.size
         if width * height > MAX_PIXELS:
             raise InputError(f"{width}x{height} pixels are more than {MAX_PIXELS // 10**6} million")
-        with whole_files():
+        with whole_files:
             return ImageFile(image, file, buffers or Buffers())
     except DAMAGED as error:
         raise damaged(error) from error

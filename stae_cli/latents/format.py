@@ -90,8 +90,8 @@ class LatentInfo:
 
     def to_strings(self) -> dict[str, str]:
         """All fields as text, without empty optional ones."""
-        values = {field.name: str(getattr(self, field.name)) for field in fields(self)}
-        return {key: text for key, text in values.items() if text or key not in LATER_FIELDS}
+        values = zip(FIELDS, map(str, _all_fields(self)), strict=True)
+        return {name: text for name, text in values if text or name not in LATER_FIELDS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +144,10 @@ class StoredLatent:
         return stored.reshape(self.shape).astype(self.dtype)
 
 
-# Fields of later versions must not join them: what earlier ones wrote would look damaged.
-_sealed_fields = attrgetter(*(field.name for field in fields(LatentInfo)))
+FIELDS = tuple(field.name for field in fields(LatentInfo))
+_all_fields = attrgetter(*FIELDS)
+# Fields of later versions must not join these: what earlier ones wrote would look damaged.
+_sealed_fields = _all_fields
 
 
 def write_latent(path: Path, latent: Latent, info: LatentInfo) -> int:

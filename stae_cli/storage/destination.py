@@ -120,8 +120,9 @@ class FolderDestination(Destination):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._made: set[Path] = set()
-        self._changed: set[Path] = set()
+        self._above = str(folder / "x")[:-1]  # text: names are joined many times for each output
+        self._made: set[str] = set()
+        self._changed: set[str] = set()
 
     def __reduce__(self) -> tuple[type[FolderDestination], tuple[Path]]:
         """Pickles the path alone: what was created here says nothing of another machine."""
@@ -169,13 +170,13 @@ class FolderDestination(Destination):
 
     def path(self, name: str = "") -> Path:
         """The path of the output `name`, or of DEST itself."""
-        return self.folder.joinpath(*name.split("/"))
+        return Path(self.place(name))
 
     def place(self, name: str = "") -> str:
-        return str(self.path(name))
+        return self._above + name.replace("/", os.sep) if name else str(self.folder)
 
     def entry(self, name: str) -> FileEntry:
-        return FileEntry(name, str(self.path(name)))
+        return FileEntry(name, self.place(name))
 
     def names(self) -> Iterator[str]:
         for parent, folders, names in os.walk(self.folder):
@@ -202,21 +203,22 @@ class FolderDestination(Destination):
 
     @contextmanager
     def writing(self, name: str, turn: AbstractContextManager[object] = NO_TURN) -> Iterator[Path]:
-        target = self.path(name)
-        temporary, moved = target.parent / temporary_name(), False
+        inside = name.rpartition("/")[0]
+        folder = self.place(inside)
+        temporary, moved = os.path.join(folder, temporary_name()), False  # noqa: PTH118
         try:
             with self.reporting(name):
                 with turn:
-                    self._make(target.parent)
-                    yield temporary
+                    self._make(inside)
+                    yield Path(temporary)
                 _sync_file(temporary)
-                temporary.replace(target)
+                os.replace(temporary, self.place(name))  # noqa: PTH105
             moved = True
-            self._changed.add(target.parent)
+            self._changed.add(folder)
         finally:
             if not moved:
                 with suppress(OSError):  # it may not exist
-                    temporary.unlink()
+                    os.unlink(temporary)  # noqa: PTH108
 
     def create(self, name: str, data: bytes) -> bool:
         target = self.path(name)
@@ -224,7 +226,7 @@ class FolderDestination(Destination):
         with self.reporting(name):
             try:
                 temporary.write_bytes(data)
-                _sync_file(temporary)
+                _sync_file(str(temporary))
                 return _linked(temporary, target) or _created(target, data)
             except FileExistsError:
                 return False
@@ -238,14 +240,15 @@ class FolderDestination(Destination):
         with self.reporting(), ThreadPoolExecutor(SYNCS) as pool:
             list(pool.map(_sync_folder, folders))
 
-    def _make(self, folder: Path) -> None:
+    def _make(self, name: str) -> None:
         """Creates a folder in DEST, but not DEST: if that was removed, so was its record."""
-        if folder in self._made or folder == self.folder:
+        if not name or name in self._made:
             return
-        self._make(folder.parent)
-        folder.mkdir(exist_ok=True)
-        self._made.add(folder)
-        self._changed.add(folder.parent)
+        above = name.rpartition("/")[0]
+        self._make(above)
+        self.path(name).mkdir(exist_ok=True)
+        self._made.add(name)
+        self._changed.add(self.place(above))
 
 
 def _linked(source: Path, target: Path) -> bool:
@@ -265,17 +268,19 @@ def _created(target: Path, data: bytes) -> bool:
     return True
 
 
-def _sync_file(path: Path) -> None:
+def _sync_file(path: str) -> None:
     """Has the disk store a file's data; else its name could outlive them at a power failure."""
-    with path.open("r+b") as file:  # Windows syncs only what can be written to
-        try:
-            os.fsync(file.fileno())
-        except OSError as error:
-            if error.errno not in NOT_SYNCED:
-                raise
+    number = os.open(path, os.O_RDWR)  # Windows syncs only what can be written to
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in NOT_SYNCED:
+            raise
+    finally:
+        os.close(number)
 
 
-def _sync_folder(folder: Path) -> None:
+def _sync_folder(folder: str) -> None:
     try:
         number = os.open(folder, os.O_RDONLY)
     except OSError:  # removed, or not readable

@@ -55,12 +55,14 @@ def test_files(tiny, tmp_path):
 
 def test_overhead(tmp_path):
     overhead.main(["--quick", "--seconds", "0", "--results", str(tmp_path)])
-    pictures = recorded(tmp_path, "overhead-cpu")["pictures"]
+    found = recorded(tmp_path, "overhead-cpu")
+    pictures, floor = found["pictures"], found["floor"]
     assert [(one["side"], one["shard_size"]) for one in pictures] == [
         *((256, 0), (256, 256)),
         *((1024, 0), (1024, 256)),
     ]
-    assert all(one["milliseconds"]["p10"] > 0 for one in pictures)
+    assert [one["side"] for one in floor] == [256, 1024]
+    assert all(one["milliseconds"]["p10"] > 0 for one in pictures + floor)
 
 
 def test_family(tmp_path, capsys, monkeypatch):

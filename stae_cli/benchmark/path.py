@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from stae_cli.cores import usable_cores
 from stae_cli.errors import InputError, StaeError
 from stae_cli.flow.read_ahead import READ_AHEAD_BYTES, Reserve, read_ahead
 from stae_cli.flow.write_behind import WriteBehind
@@ -93,7 +94,7 @@ def time_path(
     sample, pixels = _sampled(plan.outputs, limit)
     units = listed_units(sample, plan.settings.layout, gaps={}, orphans={})
     plan = replace(plan, outputs=sample, units=units, tars=(), problems=())
-    stages = _Stages(codec, workers or os.cpu_count() or 1, folder)
+    stages = _Stages(codec, workers or usable_cores(), folder)
     whole = _whole(sample, lambda: encode(plan, checkpoint, ThisProcess(codec), advance=_ignored))
     encoding = {**stages.encoding(sample, folder / "latents" / sample[0].output), WHOLE: whole}
     latents = plan_decode([folder / "latents"], folder / "out", DecodeSettings(workers=workers))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
@@ -33,10 +34,12 @@ from stae_cli.cli.stats import stats
 from stae_cli.cli.train import train
 from stae_cli.cli.verify import verify
 from stae_cli.cli.weights import weights
+from stae_cli.cores import usable_cores
 from stae_cli.errors import StaeError, UsageError
 
 FATAL, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 RESUMING = ("encode", "decode", "train")
+ALONE = ("encode", "decode", "roundtrip", "verify")  # whose threads each compute alone
 
 
 class TerminationError(BaseException):
@@ -178,10 +181,23 @@ def _how_to_resume(arguments: Sequence[str]) -> str:
 def run() -> None:
     """The `stae` program, after loading."""
     signal.signal(signal.SIGTERM, _terminate)
+    _set_threads(sys.argv[1:2])
     open_streams()
     code = main()
     leave_stdout()
     sys.exit(code)
+
+
+def _set_threads(command: Sequence[str]) -> None:
+    """Sets what torch's OpenMP reads when it is loaded, where the user has not.
+
+    No more threads than the cores that a container grants. Threads that wait for others let go of
+    their core, which costs nothing where each computes alone, and helps beside other programs; the
+    other commands run functions of torch in which it costs a lot.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+    if set(command) & set(ALONE):
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def _terminate(_signal: int, _frame: FrameType | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -10,6 +9,7 @@ from contextlib import closing, contextmanager, suppress
 from queue import Empty, SimpleQueue
 from typing import Generic, TypeVar, cast
 
+from stae_cli.cores import usable_cores
 from stae_cli.interrupts import held_interrupts
 
 Item = TypeVar("Item")
@@ -208,7 +208,7 @@ def scanning(
 
     It ends early at a signal, which takes effect when the block is over.
     """
-    threads = workers or os.cpu_count() or 1
+    threads = workers or usable_cores()
     with (
         held_interrupts() as interrupts,
         closing(read_ahead(items, look, threads=threads, max_bytes=READ_AHEAD_BYTES)) as results,

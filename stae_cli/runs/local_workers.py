@@ -13,6 +13,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import TYPE_CHECKING, Any
 
+from stae_cli.cores import usable_cores
 from stae_cli.errors import StaeError
 from stae_cli.interrupts import HELD
 from stae_cli.runs.tally import PartTally, Tally
@@ -42,7 +43,7 @@ class Processes(Workers):
 
     @property
     def threads(self) -> int:
-        return max(1, (os.cpu_count() or 1) // len(self.devices))
+        return max(1, usable_cores() // len(self.devices))
 
     def run(self, task: Task[Any], parts: Iterable[Any], tally: Tally) -> None:
         worker = Worker(task, self.make_codec)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stae_cli.cores import usable_cores
 from stae_cli.flow.read_ahead import Reserve
 from stae_cli.images.buffers import Buffers, Pixels
 from stae_cli.images.drawing import comparison
@@ -143,7 +143,7 @@ class _Roundtrip(Pipeline[Planned, Picture, Pixels | None]):
     """The encoding and decoding of a run's images."""
 
     def __init__(self, plan: RoundtripPlan, codec: PixelCodec, tally: RoundtripTally) -> None:
-        super().__init__(codec, tally, threads=plan.settings.workers or os.cpu_count() or 1)
+        super().__init__(codec, tally, threads=plan.settings.workers or usable_cores())
         self.plan, self.scored = plan, tally.scored
         self.buffers = Buffers(codec.host_memory)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -16,6 +15,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from stae_cli._version import __version__
+from stae_cli.cores import usable_cores
 from stae_cli.errors import StaeError
 from stae_cli.latents.manifest import Manifest
 from stae_cli.latents.run_record import RunRecord, read_record
@@ -104,7 +104,7 @@ class ThisProcess(Workers):
 
     @property
     def threads(self) -> int:
-        return os.cpu_count() or 1
+        return usable_cores()
 
     def run(self, task: Task[Any], parts: Iterable[Any], tally: Tally) -> None:
         assert self.codec is not None

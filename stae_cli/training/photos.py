@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from stae_cli.cores import usable_cores
 from stae_cli.errors import InputError, StaeError
 from stae_cli.flow.read_ahead import Reserve, read_ahead
 from stae_cli.images.buffers import Pixels
@@ -94,7 +94,7 @@ def load_photos(
     found = PhotoSet([[] for _ in sources])
     items = _listed(sources, seed, found)
     held, digest = 0, hashlib.sha256()
-    threads = workers or os.cpu_count() or 1
+    threads = workers or usable_cores()
 
     def read(item: _Item, reserve: Reserve) -> _Photo | Problem | None:
         return _read(item.entry, crop, reserve)

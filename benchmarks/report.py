@@ -22,6 +22,7 @@ of a shared machine vary. A commit that ends in `-dirty` had changes that were n
 | `python -m benchmarks.card` | these three on an NVIDIA card |
 | `python -m benchmarks.files` | reading, PNG writing, mixed sizes, and memory |
 | `python -m benchmarks.overhead` | what a picture costs beside its network |
+| `python -m benchmarks.neighbours` | the network beside busy programs |
 | `python -m benchmarks.quality PHOTOS` | PSNR, SSIM and MSE of checkpoints beside the linear PCA |
 | `python -m benchmarks.family TRAIN --score PHOTOS --out FOLDER` | the family, trained alike |
 | `python -m benchmarks.report` | nothing: it writes this page and its charts from `results` |
@@ -189,6 +190,27 @@ def overhead(result: Record) -> list[str]:
     ]
 
 
+def neighbours(result: Record) -> list[str]:
+    rows = [
+        (
+            *(one[key] for key in ("network", "stage", "neighbours")),
+            figure(one["milliseconds"]),
+            ratio(one["over alone"]),
+            figure(one["fair"]),
+        )
+        for one in result["found"]
+    ]
+    return [
+        f"## Beside busy programs, on {place(result['machine'])}",
+        "",
+        f"{result['side']}x{result['side']}, float32, while so many other processes keep a core "
+        "busy each. `over alone` is the time over that without them; `fair` is what it would be "
+        f"if the scheduler shared {result['cores']} cores equally. {made(result)}",
+        "",
+        *table(["network", "stage", "neighbours", "ms", "over alone", "fair"], rows),
+    ]
+
+
 def quality(result: Record) -> list[str]:
     fitted = f", the PCA fitted on `{'`, `'.join(result['fit'])}`" if result["fit"] else ""
     return [
@@ -281,6 +303,7 @@ SECTIONS: dict[str, Callable[[Record], list[str]]] = {
     "path-*": path,
     "files-*": files,
     "overhead-*": overhead,
+    "neighbours-*": neighbours,
     "quality": quality,
     "family": family,
 }

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from benchmarks import family, files, overhead
+from benchmarks import family, files, neighbours, overhead
 from benchmarks.record import ROOT
 from benchmarks.report import HEAD
 from stae_cli.network.architecture import PRESETS
@@ -89,3 +89,13 @@ def test_family(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out == printed
     with pytest.raises(SystemExit, match="give another --out"):
         family.main([*command, "--lr", "1e-4"])
+
+
+def test_neighbours(tmp_path, capsys):
+    options = ["--side", "64", "--seconds", "0.01", "--rounds", "1", "--results", str(tmp_path)]
+    neighbours.main(options)
+    found = recorded(tmp_path, "neighbours-cpu")["found"]
+    assert len(found) == 2 * 2 * 4
+    assert all(one["milliseconds"]["median"] > 0 for one in found)
+    assert all(one["over alone"]["median"] == 1 for one in found if not one["neighbours"])
+    assert "stae decode beside 4" in capsys.readouterr().out

@@ -18,12 +18,16 @@ def dtype(request):
     return request.param
 
 
-@pytest.fixture(params=["packed", "plain"])
+@pytest.fixture(params=["packed", "packed, GELU behind", "plain"])
 def place(request, dtype, monkeypatch):
-    """Where layers are packed, and where they are not."""
-    if request.param == "packed" and not can_pack(dtype):
+    """Where layers are packed, with GELU inside or behind the product, and where they are not."""
+    packed, behind = request.param != "plain", request.param.endswith("behind")
+    if packed and not can_pack(dtype):
         pytest.skip("this CPU's torch has no packed layers")
-    monkeypatch.setattr(affine, "can_pack", lambda _: request.param == "packed")
+    if behind and dtype != torch.float32:
+        pytest.skip("for float32 alone")
+    monkeypatch.setattr(affine, "can_pack", lambda _: packed)
+    monkeypatch.setattr(affine, "slow_inside", lambda _: behind)
     return Placement(CPU, dtype)
 
 
@@ -81,3 +85,12 @@ def test_what_cannot_be_trusted_is_not_used(flaw, dtype, monkeypatch):
     else:
         monkeypatch.setattr(affine, "gelu", lambda rows, approximate: rows)
     assert not can_pack.__wrapped__(dtype)
+
+
+def test_gelu_in_place_of_every_size():
+    """Also of values whose cube is beyond float32."""
+    values = torch.cat((torch.linspace(-12, 12, 8001), torch.tensor([-1e30, -1e13, 1e13, 1e30])))
+    for approximate in ("none", "tanh"):
+        exact = gelu(values.double(), approximate=approximate)
+        found = affine.gelu_(values.clone()[:, None], approximate)[:, 0].double()
+        torch.testing.assert_close(found, exact, rtol=2e-6, atol=1e-6)

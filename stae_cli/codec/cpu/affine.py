@@ -23,7 +23,7 @@ X86 = ("AVX2", "AVX512")
 ROWS_IN_CACHE = 64
 SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
 CUBIC = 0.044715
-_LINEAR = torch.tensor(2 * SQRT_2_OVER_PI)
+_LINEAR = torch.tensor(2 * SQRT_2_OVER_PI, dtype=torch.float32, device="cpu")
 PROBE_ERRORS = {torch.float32: 1e-3, torch.bfloat16: 0.3}  # of numbers up to 18
 
 

@@ -433,11 +433,11 @@ def test_a_device_without_memory_is_told_once_and_the_run_goes_on(
     stae("encode", photos, tmp_path / "whole", "--weights", tiny)
     encode, calls = InferenceForm.encode, []
 
-    def with_little_memory(self, patches):
+    def with_little_memory(self, patches, total):
         calls.append(1)
         if len(calls) < 3:
             raise error
-        return encode(self, patches)
+        return encode(self, patches, total)
 
     monkeypatch.setattr(InferenceForm, "encode", with_little_memory)
     ran = stae("encode", photos, tmp_path / "out", "--weights", tiny, "--batch-patches", 2048)
@@ -449,7 +449,7 @@ def test_a_device_without_memory_is_told_once_and_the_run_goes_on(
 
 @pytest.mark.parametrize("error", ENDS_OF_MEMORY, ids=["torch", "cuDNN"])
 def test_a_device_without_any_memory_ends_the_run(stae, tiny, tmp_path, monkeypatch, error):
-    def never(_form, _patches):
+    def never(_form, _patches, _total):
         raise error
 
     photos = write_photos(tmp_path / "photos")

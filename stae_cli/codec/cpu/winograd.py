@@ -21,6 +21,7 @@ from stae_cli.codec.cpu.parts import Parts
 TILE = 4  # outputs on a side of a tile; its inputs have one more on each side
 POINTS = TILE + 2
 A, B = 0.625, 1.5
+GROUPS = 2
 
 # Tiles that are transformed together: enough for the products, few enough for the cache.
 TILES_AT_ONCE = 384
@@ -29,9 +30,12 @@ LEAST_TILES = 32  # fewer use the products badly
 
 @dataclass(frozen=True)
 class Winograd:
-    """A 3x3 convolution with zero padding 1 on a token grid, as matrix products."""
+    """A 3x3 convolution with zero padding 1 on a token grid, as matrix products.
 
-    taps: Sequence[Affine]  # one for each of the 36 points, row-major
+    The channels are summed up in groups: float32 sums of fewer terms round less.
+    """
+
+    taps: Sequence[Sequence[Affine]]  # per group of input channels 36, row-major over the points
     parts: Parts  # of the tiles
     alignment: ClassVar[int] = TILE
 
@@ -43,13 +47,25 @@ class Winograd:
     def _add(self, parts: Sequence[_Part]) -> None:
         slabs = [_slab(part.hidden, part.rows) for part in parts]  # (g, 4k + 2, 4t + 2, C)
         shapes = [(s.shape[0], s.shape[1] // TILE, s.shape[2] // TILE) for s in slabs]
-        mixed = [tap(rows) for tap, rows in zip(self.taps, _points(slabs), strict=True)]
+        mixed = self._mixed(slabs)
         counts = [images * down * across for images, down, across in shapes]
         by_part = zip(*(product.split(counts) for product in mixed), strict=True)
         for part, shape, products in zip(parts, shapes, by_part, strict=True):
             target = part.grid[:, part.rows]
             height, width = target.shape[1:3]
             target += _assembled(products, shape)[:, :height, :width]
+
+    def _mixed(self, slabs: Sequence[Tensor]) -> list[Tensor]:
+        """The products (tiles of all slabs, C) for the 36 points."""
+        groups = zip(*(slab.chunk(len(self.taps), dim=-1) for slab in slabs), strict=True)
+        (first, *others) = zip(self.taps, groups, strict=True)
+        mixed = [tap(rows) for tap, rows in zip(first[0], _points(first[1]), strict=True)]
+        for taps, group in others:
+            mixed = [
+                tap.plus(rows, so_far)
+                for tap, rows, so_far in zip(taps, _points(group), mixed, strict=True)
+            ]
+        return mixed
 
 
 def winograd(kernel: Tensor, bias: Tensor, place: Placement, parts: Parts) -> Winograd:
@@ -63,7 +79,12 @@ def winograd(kernel: Tensor, bias: Tensor, place: Placement, parts: Parts) -> Wi
     ones = torch.stack(_to_points(list(torch.ones(POINTS, dtype=torch.float64))))
     constant = to_points[:, 1] * ones
     biases = torch.outer(constant, constant).flatten()[:, None] * bias
-    taps = [place.affine(tap, share) for tap, share in zip(weights, biases, strict=True)]
+    groups = weights.chunk(GROUPS, dim=-1)
+    shares = (biases, *[torch.zeros_like(biases)] * (len(groups) - 1))
+    taps = [
+        [place.affine(tap, b) for tap, b in zip(group, share, strict=True)]
+        for group, share in zip(groups, shares, strict=True)
+    ]
     return Winograd(taps, replace(parts, least=LEAST_TILES))
 
 

@@ -8,17 +8,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+def visible_cores() -> int:
+    """The cores that this process may run on: its affinity, which job schedulers set."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def usable_cores(root: Path = Path("/")) -> int:
     """The cores that this process may run on, or the time of as many that it is granted.
 
-    The first is its affinity, which job schedulers set. The second is the quota of its control
-    group, which containers have: more threads than that stand still for a part of each period.
+    The latter is the quota of its control group, which containers have: more threads than that
+    stand still for a part of each period.
 
     Args:
         root: of the file system with `proc` and `sys`.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min([cores or 1, *map(math.ceil, _quotas(root))]))
+    return max(1, min([visible_cores(), *map(math.ceil, _quotas(root))]))
 
 
 def _quotas(root: Path) -> Iterator[float]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from stae_cli.cli import main
 from stae_cli.cores import usable_cores
 
 ALL = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -111,3 +112,14 @@ def test_a_real_quota(program):
         assert ran.stdout == b"1\n"
     finally:
         group.rmdir()
+
+
+@pytest.mark.parametrize(("granted", "set_to"), [(16, None), (3, "3")])
+def test_torch_is_told_of_a_quota_alone(monkeypatch, sixteen, granted, set_to):
+    """Without one it counts cores itself: those that share a physical core once."""
+    monkeypatch.setattr(main, "usable_cores", lambda: granted)
+    monkeypatch.setattr(os, "environ", {})
+    main._set_threads(["train"])
+    assert os.environ == ({} if set_to is None else {"OMP_NUM_THREADS": set_to})
+    main._set_threads(["encode"])
+    assert os.environ["OMP_WAIT_POLICY"] == "passive"

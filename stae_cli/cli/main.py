@@ -34,7 +34,7 @@ from stae_cli.cli.stats import stats
 from stae_cli.cli.train import train
 from stae_cli.cli.verify import verify
 from stae_cli.cli.weights import weights
-from stae_cli.cores import usable_cores
+from stae_cli.cores import usable_cores, visible_cores
 from stae_cli.errors import StaeError, UsageError
 
 FATAL, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
@@ -191,11 +191,13 @@ def run() -> None:
 def _set_threads(command: Sequence[str]) -> None:
     """Sets what torch's OpenMP reads when it is loaded, where the user has not.
 
-    No more threads than the cores that a container grants. Threads that wait for others let go of
-    their core, which costs nothing where each computes alone, and helps beside other programs; the
-    other commands run functions of torch in which it costs a lot.
+    A container may grant less than the cores that it shows, which torch does not look at; else it
+    knows better, as it counts those that share a physical core once. Threads that wait for others
+    let go of their core, which costs nothing where each computes alone, and helps beside other
+    programs; the other commands run functions of torch in which it costs a lot.
     """
-    os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+    if (cores := usable_cores()) < visible_cores():
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores))
     if set(command) & set(ALONE):
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 

@@ -163,8 +163,9 @@ def read_ahead(
         for turn, item in enumerate(items):
             if turn < threads:
                 name = f"read_{turn}"
-                readers.append(threading.Thread(target=_serve, args=(queue, read, gate), name=name))
-                readers[-1].start()
+                reader = threading.Thread(target=_serve, args=(queue, read, gate), name=name)
+                reader.start()
+                readers.append(reader)
             pending.append(_Slot(turn, item))
             queue.put(pending[-1])
             if len(pending) > threads * ITEMS_AHEAD:

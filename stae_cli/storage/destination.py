@@ -270,14 +270,7 @@ def _created(target: Path, data: bytes) -> bool:
 
 def _sync_file(path: str) -> None:
     """Has the disk store a file's data; else its name could outlive them at a power failure."""
-    number = os.open(path, os.O_RDWR)  # Windows syncs only what can be written to
-    try:
-        os.fsync(number)
-    except OSError as error:
-        if error.errno not in NOT_SYNCED:
-            raise
-    finally:
-        os.close(number)
+    _sync(os.open(path, os.O_RDWR))  # Windows syncs only what can be written to
 
 
 def _sync_folder(folder: str) -> None:
@@ -285,6 +278,11 @@ def _sync_folder(folder: str) -> None:
         number = os.open(folder, os.O_RDONLY)
     except OSError:  # removed, or not readable
         return
+    _sync(number)
+
+
+def _sync(number: int) -> None:
+    """Syncs an open file or folder where that is possible, and closes it."""
     try:
         os.fsync(number)
     except OSError as error:

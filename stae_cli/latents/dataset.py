@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from stae_cli.errors import StaeError, UsageError
-from stae_cli.latents.mapped import LatentMaps, index_latents
+from stae_cli.latents.index import index_latents
+from stae_cli.latents.mapped import LatentMaps
 from stae_cli.storage.fsspec_store import is_url
 
 
@@ -22,7 +23,8 @@ class LatentSample(TypedDict):
     """One picture's latents; a `DataLoader` can collate them if all have one size.
 
     `latents` is (C, h, w) float32; `width` and `height` are the whole picture's, in pixels; the
-    crop begins at the latent position (`top`, `left`), which is 0, 0 without a crop.
+    crop begins at the latent position (`top`, `left`), which is 0, 0 without a crop. `caption` is
+    empty and `label` -1 if none was found beside the picture when it was encoded.
     """
 
     latents: Tensor
@@ -31,6 +33,8 @@ class LatentSample(TypedDict):
     height: int
     top: int
     left: int
+    caption: str
+    label: int
 
 
 class LatentBatch(TypedDict):
@@ -42,6 +46,8 @@ class LatentBatch(TypedDict):
     height: Tensor
     top: Tensor
     left: Tensor
+    caption: list[str]
+    label: Tensor
 
 
 def collate_latents(samples: Sequence[LatentSample]) -> LatentBatch:
@@ -50,9 +56,9 @@ def collate_latents(samples: Sequence[LatentSample]) -> LatentBatch:
     `latents` become a list of (C, h, w), in order, which share their memory; the rest is as torch
     collates it.
     """
-    numbers = [[s["width"], s["height"], s["top"], s["left"]] for s in samples]
-    width, height, top, left = (
-        torch.tensor(numbers, dtype=torch.int64).reshape(-1, 4).T.contiguous()
+    numbers = [[s["width"], s["height"], s["top"], s["left"], s["label"]] for s in samples]
+    width, height, top, left, label = (
+        torch.tensor(numbers, dtype=torch.int64).reshape(-1, 5).T.contiguous()
     )
     return {
         "latents": _in_few_storages([sample["latents"] for sample in samples]),
@@ -61,6 +67,8 @@ def collate_latents(samples: Sequence[LatentSample]) -> LatentBatch:
         "height": height,
         "top": top,
         "left": left,
+        "caption": [sample["caption"] for sample in samples],
+        "label": label,
     }
 
 
@@ -94,13 +102,16 @@ class LatentDataset(Dataset[LatentSample]):
             crop, latents are whole: pass `collate_latents` to the `DataLoader`.
         shift: subtracted from the raw latents, ...
         scale: ... which are then multiplied by this, as in `Codec.normalize`.
+        flip: whether half of the samples, drawn at random, are of the mirrored picture, as
+            `stae encode --flip` stored it: a latent cannot be mirrored.
         check: whether to check the data of each latent, against its checksum and for NaN and
             infinity, when it is first read. That reads all of it, even for a crop.
 
     Raises:
         UsageError: a source does not exist or is not a path, or the crop is not valid.
         StaeError: there are no latents, or all are smaller than the crop; a file is damaged or not
-            a latent of ours; there are several checkpoints, or a key twice.
+            a latent of ours; there are several checkpoints, or a key twice; or a latent has no
+            flip.
     """
 
     def __init__(
@@ -109,11 +120,17 @@ class LatentDataset(Dataset[LatentSample]):
         crop: int | tuple[int, int] | None = None,
         shift: float = 0.0,
         scale: float = 1.0,
+        flip: bool = False,
         check: bool = True,
     ) -> None:
         self.crop = None if crop is None else _sides(crop)
-        self.shift, self.scale = shift, scale
+        self.shift, self.scale, self.flip = shift, scale, flip
         self._index = index_latents([_path(source) for source in sources], smallest=self.crop)
+        if flip and self._index.without_flip:
+            raise StaeError(
+                f"`{self._index.without_flip}` has no latent of its mirrored picture",
+                "encode the pictures with `--flip`",
+            )
         self._maps = LatentMaps(self._index, check=check)
         if not len(self):
             raise StaeError(
@@ -135,7 +152,9 @@ class LatentDataset(Dataset[LatentSample]):
         where = self._index.location(number)
         rows, columns = self.crop or (where.rows, where.columns)
         top, left = _drawn(where.rows - rows), _drawn(where.columns - columns)
-        view = self._maps.latent(number, where)[:, top : top + rows, left : left + columns]
+        flipped = self.flip and bool(_drawn(1))
+        whole = self._maps.latent(number, where, flipped=flipped)
+        view = whole[:, top : top + rows, left : left + columns]
         latents = torch.from_numpy(np.array(view, np.float32, order="C"))  # (C, h, w)
         if (self.shift, self.scale) != (0.0, 1.0):
             latents.sub_(self.shift).mul_(self.scale)
@@ -146,6 +165,8 @@ class LatentDataset(Dataset[LatentSample]):
             "height": where.height,
             "top": top,
             "left": left,
+            "caption": self._index.caption(number),
+            "label": where.label,
         }
 
     @property

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stae_cli.errors import InputError, UsageError
-from stae_cli.latents.format import SUFFIX, Latent, LatentInfo, StoredLatent, parse_latent
+from stae_cli.latents.format import SUFFIX, Latent, StoredLatent, parse_latent
+from stae_cli.latents.info import LatentInfo
 from stae_cli.latents.safetensors_header import read_tensors
 from stae_cli.latents.shard_format import FORMAT as SHARD
 from stae_cli.latents.shard_format import HEADER_LIMIT, parse_shard

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from stae_cli.latents.format import LatentInfo
+from stae_cli.latents.info import LatentInfo
 from stae_cli.storage.destination import Destination
 from stae_cli.storage.entry import Problem
 from stae_cli.storage.shares import Share, remove_outdated, shared_lines

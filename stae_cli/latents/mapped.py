@@ -1,227 +1,25 @@
-"""Mapped latents: a compact index of stored latents, and memory maps of their data."""
+"""Mapped latents: memory maps of the data that an index lists, checked when first used."""
 
 from __future__ import annotations
 
 import errno
 import mmap
-import os
-import re
-import warnings
-from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from stae_cli.errors import InputError, StaeError
-from stae_cli.latents.checksums import crc32
-from stae_cli.latents.exchanged import Exchanged
-from stae_cli.latents.format import SUFFIX, Latent, StoredLatent, is_finite
-from stae_cli.latents.listing import stored_in
-from stae_cli.latents.manifest import ManifestLine, read_manifests
-from stae_cli.latents.orphans import read_orphans
-from stae_cli.storage.destination import FolderDestination
-from stae_cli.storage.entry import Entry, Problem, SourceState
-from stae_cli.storage.sources import list_sources
+from stae_cli.errors import StaeError
+from stae_cli.latents.checksums import crc32 as checksum
+from stae_cli.latents.format import Latent, is_finite
+from stae_cli.latents.index import NO_CHECKSUM, LatentIndex, Location
+from stae_cli.storage.entry import Entry, SourceState
 
 OPEN_MAPS = 64  # per process; systems allow about 65,000
 UNMAPPED = (errno.ENODEV, errno.ENOSYS)  # from file systems that map nothing, as some in FUSE
-PROBLEMS_NAMED = 5
-NO_CHECKSUM = -1  # what an early version wrote
-KEEP: Literal["surrogateescape"] = "surrogateescape"  # file names that are not UTF-8
 
 Map = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Location:
-    """The numbers of a stored latent that a dataset needs, a row of `LatentIndex`.
-
-    `file` is an index into its files; `rows` and `columns` are latent positions; `width` and
-    `height` are the picture's, in pixels; `crc32` is the checksum of the data.
-    """
-
-    file: int
-    begin: int  # byte of the file
-    itemsize: int
-    channels: int
-    rows: int
-    columns: int
-    width: int
-    height: int
-    crc32: int
-
-
-COLUMNS = len(fields(Location))
-
-
-@dataclass
-class LatentIndex:
-    """All latents of some sources, in about 80 bytes and the key for each.
-
-    A `StoredLatent` takes seven times as much, and each worker of a `DataLoader` has a copy.
-    `too_small` counts those left out.
-    """
-
-    weights: str = ""
-    weights_sha256: str = ""
-    too_small: int = 0
-    files: list[tuple[Entry, SourceState]] = field(default_factory=list)
-    first: str = ""  # the file of the first latent
-    _rows: array[int] = field(default_factory=lambda: array("q"))
-    _keys: bytearray = field(default_factory=bytearray)
-    _ends: array[int] = field(default_factory=lambda: array("q", [0]))
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def key(self, number: int) -> str:
-        """The key of a latent."""
-        return self._keys[self._ends[number] : self._ends[number + 1]].decode(errors=KEEP)
-
-    def location(self, number: int) -> Location:
-        """The location of a latent."""
-        return Location(*self._rows[number * COLUMNS : (number + 1) * COLUMNS])
-
-    def add(self, stored: StoredLatent) -> None:
-        """Adds a latent of the last of `files`."""
-        info, itemsize = stored.info, np.dtype(stored.dtype).itemsize
-        place = (len(self.files) - 1, stored.begin, itemsize, *stored.shape)
-        self._rows.extend((*place, info.width, info.height, _parsed(info.data_crc32)))
-        self._keys += stored.key.encode(errors=KEEP)
-        self._ends.append(len(self._keys))
-
-
-def _parsed(crc32: str) -> int:
-    """A checksum as a number; one that no data have if it is not valid."""
-    if not crc32:
-        return NO_CHECKSUM
-    return int(crc32, 16) if re.fullmatch("[0-9a-f]{8}", crc32) else 1 << 32
-
-
-def index_latents(
-    sources: Sequence[Path], *, smallest: tuple[int, int] | None = None
-) -> LatentIndex:
-    """Reads the headers of all latent files and shards below the sources.
-
-    Args:
-        sources: latent files, or folders of them, in either layout.
-        smallest: rows and columns; smaller latents are left out, and counted.
-
-    Raises what `LatentDataset` raises for its sources.
-    """
-    listing = list_sources(sources, None, suffixes=[SUFFIX], hidden=True)
-    index, problems = LatentIndex(), list(listing.problems)
-    _refuse_twice(sources, listing.entries)
-    owners: dict[str, str] = {}
-    exchanged: Exchanged[Entry] = Exchanged()
-    for entry in listing.entries:
-        try:
-            found = stored_in(entry)
-        except InputError as error:
-            problems.append(Problem(entry.place, error.message))
-            continue
-        index.files.append((entry, found[0].state))
-        for stored in found:
-            _check_key(stored, owners)
-            _check_weights(stored, index)
-            exchanged.add(entry, stored.key, stored.info.source)
-            if smallest and (stored.shape[1] < smallest[0] or stored.shape[2] < smallest[1]):
-                index.too_small += 1
-            else:
-                index.add(stored)
-    problems += [Problem(entry.place, reason) for entry, reason in exchanged.found()]
-    _refuse(problems)
-    _refuse_missing(sources, listing.entries)
-    _warn_of_orphans(sources)
-    return index
-
-
-def _warn_of_orphans(sources: Sequence[Path]) -> None:
-    for source in sources:
-        folder = FolderDestination(source)
-        orphans = read_orphans(folder) if source.is_dir() else []
-        if orphans:
-            warnings.warn(
-                f"`{source}` holds latents whose sources are gone: {len(orphans)}, such as "
-                f"`{orphans[0].label}`; `stae encode --prune` removes them",
-                stacklevel=2,
-            )
-
-
-def _refuse_missing(sources: Sequence[Path], entries: Sequence[Entry]) -> None:
-    """Refuses a folder whose manifest names a shard that is not there."""
-    places = {os.path.normpath(entry.place) for entry in entries}
-    for source in sources:
-        folder = FolderDestination(source)
-        lines = read_manifests(folder) if source.is_dir() else iter(())
-        shards = dict.fromkeys(line.shard for line in lines if isinstance(line, ManifestLine))
-        missing = [name for name in shards if os.path.normpath(folder.place(name)) not in places]
-        if missing:
-            more = f" and {len(missing) - 1} more" if missing[1:] else ""
-            raise StaeError(
-                f"`{source}` has lost `{missing[0]}`{more}, which its manifest names",
-                "restore it, or run the same `stae encode` again",
-            )
-
-
-def _refuse_twice(sources: Sequence[Path], entries: Sequence[Entry]) -> None:
-    """Refuses a file that is below two sources, by whatever path."""
-    given = {str(source) for source in sources if source.is_file()}
-    folders: dict[str, str] = {}
-    seen: dict[str, str] = {}
-    for entry in entries:
-        folder, name = os.path.split(entry.place)
-        if folder not in folders:
-            folders[folder] = Path(os.path.realpath(folder)).as_posix()
-        real = f"{folders[folder]}/{name}"
-        if entry.place in given:
-            real = Path(os.path.realpath(entry.place)).as_posix()
-        other = seen.setdefault(real, entry.place)
-        if other is not entry.place:
-            also = "" if other == entry.place else f", also as `{other}`"
-            raise StaeError(
-                f"`{entry.place}` is listed twice{also}: sources overlap",
-                "give each folder once, and no file or folder inside another one",
-            )
-
-
-def _check_key(stored: StoredLatent, owners: dict[str, str]) -> None:
-    other = owners.setdefault(stored.key, stored.file.place)
-    if other != stored.file.place:
-        raise StaeError(
-            f"`{stored.key}` is stored twice: in `{other}` and `{stored.file.place}`",
-            "remove one, or read folders that share keys separately",
-        )
-
-
-def _check_weights(stored: StoredLatent, index: LatentIndex) -> None:
-    info = stored.info
-    if not index.weights_sha256:
-        index.weights, index.weights_sha256 = info.weights, info.weights_sha256
-        index.first = stored.file.place
-    if info.weights_sha256 != index.weights_sha256:
-        raise StaeError(
-            f"`{stored.file.place}` holds latents of `{info.weights}` "
-            f"({info.weights_sha256[:12]}), `{index.first}` of `{index.weights}` "
-            f"({index.weights_sha256[:12]})",
-            "latents of different checkpoints cannot be mixed: read them separately",
-        )
-
-
-def _refuse(problems: Sequence[Problem]) -> None:
-    if not problems:
-        return
-    named = "; ".join(f"`{p.key}`: {p.reason}" for p in problems[:PROBLEMS_NAMED])
-    more = f" (and {len(problems) - PROBLEMS_NAMED} more)" if problems[PROBLEMS_NAMED:] else ""
-    raise StaeError(
-        f"{len(problems)} files are not valid latents: {named}{more}",
-        "run the same `stae encode` again to replace damaged latents; move other files away",
-    )
 
 
 class LatentMaps:
@@ -242,22 +40,26 @@ class LatentMaps:
         if check and len(index):
             self._checked = mmap.mmap(-1, len(index))  # shared with forks
 
-    def latent(self, number: int, where: Location) -> Latent:
+    def latent(self, number: int, where: Location, *, flipped: bool = False) -> Latent:
         """The latent of that number, (C, h, w), in its file: a read-only view.
+
+        With `flipped`, that of the mirrored picture, which must be there.
 
         Raises:
             StaeError: the file is absent, has changed, or cannot be read; or the data are damaged.
         """
         shape = (where.channels, where.rows, where.columns)
-        end = where.begin + where.channels * where.rows * where.columns * where.itemsize
-        data = _map(*self._index.files[where.file])[where.begin : end]
+        size = where.channels * where.rows * where.columns * where.itemsize
+        begin = where.begin + size * flipped
+        data = _map(*self._index.files[where.file])[begin : begin + size]
+        crc32, bit = (where.flip_crc32, 2) if flipped else (where.crc32, 1)
         latent: Latent = data.view(f"<f{where.itemsize}").reshape(shape)
-        if self._checked is not None and not self._checked[number]:
-            if where.crc32 not in (NO_CHECKSUM, crc32(data)):
+        if self._checked is not None and not self._checked[number] & bit:
+            if crc32 not in (NO_CHECKSUM, checksum(data)):
                 raise self._damaged(number, "its data are not those that were written")
             if not is_finite(latent):
                 raise self._damaged(number, "it holds NaN or infinity")
-            self._checked[number] = 1
+            self._checked[number] |= bit
         return latent
 
     def _damaged(self, number: int, reason: str) -> StaeError:

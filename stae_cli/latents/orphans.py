@@ -125,7 +125,8 @@ def _without(destination: Destination, name: str, keys: Collection[str]) -> None
             destination.remove(name)
             return
         with destination.writing(name) as path:
-            write_shard(path, kept, (latent_bytes(latent.read()) for latent in kept))
+            data = (b"".join(map(latent_bytes, latent.read_both())) for latent in kept)
+            write_shard(path, kept, data)
     except InputError as error:
         raise StaeError(
             f"`{destination.place(name)}`: {error.message}",

@@ -82,6 +82,16 @@ def json_object(text: bytes | str) -> dict[str, Any]:
     return value
 
 
+def json_text(value: object) -> str:
+    """A value as JSON for a header: short, and readable in any script."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # the name of a file, in bytes that are not UTF-8
+        return json.dumps(value, separators=(",", ":"))
+    return text
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
@@ -132,7 +142,7 @@ def header_bytes(metadata: Mapping[str, str], tensors: Mapping[str, tuple[Shape,
         end = begin + data_size(shape, dtype)
         header[name] = {"dtype": _CODES[dtype], "shape": shape, "data_offsets": [begin, end]}
         begin = end
-    text = json.dumps(header, separators=(",", ":")).encode()
+    text = json_text(header).encode()
     text += b" " * (-len(text) % 8)  # the format aligns its data
     return struct.pack("<Q", len(text)) + text
 

@@ -1,5 +1,6 @@
 """Shards: the latents of many pictures in one safetensors file, each a tensor named by its key.
 
+A latent of a mirrored picture follows that of the picture, named by the key and `//flip`.
 The metadata hold what all pictures have in common as in files of one latent, and in `pictures` a
 JSON object from key to the rest.
 """
@@ -13,17 +14,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from stae_cli.errors import InputError
+from stae_cli.errors import InputError, StaeError
 from stae_cli.latents.format import (
+    FLIPPED_SUFFIX,
     FORMAT_VERSION,
-    Data,
     StoredLatent,
     check_format,
-    check_seal,
-    check_shape,
-    parse_info,
+    checked_latent,
 )
-from stae_cli.latents.safetensors_header import checked_tensor, header_bytes, json_object
+from stae_cli.latents.info import Data, check_seal, parse_info
+from stae_cli.latents.safetensors_header import header_bytes, json_object, json_text
 from stae_cli.storage.entry import Entry, SourceState
 from stae_cli.storage.names import check_key
 
@@ -72,7 +72,7 @@ def write_shard(
     Args:
         path: the file.
         latents: at least one; wherever they are stored now.
-        data: of each latent, in the same order.
+        data: of each latent and its flip together, in the same order.
         note: of the tar that all of them are from.
     """
     infos = {
@@ -85,11 +85,17 @@ def write_shard(
         for key, values in infos.items()
     }
     metadata = {"format": FORMAT, "format_version": FORMAT_VERSION, **common}
-    metadata["pictures"] = json.dumps(pictures, separators=(",", ":"))
+    metadata["pictures"] = json_text(pictures)
     if note is not None:
         metadata["tar"] = note.text()
-    tensors = {latent.key: (latent.shape, latent.dtype) for latent in latents}
+    tensors = {name: kind for each in latents for name, kind in each.tensors.items()}
     header = header_bytes(metadata, tensors)
+    if len(header) > HEADER_LIMIT:
+        raise StaeError(
+            f"the captions of {len(latents)} pictures are too long for a shard ({path.name}): "
+            f"{len(header) >> 20} MiB",
+            "use a smaller `--shard-size`",
+        )
     with path.open("wb") as file:
         size = file.write(header)
         for part in data:
@@ -121,18 +127,19 @@ def parse_shard(
     check_format(tensors, metadata, FORMAT)
     pictures = metadata.get("pictures")
     rest = json_object(pictures if isinstance(pictures, str) else "")
-    if rest.keys() != tensors.keys():
+    keys = [name for name in tensors if not name.endswith(FLIPPED_SUFFIX)]
+    flips = {name.removesuffix(FLIPPED_SUFFIX) for name in tensors} - set(keys)
+    if rest.keys() != set(keys) or flips:
         raise InputError("damaged: its pictures and its tensors are not the same")
     if not tensors:
         raise InputError("damaged: an empty shard")
     latents, side = [], 0
-    for key, description in tensors.items():
+    for key in keys:
         check_key(key)
-        shape, dtype, begin, end = checked_tensor(key, description)
         if not isinstance(rest[key], dict):
             raise InputError("damaged: a picture without its metadata")
         info = parse_info({**metadata, **rest[key]})
-        check_shape(shape, info)
+        shape, dtype, begin, end = checked_latent(tensors, key, key + FLIPPED_SUFFIX, info)
         check_seal(rest[key], info, shape, dtype)
         if begin != side:
             raise InputError("damaged: its tensors do not lie side by side")

@@ -11,20 +11,21 @@ from typing import IO
 
 from stae_cli.errors import InputError, StaeError
 from stae_cli.flow.write_behind import WriteBehind
-from stae_cli.latents.format import (
-    DamagedDataError,
-    Data,
-    Latent,
-    LatentInfo,
-    StoredLatent,
-    checksum,
-    latent_bytes,
-)
+from stae_cli.latents.format import Latent, StoredLatent, latent_bytes, with_checksums
+from stae_cli.latents.info import Data, LatentInfo
 from stae_cli.latents.listing import stored_in
 from stae_cli.latents.manifest import Manifest
 from stae_cli.latents.safetensors_header import read_tensors
 from stae_cli.latents.shard_format import HEADER_LIMIT, TarNote, parse_note, write_shard
-from stae_cli.latents.writer import Expected, Job, Shard, Storage, Written, stored_at
+from stae_cli.latents.writer import (
+    Expected,
+    Job,
+    Shard,
+    Storage,
+    Written,
+    read_to_keep,
+    stored_at,
+)
 from stae_cli.storage.destination import Destination
 from stae_cli.storage.entry import SourceState
 
@@ -61,25 +62,28 @@ class ShardStorage(Storage):
         self._waiting: set[IO[bytes]] = set()
         self._looking = threading.Lock()
 
-    def holds(self, job: Job, state: SourceState) -> bool:
+    def holds(self, job: Job, state: SourceState) -> StoredLatent | None:
         shard, output = _shard_of(job), job.planned.output
         stored = self._look(shard).get(output)
-        return stored is not None and self.expected.made(stored, job.planned, state)
+        return stored if stored and self.expected.made(stored, job.planned, state) else None
 
-    def save(self, job: Job, latent: Latent, info: LatentInfo) -> None:
+    def save(
+        self, job: Job, latent: Latent, info: LatentInfo, *, flip: Latent | None = None
+    ) -> None:
         shard = _shard_of(job)
         if shard.data is None:
             shard.data = tempfile.SpooledTemporaryFile(MEMORY_BYTES)  # noqa: SIM115
             self._waiting.add(shard.data)
         begin = shard.data.tell()
-        data = latent_bytes(latent)
+        data = [latent_bytes(each) for each in (latent, flip) if each is not None]
         with self.destination.reporting(shard.name):
-            shard.data.write(data)
+            for each in data:
+                shard.data.write(each)
         channels, rows, columns = latent.shape
         output, file = job.planned.output, self.destination.entry(shard.name)
         shard.fresh[output] = StoredLatent(
             output,
-            replace(info, data_crc32=checksum(data)),
+            with_checksums(info, data),
             (channels, rows, columns),
             latent.dtype.name,
             file,
@@ -87,6 +91,9 @@ class ShardStorage(Storage):
             begin,
             is_alone=False,
         )
+
+    def describe(self, job: Job, stored: StoredLatent, info: LatentInfo) -> None:
+        _shard_of(job).described[stored.key] = info
 
     def settle(self, job: Job) -> None:
         shard = _shard_of(job)
@@ -96,14 +103,15 @@ class ShardStorage(Storage):
         if len(shard.fresh) < len(shard.planned):
             self._look(shard)
         moved = (shard.stored or {}).keys() - {planned.output for planned in shard.planned}
-        moved -= shard.orphans
-        if shard.fresh or shard.mixed or (moved and not shard.part):  # to other shards
+        moved = set() if shard.part else moved - shard.orphans  # to other shards
+        if shard.fresh or shard.described or shard.mixed or moved:
             self.manifest.outdate()
             _log.info(
-                "writing %s: %d of its %d latents are new%s%s",
+                "writing %s: %d of its %d latents are new%s%s%s",
                 shard.name,
                 len(shard.fresh),
                 len(shard.planned),
+                f", {len(shard.described)} have other captions" if shard.described else "",
                 ", some have other weights or settings" if shard.mixed else "",
                 f", {len(moved)} are in other shards now" if moved else "",
             )
@@ -170,27 +178,25 @@ def _latents(shard: Shard) -> Iterator[StoredLatent]:
     stored = shard.stored or {}
     outputs |= dict.fromkeys(key for key in stored if shard.part or key in shard.orphans)
     for output in outputs:
-        latent = shard.fresh.get(output) or (shard.stored or {}).get(output)
-        if latent is not None:
+        if (latent := shard.fresh.get(output)) is not None:
             yield latent
+        elif (latent := stored.get(output)) is not None:
+            yield replace(latent, info=shard.described.get(output, latent.info))
 
 
 def _data(shard: Shard, latent: StoredLatent) -> Data:
     if latent is not shard.fresh.get(latent.key):
-        return _kept(latent)
+        assert shard.stored is not None
+        return _kept(shard.stored[latent.key])
     assert shard.data is not None
     shard.data.seek(latent.begin)
-    return shard.data.read(latent.size)
+    return shard.data.read(latent.whole_size)
 
 
 def _kept(stored: StoredLatent) -> Data:
     for _ in range(REREADS):
         try:
-            return latent_bytes(stored.read())
-        except DamagedDataError as error:
-            raise StaeError(
-                f"`{stored.label}` is {error.message}", "remove that file and run the command again"
-            ) from error
+            return b"".join(map(latent_bytes, read_to_keep(stored)))
         except InputError:
             stored = _found_again(stored)
     raise _changed(stored)
@@ -200,7 +206,8 @@ def _found_again(stored: StoredLatent) -> StoredLatent:
     """The same latent in the shard that another process of the same run made meanwhile."""
     try:
         for found in stored_in(stored.file):
-            if (found.key, found.info) == (stored.key, stored.info):
+            info = replace(found.info, caption=stored.info.caption, label=stored.info.label)
+            if (found.key, info) == (stored.key, stored.info):
                 return found
     except InputError as error:
         raise _changed(stored) from error

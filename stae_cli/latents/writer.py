@@ -11,7 +11,8 @@ from typing import IO, Literal
 
 from stae_cli.errors import InputError, StaeError
 from stae_cli.flow.write_behind import WriteBehind
-from stae_cli.latents.format import Latent, LatentInfo, StoredLatent, is_finite, write_latent
+from stae_cli.latents.format import DamagedDataError, Latent, StoredLatent, is_finite, write_latent
+from stae_cli.latents.info import LatentInfo
 from stae_cli.latents.listing import stored_in
 from stae_cli.latents.safetensors_header import ForeignFileError
 from stae_cli.latents.shard_format import TarNote
@@ -113,7 +114,7 @@ def has_content(entry: Entry, content: str) -> bool:
 
 def _is_sound(stored: StoredLatent) -> bool:
     try:
-        sound = is_finite(stored.read())
+        sound = all(map(is_finite, stored.read_both()))
     except (InputError, OSError) as error:
         _log.info("encoding %s again: %s", stored.label, error)
         return False
@@ -128,7 +129,8 @@ class Shard:
 
     `name` is its file's. `stored` is what the file held before with this run's settings, by output;
     `fresh` are new latents, which wait in `data` from their `begin` on. `settled` counts the
-    pictures that need no more work. A stored latent stays until a fresh one replaces it, also if
+    pictures that need no more work; `described` are stored latents of which something else is to be
+    recorded. A stored latent stays until a fresh one replaces it, also if
     its source can no longer be read, or until it belongs to another shard. `orphans`, and all of a
     tar that could be listed only in `part`, stay in any case. `mixed`: the file holds latents that
     must not stay. `note` is of the tar that it is from, if that has a tag.
@@ -142,6 +144,7 @@ class Shard:
     stored: dict[str, StoredLatent] | None = None
     mixed: bool = False
     fresh: dict[str, StoredLatent] = field(default_factory=dict)
+    described: dict[str, LatentInfo] = field(default_factory=dict)
     settled: int = 0
     data: IO[bytes] | None = None
 
@@ -158,8 +161,8 @@ class Storage(ABC):
     """How a run's latents are stored."""
 
     @abstractmethod
-    def holds(self, job: Job, state: SourceState) -> bool:
-        """Whether the output is whole and was made from the source in this state.
+    def holds(self, job: Job, state: SourceState) -> StoredLatent | None:
+        """The latent that is there, if it is whole and was made from the source in this state.
 
         Called in reading threads.
 
@@ -169,8 +172,14 @@ class Storage(ABC):
         """
 
     @abstractmethod
-    def save(self, job: Job, latent: Latent, info: LatentInfo) -> None:
-        """Stores one latent, now or later."""
+    def save(
+        self, job: Job, latent: Latent, info: LatentInfo, *, flip: Latent | None = None
+    ) -> None:
+        """Stores one latent, now or later; `flip` is that of the mirrored picture."""
+
+    @abstractmethod
+    def describe(self, job: Job, stored: StoredLatent, info: LatentInfo) -> None:
+        """Records something else of a latent that is there; its data stay the same."""
 
     @abstractmethod
     def settle(self, job: Job) -> None:
@@ -197,16 +206,31 @@ class FileStorage(Storage):
     ) -> None:
         self.destination, self.expected, self.writer = destination, expected, writer
 
-    def holds(self, job: Job, state: SourceState) -> bool:
-        stored = stored_at(self.destination, job.planned.output)
-        return len(stored) == 1 and self.expected.made(stored[0], job.planned, state)
+    def holds(self, job: Job, state: SourceState) -> StoredLatent | None:
+        found = stored_at(self.destination, job.planned.output)
+        made = len(found) == 1 and self.expected.made(found[0], job.planned, state)
+        return found[0] if made else None
 
-    def save(self, job: Job, latent: Latent, info: LatentInfo) -> None:
+    def save(
+        self, job: Job, latent: Latent, info: LatentInfo, *, flip: Latent | None = None
+    ) -> None:
         def write() -> Written:
             with self.destination.writing(job.planned.output, self.writer.turn) as path:
-                return Written(1, write_latent(path, latent, info))
+                return Written(1, write_latent(path, latent, info, flip=flip))
 
-        self.writer.submit(latent.nbytes, write)
+        self.writer.submit(latent.nbytes * (1 if flip is None else 2), write)
+
+    def describe(self, job: Job, stored: StoredLatent, info: LatentInfo) -> None:
+        def write() -> Written:
+            try:
+                latent, *flip = read_to_keep(stored)
+            except InputError as error:
+                message = f"`{stored.file.place}`: {error.message}"
+                raise StaeError(message, "run the same command again") from error
+            with self.destination.writing(job.planned.output, self.writer.turn) as path:
+                return Written(0, write_latent(path, latent, info, flip=flip[0] if flip else None))
+
+        self.writer.submit(stored.whole_size, write)
 
     def settle(self, job: Job) -> None:
         pass
@@ -222,6 +246,21 @@ class FileStorage(Storage):
 
     def close(self) -> None:
         pass
+
+
+def read_to_keep(stored: StoredLatent) -> list[Latent]:
+    """What is stored, to be written again.
+
+    Raises:
+        InputError: it has changed since its header was read.
+        StaeError: it is damaged.
+    """
+    try:
+        return stored.read_both()
+    except DamagedDataError as error:
+        raise StaeError(
+            f"`{stored.label}` is {error.message}", "run the same command with `--check`"
+        ) from error
 
 
 def stored_at(destination: Destination, name: str) -> list[StoredLatent]:

@@ -17,7 +17,8 @@ from stae_cli.images.buffers import Pixels
 from stae_cli.images.write import LONGEST_SIDE, PictureFormat, read_picture_record, write_picture
 from stae_cli.latents.exchanged import Exchanged
 from stae_cli.latents.failures import write_failures
-from stae_cli.latents.format import Latent, LatentInfo, StoredLatent, is_finite
+from stae_cli.latents.format import Latent, StoredLatent, is_finite
+from stae_cli.latents.info import LatentInfo
 from stae_cli.latents.listing import list_latents
 from stae_cli.latents.run_record import NO_PREP, RunRecord, check_record, settle_record
 from stae_cli.latents.writer import Written

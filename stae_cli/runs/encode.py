@@ -14,7 +14,8 @@ from stae_cli._version import __version__
 from stae_cli.flow.read_ahead import Reserve
 from stae_cli.images.buffers import Buffers
 from stae_cli.latents.failures import write_failures
-from stae_cli.latents.format import Latent, LatentInfo, StoredLatent, is_finite
+from stae_cli.latents.format import Latent, StoredLatent, is_finite
+from stae_cli.latents.info import LatentInfo
 from stae_cli.latents.manifest import Manifest
 from stae_cli.latents.run_record import (
     FILES,

@@ -109,11 +109,11 @@ def check_file(entry: Entry, reserve: Reserve) -> CheckedFile:
         latents = stored_in(here)
         checked.size = latents[0].state.size if latents else 0
         checked.latents = [_checked(stored, entry) for stored in latents]
-        reserve(max((stored.size for stored in latents), default=0))
+        reserve(max((stored.whole_size for stored in latents), default=0))
         with here.open() as file:
             for stored in latents:
                 try:
-                    if not is_finite(stored.read_from(file)):
+                    if not all(map(is_finite, stored.read_both_from(file))):
                         checked.unsound.append(Problem(stored.label, "it holds NaN or infinity"))
                 except DamagedDataError as error:  # the others may be good
                     checked.unsound.append(Problem(stored.label, error.message))

@@ -14,14 +14,8 @@ import numpy.typing as npt
 
 from stae_cli.errors import InputError, StaeError
 from stae_cli.flow.read_ahead import Reserve, scanning
-from stae_cli.latents.format import (
-    SUFFIX,
-    DamagedDataError,
-    Latent,
-    LatentInfo,
-    StoredLatent,
-    is_finite,
-)
+from stae_cli.latents.format import SUFFIX, DamagedDataError, Latent, StoredLatent, is_finite
+from stae_cli.latents.info import LatentInfo
 from stae_cli.latents.listing import stored_in
 from stae_cli.runs.tally import problem_or
 from stae_cli.storage.entry import Entry, Problem

@@ -348,6 +348,6 @@ def test_a_kept_latent_whose_data_are_damaged_is_not_passed_on(encode, out, phot
     data[-1] ^= 1  # of p3
     shard.write_bytes(data)
     Image.fromarray(noise(25, 33, seed=50)).save(photos / "p1.png")
-    encode().assert_fails(1, "p3", "not those that were written", "remove that file")
+    encode().assert_fails(1, "p3", "not those that were written", "--check")
     shard.unlink()
     assert encode().code == 0

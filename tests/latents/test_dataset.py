@@ -15,7 +15,8 @@ import stae_cli.latents.mapped
 from stae_cli import LatentDataset, StaeError, collate_latents
 from stae_cli.errors import UsageError
 from stae_cli.latents import format as latents_format
-from stae_cli.latents.format import LatentInfo, checksum, latent_bytes, write_latent
+from stae_cli.latents.format import latent_bytes, write_latent
+from stae_cli.latents.info import LatentInfo, checksum
 from stae_cli.latents.listing import list_latents
 from tests.shards import write_latents
 
@@ -315,7 +316,7 @@ def test_without_a_checksum_only_finite_data_pass(tmp_path, monkeypatch):
 def test_each_latent_is_checked_once_also_in_workers(folder, monkeypatch):
     checked = []
     monkeypatch.setattr(
-        stae_cli.latents.mapped, "crc32", lambda data: checked.append(1) or zlib.crc32(data)
+        stae_cli.latents.mapped, "checksum", lambda data: checked.append(1) or zlib.crc32(data)
     )
     dataset = LatentDataset(folder, crop=1)
     if "fork" in torch.multiprocessing.get_all_start_methods():

@@ -13,9 +13,11 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from stae_cli.errors import InputError
-from stae_cli.latents.format import HEADER_LIMIT, LatentInfo, is_finite, write_latent
+from stae_cli.latents.format import file_metadata, is_finite, write_latent
+from stae_cli.latents.info import LatentInfo
 from stae_cli.latents.listing import read_latent, stored_in
 from stae_cli.latents.safetensors_header import ForeignFileError
+from stae_cli.latents.shard_format import HEADER_LIMIT
 from stae_cli.storage.entry import FileEntry
 
 INFO = LatentInfo(
@@ -62,7 +64,7 @@ def test_written_as_documented(path, latent):
     assert metadata["format_version"] == "1"
     assert metadata["source"] == "a/été.jpg"
     assert metadata["width"] == "21"
-    empty = {"source_etag", "source_root", "source_xxh3"}
+    empty = {"source_etag", "source_root", "source_xxh3", "flip_crc32", "caption", "label"}
     assert metadata.keys() == {"format", "format_version", "info_crc32"} | (
         {field.name for field in fields(INFO)} - empty
     )
@@ -125,7 +127,7 @@ def test_other_safetensors_are_foreign(tmp_path, latent):
     save_file({"latents": latent}, tmp_path / "a.safetensors")
     with pytest.raises(ForeignFileError, match="not a stae latent"):
         read_header(tmp_path / "a.safetensors")
-    metadata = {**INFO.to_metadata(), "format_version": "2"}
+    metadata = {**file_metadata(INFO), "format_version": "2"}
     save_file({"latents": latent}, tmp_path / "b.safetensors", metadata=metadata)
     with pytest.raises(ForeignFileError, match="format 2"):
         read_header(tmp_path / "b.safetensors")
@@ -144,7 +146,7 @@ def test_sizes_that_contradict_the_latent_are_damage(tmp_path, latent, change):
 @pytest.mark.parametrize("key", ["width", "weights_sha256", "source_mtime_ns", "prep"])
 @pytest.mark.parametrize("value", [None, "", "x" * 5, "1e3", "9" * 5000])
 def test_unsound_metadata_is_damage(tmp_path, latent, key, value):
-    metadata = INFO.to_metadata()
+    metadata = file_metadata(INFO)
     metadata.pop(key)
     if value is not None:
         metadata[key] = value
@@ -191,7 +193,7 @@ def test_malformed_headers_are_refused(tmp_path, header):
     ],
 )
 def test_tensors_of_another_kind_are_refused(tmp_path, tensor):
-    header = {"__metadata__": INFO.to_metadata(), "latents": tensor}
+    header = {"__metadata__": file_metadata(INFO), "latents": tensor}
     data = json.dumps(header).encode()
     path = tmp_path / "a.safetensors"
     path.write_bytes(struct.pack("<Q", len(data)) + data + bytes(192))

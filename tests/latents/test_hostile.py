@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stae_cli.errors import InputError
-from stae_cli.latents.format import LatentInfo, latent_bytes, write_latent
+from stae_cli.latents.format import file_metadata, latent_bytes, write_latent
+from stae_cli.latents.info import LatentInfo
 from stae_cli.latents.listing import stored_in
 from stae_cli.storage.entry import FileEntry, Problem
 from stae_cli.storage.names import check_key
@@ -104,7 +105,7 @@ def test_what_is_there_twice_is_refused(tmp_path):
 def test_any_value_in_a_header_is_read_or_refused(field, value, in_shard, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "any.safetensors"
     name, tensor = ("k" if in_shard else "latents"), described()
-    metadata: dict[str, object] = dict(INFO.to_metadata())
+    metadata: dict[str, object] = dict(file_metadata(INFO))
     if in_shard:
         metadata["format"] = "stae-latents-shard"
         metadata["pictures"] = json.dumps({"k": value if field == "pictures" else {}})

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from stae_cli.errors import InputError
-from stae_cli.latents.format import LatentInfo
+from stae_cli.latents.info import LatentInfo
 from stae_cli.latents.listing import list_latents, stored_in
 from stae_cli.latents.safetensors_header import ForeignFileError
 from stae_cli.storage.entry import FileEntry

@@ -54,13 +54,22 @@ def record(given: argparse.Namespace, name: str, result: dict, device: str = "cp
 
 
 def described_commit() -> str:
-    """What git says; `unknown` without git, or outside of a clone."""
-    command = ["git", "describe", "--always", "--dirty"]
+    """The commit, `-dirty` if something but recorded results has changed; `unknown` without git."""
+    commit = _git("describe", "--always")
+    changed = _git(
+        "status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results"
+    )
+    return commit + "-dirty" * bool(changed) if commit else "unknown"
+
+
+def _git(*arguments: str) -> str:
+    """What git prints; nothing without git, or outside of a clone."""
+    command = ["git", *arguments]
     try:
         ran = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
     except OSError:
-        return "unknown"
-    return ran.stdout.strip() or "unknown"
+        return ""
+    return ran.stdout.strip()
 
 
 def first_line(error: BaseException) -> str:

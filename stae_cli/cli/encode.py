@@ -45,6 +45,12 @@ ImageSources = Annotated[
 LatentDest = Annotated[
     str, typer.Argument(metavar="DEST", help="Folder for the results, created if absent; or a URL.")
 ]
+Flip = Annotated[
+    bool,
+    opt.image_option(
+        "--flip", help="Encode the mirrored picture too, beside the picture: twice the work."
+    ),
+]
 SaveDtypeOption = Annotated[
     SaveDtype,
     opt.file_option("--save-dtype", metavar="DTYPE", help="Store latents in float16 or float32."),
@@ -93,6 +99,8 @@ def encode(
     short_side: opt.ShortSide = None,
     max_pixels: opt.MaxPixels = None,
     square: opt.Square = None,
+    adm_crop: opt.AdmCrop = None,
+    flip: Flip = False,
     background: opt.Background = "white",
     from_list: FromList = None,
     save_dtype: SaveDtypeOption = "float16",
@@ -126,7 +134,9 @@ def encode(
 
     place = parse_place(device, engine, Actors(ray_address, min_actors, max_actors))
     settings = EncodeSettings(
-        prep=opt.parse_prep(edges, short_side, max_pixels, square, background),
+        prep=opt.parse_prep(
+            *(edges, short_side, max_pixels, square, adm_crop, background), flip=flip
+        ),
         save_dtype=save_dtype,
         shard_size=(REMOTE_SHARD if is_url(dest) else 0) if shard_size is None else shard_size,
         keep_extension=keep_extension,

@@ -115,6 +115,15 @@ Square = Annotated[
     int | None,
     image_option("--square", metavar="N", min=1, help="Resize and centre-crop to N x N."),
 ]
+AdmCrop = Annotated[
+    int | None,
+    image_option(
+        "--adm-crop",
+        metavar="N",
+        min=1,
+        help="N x N as for figures on ImageNet: ADM's crop, which also enlarges.",
+    ),
+]
 Background = Annotated[
     str, image_option("--background", metavar="COLOUR", help="Colour behind transparent pixels.")
 ]
@@ -217,7 +226,10 @@ def parse_prep(
     short_side: int | None,
     max_pixels: int | None,
     square: int | None,
+    adm_crop: int | None,
     background: str,
+    *,
+    flip: bool = False,
 ) -> Prep:
     """The options that prepare an image, as one description.
 
@@ -227,20 +239,21 @@ def parse_prep(
     from stae_cli.images.read import MAX_PIXELS
     from stae_cli.images.resize import Prep, parse_background
 
-    if square is not None and (short_side or max_pixels):
-        raise UsageError(
-            "`--square` already sets the size", "omit `--short-side` and `--max-pixels`"
-        )
-    if square is not None and square**2 > MAX_PIXELS:
-        raise UsageError(
-            f"`--square {square}` is more than {MAX_PIXELS // 10**6} megapixels",
-            f"give at most {math.isqrt(MAX_PIXELS)}",
-        )
+    for name, side in (("--square", square), ("--adm-crop", adm_crop)):
+        if side is not None and (short_side or max_pixels or (square and adm_crop)):
+            raise UsageError(f"`{name}` sets the size by itself", "omit other options of size")
+        if side is not None and side**2 > MAX_PIXELS:
+            raise UsageError(
+                f"`{name} {side}` is more than {MAX_PIXELS // 10**6} megapixels",
+                f"give at most {math.isqrt(MAX_PIXELS)}",
+            )
     return Prep(
         edges=edges,
         short_side=short_side,
         max_pixels=max_pixels,
         square=square,
+        adm_crop=adm_crop,
+        flip=flip,
         background=parse_background(background),
     )
 

@@ -27,6 +27,7 @@ def roundtrip(
     short_side: opt.ShortSide = None,
     max_pixels: opt.MaxPixels = None,
     square: opt.Square = None,
+    adm_crop: opt.AdmCrop = None,
     background: opt.Background = "white",
     device: opt.Device = "auto",
     dtype: opt.ComputeDtype = "auto",
@@ -44,7 +45,7 @@ def roundtrip(
     from stae_cli.runs.roundtrip import roundtrip as run
 
     device = opt.parse_device(device)
-    prep = opt.parse_prep(edges, short_side, max_pixels, square, background)
+    prep = opt.parse_prep(edges, short_side, max_pixels, square, adm_crop, background)
     plan = plan_roundtrip(sources, dest, RoundtripSettings(prep=prep, workers=workers))
 
     from stae_cli.checkpoints.checkpoint import load_checkpoint

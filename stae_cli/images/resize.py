@@ -23,13 +23,17 @@ class Prep:
     """What is done to images before they are encoded; all outputs of a DEST share it.
 
     `short_side` and `max_pixels` (before padding) shrink and never enlarge; `square` covers N x N
-    and crops the centre. `edges` says what happens to sides that are not multiples of the patch.
+    and crops the centre; `adm_crop` makes N x N as for figures on ImageNet. `edges` says what
+    happens to sides that are not multiples of the patch. With `flip` the mirrored picture is
+    encoded too.
     """
 
     edges: Edges = "pad"
     short_side: int | None = None
     max_pixels: int | None = None
     square: int | None = None
+    adm_crop: int | None = None
+    flip: bool = False
     background: Colour = WHITE
 
     def describe(self) -> str:
@@ -39,7 +43,9 @@ class Prep:
             changed["edges"] = self.edges
         if self.background != WHITE:
             changed["background"] = "#{:02x}{:02x}{:02x}".format(*self.background)
-        for name in ("short_side", "max_pixels", "square"):
+        if self.flip:
+            changed["flip"] = True
+        for name in ("short_side", "max_pixels", "square", "adm_crop"):
             if (value := getattr(self, name)) is not None:
                 changed[name] = value
         return json.dumps(changed, sort_keys=True, separators=(",", ":"))
@@ -50,6 +56,7 @@ class Prepared:
     """Pixels ready to encode, and the sizes to record.
 
     `width` and `height` are those of `pixels` before padding; the original ones are upright.
+    `flipped` are the pixels of the mirrored picture, which is padded on the same sides.
     """
 
     pixels: Pixels  # sides are multiples of the patch
@@ -57,6 +64,12 @@ class Prepared:
     height: int
     original_width: int
     original_height: int
+    flipped: Pixels | None = None
+
+    @property
+    def both(self) -> list[Pixels]:
+        """The pixels, and those of the mirrored picture if there are any."""
+        return [self.pixels] if self.flipped is None else [self.pixels, self.flipped]
 
 
 def prepare(image: ImageFile, prep: Prep, *, patch: int) -> Prepared:
@@ -74,7 +87,8 @@ def prepare(image: ImageFile, prep: Prep, *, patch: int) -> Prepared:
             pixels = _cropped(pixels, patch)
         height, width = pixels.shape[:2]
         padded = _padded(pixels, patch, image.buffers)
-        return Prepared(padded, width, height, image.width, image.height)
+        flipped = _padded(pixels[:, ::-1], patch, image.buffers) if prep.flip else None
+        return Prepared(padded, width, height, image.width, image.height, flipped)
     except (MemoryError, OverflowError) as error:
         raise InputError("there is not enough memory for its pixels") from error
 
@@ -100,12 +114,14 @@ def parse_described(text: str) -> Prep:
 
 def _is_possible(prep: Prep) -> bool:
     """Whether `encode` has options for it; the values may be of any type."""
-    numbers = [n for n in (prep.short_side, prep.max_pixels, prep.square) if n is not None]
+    given = prep.short_side, prep.max_pixels, prep.square, prep.adm_crop
+    numbers = [number for number in given if number is not None]
     if not all(type(number) is int and number > 0 for number in numbers):
         return False
-    if prep.square is not None and (len(numbers) > 1 or prep.square**2 > MAX_PIXELS):
+    side = prep.square or prep.adm_crop or 0  # they set the size alone
+    if side and (len(numbers) > 1 or side**2 > MAX_PIXELS):
         return False
-    return prep.edges in get_args(Edges)
+    return prep.edges in get_args(Edges) and type(prep.flip) is bool
 
 
 def parse_background(text: str) -> Colour:
@@ -126,6 +142,8 @@ def parse_background(text: str) -> Colour:
 def _resized(pixels: Pixels, prep: Prep) -> Pixels:
     """Antialiased bicubic, by Pillow."""
     height, width = pixels.shape[:2]
+    if prep.adm_crop is not None:
+        return _adm_crop(pixels, prep.adm_crop)
     if prep.square is not None:
         side = min(width, height)
         left, top = (width - side) / 2, (height - side) / 2
@@ -137,6 +155,25 @@ def _resized(pixels: Pixels, prep: Prep) -> Pixels:
         return pixels
     resized = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC, box=box)
     return np.asarray(resized)
+
+
+def _adm_crop(pixels: Pixels, side: int) -> Pixels:
+    """The crop of ADM (Dhariwal and Nichol, arXiv 2105.05233), the same pixels.
+
+    Halved with a box filter while the shorter side is at least twice as long as wanted, then
+    resized, also to more pixels, then cut at whole pixels.
+    """
+    image = Image.fromarray(pixels)
+    while min(image.size) >= 2 * side:
+        halves = image.width // 2, image.height // 2
+        image = image.resize(halves, Image.Resampling.BOX)
+    scale = side / min(image.size)
+    sides = round(image.width * scale), round(image.height * scale)
+    if max(sides) * side > MAX_PIXELS:
+        raise InputError(f"{_size(pixels)} is too long and narrow to be enlarged to {side}")
+    image = image.resize(sides, Image.Resampling.BICUBIC)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return np.asarray(image)[top : top + side, left : left + side]
 
 
 def _shrunk(width: int, height: int, prep: Prep) -> tuple[int, int]:

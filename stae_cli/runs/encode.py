@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,7 +32,7 @@ from stae_cli.latents.writer import Expected, FileStorage, Job, Storage
 from stae_cli.runs.encode_plan import EncodePlan, EncodeSettings, KnownOutputs
 from stae_cli.runs.orphans import list_orphans, orphans_of_tar, prune_planned, refuse_surplus
 from stae_cli.runs.pipeline import Pipeline
-from stae_cli.runs.read_picture import Picture, patches_of, read_picture, source_state
+from stae_cli.runs.read_picture import Picture, read_picture, source_state
 from stae_cli.runs.tally import Tally
 from stae_cli.runs.units import Unit
 from stae_cli.runs.workers import Task, Workers
@@ -149,7 +150,7 @@ class EncodeTask(Task[Unit]):
             self.destination.finish()
 
 
-class _Encoding(Pipeline[Job, Picture, Latent | None]):
+class _Encoding(Pipeline[Job, Picture, Sequence[Latent | None]]):
     """The encoding of some units."""
 
     write_bytes = 64 << 20  # latents are small
@@ -250,10 +251,17 @@ class _Encoding(Pipeline[Job, Picture, Latent | None]):
         )
 
     def patches(self, loaded: Picture) -> int:
-        return patches_of(loaded.prepared.pixels)
+        return loaded.patches
 
-    def begin(self, pack: Sequence[Picture]) -> Callable[[], Sequence[Latent | None]]:
-        return self.codec.begin_encoding([picture.prepared.pixels for picture in pack])
+    def begin(self, pack: Sequence[Picture]) -> Callable[[], Sequence[Sequence[Latent | None]]]:
+        both = [picture.prepared.both for picture in pack]
+        finish = self.codec.begin_encoding(list(chain.from_iterable(both)))
+
+        def latents() -> Sequence[Sequence[Latent | None]]:
+            found = iter(finish())
+            return [list(islice(found, len(pixels))) for pixels in both]
+
+        return latents
 
     def skipped(self, item: Job) -> None:
         self.storage.settle(item)
@@ -261,17 +269,21 @@ class _Encoding(Pipeline[Job, Picture, Latent | None]):
     def failed(self, item: Job) -> bool:
         return self.storage.fail(item)
 
-    def save(self, item: Job, loaded: Picture, result: Latent | None) -> None:
-        if result is None:
-            self.fail(item, "the network gave NaN or infinity, in float32 too")
-            return
-        with np.errstate(over="ignore"):  # what overflows is refused on the next line
-            latent = result.astype(self.settings.save_dtype, copy=False)
-        if not is_finite(latent):
-            self.fail(item, "latents exceed float16; use --save-dtype float32")
-            return
+    def save(self, item: Job, loaded: Picture, result: Sequence[Latent | None]) -> None:
+        latents = []
+        for found in result:
+            if found is None:
+                self.fail(item, "the network gave NaN or infinity, in float32 too")
+                return
+            with np.errstate(over="ignore"):  # what overflows is refused on the next line
+                latents.append(found.astype(self.settings.save_dtype, copy=False))
+            if not is_finite(latents[-1]):
+                self.fail(item, "latents exceed float16; use --save-dtype float32")
+                return
+        latent, *flip = latents
+        info = self._info(item.planned.entry, loaded)
         self.tally.pixels += loaded.prepared.width * loaded.prepared.height
-        self.storage.save(item, latent, self._info(item.planned.entry, loaded))
+        self.storage.save(item, latent, info, flip=flip[0] if flip else None)
         self.storage.settle(item)
 
     def _info(self, entry: Entry, picture: Picture) -> LatentInfo:

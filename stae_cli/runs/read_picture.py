@@ -25,9 +25,14 @@ class Picture:
     source: SourceState
     content: str
 
+    @property
+    def patches(self) -> int:
+        """How many patches of 8x8 pixels are encoded, whatever the network's own patch is."""
+        return sum(map(patches_of, self.prepared.both))
+
 
 def patches_of(pixels: Pixels) -> int:
-    """How many patches of 8x8 pixels (H, W, 3) hold, whatever the network's own patch is."""
+    """How many patches of 8x8 pixels (H, W, 3) hold."""
     return pixels.size // (3 * UNIT**2)
 
 
@@ -69,7 +74,7 @@ def read_picture(
         file = _in_memory(opened, before.size)
         content = content_hash(file)
         image = open_image(file, name=entry.key, buffers=buffers)
-        reserve(image.width * image.height * 3)
+        reserve(image.width * image.height * 3 * (1 + prep.flip))
         prepared = prepare(image, prep, patch=patch)
     if entry.state() != before:
         raise InputError("it changed while it was read")

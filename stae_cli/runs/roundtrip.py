@@ -24,7 +24,7 @@ from stae_cli.latents.format import Latent, is_finite
 from stae_cli.latents.writer import Written
 from stae_cli.metrics import Overall, Score, compare, overall
 from stae_cli.runs.pipeline import Pipeline
-from stae_cli.runs.read_picture import Picture, patches_of, read_picture
+from stae_cli.runs.read_picture import Picture, read_picture
 from stae_cli.runs.tally import Tally
 from stae_cli.storage.destination import Destination
 from stae_cli.storage.entry import Problem
@@ -160,7 +160,7 @@ class _Roundtrip(Pipeline[Planned, Picture, Pixels | None]):
         )
 
     def patches(self, loaded: Picture) -> int:
-        return patches_of(loaded.prepared.pixels)
+        return loaded.patches
 
     def begin(self, pack: Sequence[Picture]) -> Callable[[], Sequence[Pixels | None]]:
         encoded = self.codec.begin_encoding([picture.prepared.pixels for picture in pack])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
@@ -57,10 +58,10 @@ class Reencoded:
 
 @dataclass(frozen=True)
 class _Pair:
-    """A stored latent, and the picture to encode again."""
+    """A stored latent, its data and its flip's if it has one, and the picture to encode again."""
 
     stored: StoredLatent
-    latent: Latent
+    latents: Sequence[Latent]
     picture: Picture
 
 
@@ -98,8 +99,10 @@ def reencode(
             yield from (Finding("unreadable", p.key, p.reason) for p in problems)
             pairs = [pair for pair in found if isinstance(pair, _Pair)]
             if pairs:
-                latents = codec.encode_pixels([pair.picture.prepared.pixels for pair in pairs])
-                for pair, again in zip(pairs, latents, strict=True):
+                both = [pair.picture.prepared.both for pair in pairs]
+                made = iter(codec.encode_pixels(list(chain.from_iterable(both))))
+                for pair in pairs:
+                    again = list(islice(made, len(pair.latents)))
                     yield _compared(pair, again, str(codec.dtype).removeprefix("torch."))
             advance(len(found))
 
@@ -127,11 +130,26 @@ class _Reader:
             reserve=reserve,
             buffers=self.buffers,
         )
-        return _Pair(stored, stored.read(), picture)
+        latents = stored.read_both()
+        if len(latents) != len(picture.prepared.both):
+            raise InputError("damaged: its preparation and its tensors contradict each other")
+        return _Pair(stored, latents, picture)
 
 
-def _compared(pair: _Pair, again: Latent | None, dtype: str) -> Reencoded | Finding:
-    key, latent = pair.stored.label, pair.latent
+def _compared(pair: _Pair, again: Sequence[Latent | None], dtype: str) -> Reencoded | Finding:
+    """The worse of the latent and its flip."""
+    found = [_compared_one(pair, *two, dtype) for two in zip(pair.latents, again, strict=True)]
+    results = [each for each in found if isinstance(each, Reencoded)]
+    if len(results) < len(found):
+        return next(each for each in found if isinstance(each, Finding))
+    worst = max(results, key=lambda result: result.difference - result.allowed)
+    return replace(worst, equal=all(result.equal for result in results))
+
+
+def _compared_one(
+    pair: _Pair, latent: Latent, again: Latent | None, dtype: str
+) -> Reencoded | Finding:
+    key = pair.stored.label
     if again is None or again.shape != latent.shape:
         what = "NaN or infinity" if again is None else f"the shape {again.shape}"
         return Finding("differs", key, f"encoded again, it has {what}")
@@ -144,4 +162,4 @@ def _compared(pair: _Pair, again: Latent | None, dtype: str) -> Reencoded | Find
 
 
 def _patches(result: _Pair | Problem) -> int:
-    return result.latent[0].size if isinstance(result, _Pair) else 0
+    return sum(z[0].size for z in result.latents) if isinstance(result, _Pair) else 0

@@ -145,3 +145,66 @@ def test_a_description_can_be_read_back(prep):
 def test_an_unknown_description_is_refused(text):
     with pytest.raises(InputError, match="unknown preparation"):
         parse_described(text)
+
+
+def adm_crop(pixels, side):
+    """The crop by its definition, with numpy where that is exact."""
+    height, width = pixels.shape[:2]
+    image = Image.fromarray(pixels)
+    while min(width, height) // 2 >= side:
+        width, height = width // 2, height // 2
+        image = image.resize((width, height), resample=Image.Resampling.BOX)
+    factor = side / min(width, height)
+    size = round(width * factor), round(height * factor)
+    array = np.array(image.resize(size, resample=Image.Resampling.BICUBIC))
+    top, left = (size[1] - side) // 2, (size[0] - side) // 2
+    return array[top:, left:][:side, :side]
+
+
+@pytest.mark.parametrize(
+    ("width", "height"), [(500, 375), (333, 1000), (64, 64), (127, 128), (128, 300), (40, 50)]
+)
+def test_the_crop_of_adm_to_the_pixel(width, height):
+    result = prepared(width, height, adm_crop=64)
+    assert (result.width, result.height) == (64, 64)
+    assert np.array_equal(result.pixels, adm_crop(noise(width, height), 64))
+
+
+def test_the_crop_of_adm_does_not_enlarge_without_end():
+    with pytest.raises(InputError, match="too long and narrow"):
+        prepared(3000, 1, adm_crop=1024)
+
+
+@pytest.mark.parametrize("prep", [{}, {"edges": "crop"}, {"square": 20}, {"short_side": 19}])
+def test_a_flip_is_mirrored_before_it_is_padded(prep):
+    result = prepared(45, 35, **prep, flip=True)
+    height, width = result.height, result.width
+    mirrored = result.pixels[:height, :width][:, ::-1]
+    assert np.array_equal(result.flipped[:height, :width], mirrored)
+    assert result.flipped.shape == result.pixels.shape
+    assert (result.flipped[height:] == result.flipped[height - 1]).all()
+    assert (result.flipped[:, width:] == result.flipped[:, width - 1 : width]).all()
+    assert prepared(45, 35, **prep).flipped is None
+
+
+@pytest.mark.parametrize(
+    "prep", [Prep(flip=True), Prep(adm_crop=256, flip=True), Prep(adm_crop=256), Prep()]
+)
+def test_a_described_preparation_is_read_back(prep):
+    assert parse_described(prep.describe()) == prep
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"adm_crop":256,"square":256}',
+        '{"adm_crop":0}',
+        '{"adm_crop":true}',
+        '{"adm_crop":99999}',
+        '{"flip":1}',
+        '{"flip":false}',
+    ],
+)
+def test_an_impossible_preparation_is_refused(text):
+    with pytest.raises(InputError, match="unknown preparation"):
+        parse_described(text)

@@ -31,10 +31,10 @@ def find_photos(folder: Path) -> list[Example]:
     return [Example(path, caption_of(path)) for path in found]
 
 
-def find_latents(folder: Path, photos: Path) -> list[Example]:
-    """What `stae encode PHOTOS LATENTS` wrote; captions lie beside the photos."""
+def find_latents(folder: Path) -> list[Example]:
+    """What `stae encode PHOTOS LATENTS` wrote, with the captions that lay beside the photos."""
     found = sorted(folder.rglob("*.safetensors"))
-    return [Example(path, caption_of(photos / path.relative_to(folder))) for path in found]
+    return [Example(path, read_latent(path)[1].caption or path.parent.name) for path in found]
 
 
 def caption_of(photo: Path) -> str:

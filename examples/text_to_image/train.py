@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     sizes = checkpoint.architecture
     token = sizes.downsample * MERGE  # pixels on a side
     if options.latents:
-        examples = find_latents(options.latents, options.photos)
+        examples = find_latents(options.latents)
         read = partial(read_cached, fingerprint=checkpoint.fingerprint)
     else:
         examples = find_photos(options.photos)

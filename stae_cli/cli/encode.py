@@ -88,6 +88,19 @@ Check = Annotated[
     bool,
     opt.file_option("--check", help="Read finished latents too; encode damaged ones again."),
 ]
+Captions = Annotated[
+    bool,
+    opt.file_option(
+        "--captions/--no-captions",
+        help="Keep captions and labels that lie beside the images with the latents.",
+    ),
+]
+ClassFolders = Annotated[
+    bool,
+    opt.file_option(
+        "--class-folders", help="Number the folders of SOURCE by name: an image's label."
+    ),
+]
 Strict = Annotated[bool, opt.file_option("--strict", help="Stop at the first failure.")]
 
 
@@ -111,6 +124,8 @@ def encode(
     compare: CompareOption = "time",
     check: Check = False,
     strict: Strict = False,
+    captions: Captions = True,
+    class_folders: ClassFolders = False,
     device: opt.Devices = "auto",
     dtype: opt.ComputeDtype = "auto",
     batch_patches: opt.BatchPatches = None,
@@ -145,6 +160,8 @@ def encode(
         compare=compare,
         check=check,
         strict=strict,
+        captions=captions,
+        class_folders=class_folders,
         workers=workers,
         share=parse_share(unit_rank, unit_count),
     )
@@ -152,6 +169,8 @@ def encode(
         raise UsageError(
             "`--prune` is for a run that one process begins", "run it without a share first"
         )
+    if class_folders and not captions:
+        raise UsageError("`--no-captions` reads no labels", "omit it, or `--class-folders`")
     if from_list is None and not sources:
         raise UsageError("nothing to encode", "give SOURCE and DEST, or `--from-list` and DEST")
     plan = plan_encode(sources, dest, settings, listed=listed_inputs(from_list))

@@ -71,6 +71,19 @@ def _print_summary(inventory: LatentListing) -> None:
     print_fact(f"stored as: {_listed(Counter(stored.dtype for stored in inventory.latents))}")
     sizes = Counter({f"{w}x{h}": count for (w, h), count in inventory.sizes.items()})
     print_fact(f"pictures: {_listed(sizes)}")
+    for what, count in _beside(inventory).items():
+        if count:
+            print_fact(f"{what}: {count}")
+
+
+def _beside(inventory: LatentListing) -> dict[str, int]:
+    """How many latents have more than the picture's latent."""
+    infos = [stored.info for stored in inventory.latents]
+    return {
+        "flips": sum(bool(info.flip_crc32) for info in infos),
+        "captions": sum(bool(info.caption) for info in infos),
+        "labels": sum(info.label >= 0 for info in infos),
+    }
 
 
 def _listed(counts: Counter[str]) -> str:
@@ -98,6 +111,7 @@ def _summary(inventory: LatentListing) -> dict[str, Any]:
             {"width": width, "height": height, "latents": count}
             for (width, height), count in inventory.sizes.most_common()
         ],
+        **_beside(inventory),
     }
 
 
@@ -105,7 +119,7 @@ def _row(stored: StoredLatent) -> dict[str, Any]:
     return {
         "key": stored.key,
         "file": stored.file.key,
-        "bytes": stored.size,
+        "bytes": stored.whole_size,
         "shape": list(stored.shape),
         "dtype": stored.dtype,
         **stored.info.to_strings(),

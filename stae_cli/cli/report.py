@@ -73,6 +73,7 @@ def _print_summary(report: Tally, plan: Plan, verb: str) -> None:
     from stae_cli.storage.names import summary_of
 
     counts = [f"{verb} {report.done}", f"skipped {report.skipped} already done"]
+    counts += [f"{report.noted} with new captions or labels"] * bool(report.noted)
     counts.append(f"failed {len(report.problems)}")
     if plan.passed_over:
         counts.append(f"passed over {summary_of(plan.passed_over)}")
@@ -100,6 +101,7 @@ def _summary(report: Tally, plan: Plan, codec: Codec | None) -> dict[str, Any]:
     return {
         "done": report.done,
         "skipped": report.skipped,
+        "noted": report.noted,
         "failed": len(report.problems),
         "passed_over": plan.passed_over.total(),
         "passed_over_by_suffix": dict(plan.passed_over.most_common()),

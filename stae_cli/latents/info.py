@@ -13,8 +13,8 @@ from typing import Any
 from stae_cli.errors import InputError
 from stae_cli.latents.safetensors_header import Shape
 from stae_cli.storage.entry import SourceState
+from stae_cli.storage.notes import LARGEST_LABEL, NO_LABEL
 
-NO_LABEL, LARGEST_LABEL = -1, (1 << 31) - 1
 LATER_FIELDS = {  # with the values that are omitted
     **dict.fromkeys(("source_etag", "source_root", "source_xxh3", "data_crc32"), ""),
     "flip_crc32": "",
@@ -85,6 +85,10 @@ _all_fields = attrgetter(*FIELDS)
 # What later versions add must not join these: what earlier ones wrote would look damaged.
 _sealed_fields = attrgetter(*(name for name in FIELDS if name not in SEALED_IF_GIVEN))
 _added_fields = attrgetter(*SEALED_IF_GIVEN)
+_PARSED = [
+    (each.name, LATER_FIELDS.get(each.name), each.type == "int") for each in fields(LatentInfo)
+]
+_is_number = re.compile(r"-?[0-9]{1,19}").fullmatch
 
 
 def checksum(data: Data) -> str:
@@ -98,19 +102,16 @@ def parse_info(metadata: Mapping[str, Any]) -> LatentInfo:
     Raises:
         InputError: one is absent or not valid.
     """
-    values: dict[str, Any] = {}
-    for field in fields(LatentInfo):
-        text = metadata.get(field.name, LATER_FIELDS.get(field.name))
-        number = field.type == "int"
-        if not isinstance(text, str) or (number and not re.fullmatch(r"-?[0-9]{1,19}", text)):
-            raise InputError(f"damaged: its metadata has no valid `{field.name}`")
-        if number:
-            values[field.name] = int(text)
-        else:
-            values[field.name] = text if field.name == "caption" else sys.intern(text)
-    if not NO_LABEL <= values["label"] <= LARGEST_LABEL:
+    values: list[Any] = []
+    for name, otherwise, is_number in _PARSED:
+        text = metadata.get(name, otherwise)
+        if not isinstance(text, str) or (is_number and not _is_number(text)):
+            raise InputError(f"damaged: its metadata has no valid `{name}`")
+        values.append(int(text) if is_number else sys.intern(text))
+    info = LatentInfo(*values)
+    if not NO_LABEL <= info.label <= LARGEST_LABEL:
         raise InputError("damaged: its metadata has no valid `label`")
-    return LatentInfo(**values)
+    return info
 
 
 def check_shape(shape: Shape, info: LatentInfo) -> None:

@@ -17,10 +17,11 @@ from stae_cli.storage.entry import Entry, FileEntry
 
 NAME = "stae.json"
 FORMAT_VERSION = "1"
-OPTIONAL = {"shard_size", "names", "compute_dtype"}  # earlier versions did not write them
+OPTIONAL = {"shard_size", "names", "compute_dtype", "labels"}  # earlier versions did not write them
 FILES, SHARDS = "files", "shards"  # layouts
 STEM, WHOLE = "without extensions", "with extensions"  # names of outputs
 NO_PREP = "{}"
+CLASS_FOLDERS = "class folders"  # what labels are from
 
 
 class _MadeWith(NamedTuple):
@@ -41,7 +42,7 @@ class RunRecord:
     `kind` is `latents` or `pictures`; `output` is the latents' dtype or the pictures' format;
     `layout` is `files`, or `shards` of `shard_size` pictures; `names` says whether
     outputs keep the extensions of their sources; `compute_dtype` is the network's, empty if it is
-    not known.
+    not known; `labels` says whether they are numbers of class folders, and empty leaves that open.
     """
 
     kind: Literal["latents", "pictures"]
@@ -53,6 +54,7 @@ class RunRecord:
     shard_size: int = 0
     names: str = STEM
     compute_dtype: str = ""
+    labels: str = ""
     format_version: str = FORMAT_VERSION
 
     def differences(self, other: RunRecord) -> list[str]:
@@ -64,11 +66,17 @@ class RunRecord:
         compared = ["kind", "prep", "output", "layout", "shard_size", "names", "format_version"]
         if self.compute_dtype and other.compute_dtype:
             compared.append("compute_dtype")
-        return weights + [
-            f"{name}: {getattr(self, name)}, not {getattr(other, name)}"
-            for name in compared
-            if getattr(self, name) != getattr(other, name)
-        ]
+        lost = other.labels and not self.labels  # new pictures would have none
+        labels = [f"labels: none, not {other.labels} (--class-folders)"] if lost else []
+        return (
+            weights
+            + labels
+            + [
+                f"{name}: {getattr(self, name)}, not {getattr(other, name)}"
+                for name in compared
+                if getattr(self, name) != getattr(other, name)
+            ]
+        )
 
 
 def read_record(destination: Destination) -> RunRecord | None:
@@ -128,7 +136,9 @@ def settle_record(
     if differences:  # another name of the same weights is not one
         renamed = existing is not None and existing.names != record.names
         _refuse_strays(destination, record, is_planned, overwrite, renamed=renamed)
-    if differences or existing != read_record(destination):  # None, or of an earlier version
+    labelled = existing is None or record.labels == existing.labels
+    if differences or not labelled or existing != read_record(destination):
+        # None, of an earlier version, or without labels so far
         with destination.writing(NAME) as path:
             path.write_bytes(_text(record))
 

@@ -45,6 +45,7 @@ class TarNote:
     etag: str
     pictures: int  # that can be encoded
     problems: int  # members that cannot
+    captions: bool = False  # whether captions and labels were read
 
     def text(self) -> str:
         """As in a shard's metadata."""
@@ -55,7 +56,8 @@ def parse_note(text: object) -> TarNote | None:
     """The note of a shard, or None if there is no valid one."""
     try:
         values: Any = json.loads(text) if isinstance(text, str) else None
-        return TarNote(str(values["etag"]), int(values["pictures"]), int(values["problems"]))
+        counts = int(values["pictures"]), int(values["problems"])
+        return TarNote(str(values["etag"]), *counts, captions=values.get("captions") is True)
     except (ValueError, KeyError, TypeError):
         return None
 

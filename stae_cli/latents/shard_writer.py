@@ -232,6 +232,7 @@ def all_stored(
     *,
     etag: str,
     shard_size: int,
+    captions: bool,
     is_ours: Callable[[StoredLatent], bool],
 ) -> list[StoredLatent] | None:
     """The latents of a tar on a store, if DEST has all of them; then it need not be fetched.
@@ -243,6 +244,7 @@ def all_stored(
         shard_name: the name of each of the tar's shards, by number.
         etag: the current tag of the tar.
         shard_size: pictures per shard.
+        captions: whether captions and labels must have been read too.
         is_ours: whether a latent is what this run would make of its source.
 
     Returns:
@@ -255,6 +257,8 @@ def all_stored(
             _, metadata, _ = read_tensors(file, first.state().size, limit=HEADER_LIMIT)
         note = parse_note(metadata.get("tar"))
         if note is None or note.etag != etag or note.problems or note.pictures < 1:
+            return None
+        if captions and not note.captions:
             return None
         stored = list(_stored(destination, shard_name, note, shard_size))
     except (OSError, InputError):

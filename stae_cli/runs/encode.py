@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from stae_cli.latents.format import Latent, StoredLatent, is_finite
 from stae_cli.latents.info import LatentInfo
 from stae_cli.latents.manifest import Manifest
 from stae_cli.latents.run_record import (
+    CLASS_FOLDERS,
     FILES,
     SHARDS,
     STEM,
@@ -38,6 +39,8 @@ from stae_cli.runs.units import Unit
 from stae_cli.runs.workers import Task, Workers
 from stae_cli.storage.destination import Destination
 from stae_cli.storage.entry import Entry, Problem, root_id
+from stae_cli.storage.notes import Notes
+from stae_cli.storage.remote_entry import RemoteEntry
 from stae_cli.storage.tars import DamagedTar
 
 if TYPE_CHECKING:
@@ -131,6 +134,7 @@ class EncodeTask(Task[Unit]):
             shard_size=settings.shard_size,
             names=WHOLE if settings.keep_extension else STEM,
             compute_dtype=self.compute_dtype,
+            labels=CLASS_FOLDERS if settings.class_folders else "",
         )
 
     @property
@@ -166,6 +170,7 @@ class _Encoding(Pipeline[Job, Picture, Sequence[Latent | None]]):
             moved=task.moved,
         )
         self.buffers = Buffers(codec.host_memory)
+        self._to_describe: dict[str, tuple[StoredLatent, LatentInfo]] = {}
         self.storage = self._storage()
 
     def _storage(self) -> Storage:
@@ -222,6 +227,7 @@ class _Encoding(Pipeline[Job, Picture, Sequence[Latent | None]]):
             unit.shard_name,
             etag=unit.etag,
             shard_size=settings.shard_size,
+            captions=settings.captions,
             is_ours=lambda latent: self._made_from(unit, latent),
         )
 
@@ -239,16 +245,32 @@ class _Encoding(Pipeline[Job, Picture, Sequence[Latent | None]]):
 
     def read(self, item: Job, reserve: Reserve) -> Picture | None:
         entry = item.planned.entry
-        if not self.settings.overwrite and self.storage.holds(item, source_state(entry)):
-            _log.debug("skipping %s: encoded already", entry.key)
-            return None
-        return read_picture(
+        if not self.settings.overwrite:
+            stored = self.storage.holds(item, source_state(entry))
+            if stored is not None:
+                _log.debug("skipping %s: encoded already", entry.key)
+                self._look_at_notes(entry, stored)
+                return None
+        picture = read_picture(
             entry,
             self.settings.prep,
             patch=self.codec.architecture.downsample,
             reserve=reserve,
             buffers=self.buffers,
         )
+        return replace(picture, notes=entry.notes()) if self.settings.captions else picture
+
+    def _look_at_notes(self, entry: Entry, stored: StoredLatent) -> None:
+        """Remembers what is to be recorded of a finished latent, if its caption or label is new."""
+        before, far = stored.info, isinstance(entry, RemoteEntry) and bool(entry.sidecars)
+        if not self.settings.captions or (
+            far and before.caption and self.settings.compare == "time"
+        ):
+            return  # a request for each picture of a finished run would take hours
+        notes = entry.notes().over(Notes(label=before.label))
+        if (notes.caption, notes.label) != (before.caption, before.label):
+            info = replace(before, caption=notes.caption, label=notes.label)
+            self._to_describe[stored.key] = stored, info
 
     def patches(self, loaded: Picture) -> int:
         return loaded.patches
@@ -264,6 +286,10 @@ class _Encoding(Pipeline[Job, Picture, Sequence[Latent | None]]):
         return latents
 
     def skipped(self, item: Job) -> None:
+        key = item.planned.output.removesuffix(self.settings.layout.suffix)
+        if key in self._to_describe:
+            self.tally.noted += 1
+            self.storage.describe(item, *self._to_describe.pop(key))
         self.storage.settle(item)
 
     def failed(self, item: Job) -> bool:
@@ -307,4 +333,6 @@ class _Encoding(Pipeline[Job, Picture, Sequence[Latent | None]]):
             original_height=prepared.original_height,
             prep=self.prep,
             compute_dtype=self.task.compute_dtype,
+            caption=picture.notes.caption,
+            label=picture.notes.label,
         )

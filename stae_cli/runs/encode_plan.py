@@ -46,8 +46,9 @@ class EncodeSettings:
 
     `shard_size` pictures share a file; 0 gives each its own. `share` is this process's part of the
     run. `prune` removes latents whose sources are gone. `compare` and `check` say which latents
-    need not be made again: see `Expected`. `strict` ends the run at the first failure. `workers`
-    are threads.
+    need not be made again: see `Expected`. `strict` ends the run at the first failure. `captions`:
+    captions and labels are read; with `class_folders`, folders give the labels. `workers` are
+    threads.
     """
 
     prep: Prep
@@ -59,13 +60,15 @@ class EncodeSettings:
     compare: Compare = "time"
     check: bool = False
     strict: bool = False
+    captions: bool = True
+    class_folders: bool = False
     workers: int | None = None
     share: Share = field(default_factory=Share)
 
     @property
     def layout(self) -> Layout:
         """How outputs are named."""
-        return Layout(self.shard_size, self.keep_extension)
+        return Layout(self.shard_size, self.keep_extension, self.captions)
 
 
 class KnownOutputs:
@@ -194,6 +197,8 @@ def plan_encode(
         with_tars=True,
         listed=listed,
         remedies=REMEDIES,
+        notes=settings.captions,
+        class_folders=settings.class_folders,
     )
     layout, shards = settings.layout, settings.shard_size > 0
     outputs = name_outputs(listing, layout)  # so that a refusal leaves no DEST

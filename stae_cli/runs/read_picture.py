@@ -13,17 +13,19 @@ from stae_cli.images.read import open_image
 from stae_cli.images.resize import Prep, Prepared, prepare
 from stae_cli.network.architecture import UNIT
 from stae_cli.storage.entry import Entry, SourceState, content_hash
+from stae_cli.storage.notes import NOTHING, Notes
 
 IN_MEMORY = 16 << 20  # bytes of a file
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One image, read and prepared, with the state and the hash of its source."""
+    """One image, read and prepared, with the state and the hash of its source, and its notes."""
 
     prepared: Prepared
     source: SourceState
     content: str
+    notes: Notes = NOTHING
 
     @property
     def patches(self) -> int:

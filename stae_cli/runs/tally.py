@@ -40,6 +40,7 @@ class PartTally:
 
     done: int
     skipped: int
+    noted: int
     problems: Sequence[Problem]
     pixels: int
     bytes_written: int
@@ -67,6 +68,7 @@ class Tally:
     manifest: Manifest | None = None
     done: int = 0
     skipped: int = 0
+    noted: int = 0  # of those that were skipped, with a new caption or label
     problems: list[Problem] = field(default_factory=list)
     orphans: list[Orphan] = field(default_factory=list)  # that only reading tars shows
     pixels: int = 0
@@ -110,6 +112,7 @@ class Tally:
         return PartTally(
             done=self.done,
             skipped=self.skipped,
+            noted=self.noted,
             problems=self.problems,
             pixels=self.pixels,
             bytes_written=self.bytes_written,
@@ -132,6 +135,7 @@ class Tally:
             self.manifest.extend(part.manifest)
         self.done += part.done
         self.skipped += part.skipped
+        self.noted += part.noted
         self.problems += part.problems
         self.orphans += part.orphans
         self.pixels += part.pixels

@@ -37,6 +37,7 @@ class Layout:
 
     shard_size: int = 0
     keep_extension: bool = False
+    captions: bool = True  # whether they are read, and labels: noted in the shards of a tar
 
     @property
     def unit_size(self) -> int:
@@ -123,7 +124,10 @@ class Unit:
                 if isinstance(found, Problem)
                 else Problem(found.entry.key, f"{reason}, which a shard cannot hold; rename it")
             )
-        note = TarNote(self.etag, len(pictures), problems) if self.etag else None
+        note = None
+        if self.etag:
+            captions = self.layout.captions
+            note = TarNote(self.etag, len(pictures), problems, captions=captions)
         size, number = self.layout.shard_size, 0
         for begin in range(0, len(pictures), size):
             name, planned = self.shard_name(number), pictures[begin : begin + size]

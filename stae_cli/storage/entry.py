@@ -14,6 +14,7 @@ from typing import BinaryIO
 import xxhash
 
 from stae_cli.errors import InputError
+from stae_cli.storage.notes import LARGEST_SIDECAR, NOTHING, SIDECARS, Notes, parse_sidecars
 
 PIECE = 1 << 20  # bytes that are hashed at once
 
@@ -63,12 +64,27 @@ class Entry(ABC):
             OSError: it no longer exists or cannot be read.
         """
 
+    def notes(self) -> Notes:
+        """The caption and the label that lie beside it.
+
+        Raises:
+            InputError: they are damaged.
+            OSError: they cannot be read.
+        """
+        return NOTHING
+
 
 @dataclass(frozen=True, slots=True)
 class FileEntry(Entry):
-    """A local file; its path is text, which takes less memory: a plan holds millions."""
+    """A local file; its path is text, which takes less memory: a plan holds millions.
+
+    `sidecars` are the suffixes of the files beside it that hold notes, None if that is not known;
+    `said` is what the source says of it elsewhere.
+    """
 
     place: str
+    sidecars: tuple[str, ...] | None = ()
+    said: Notes = NOTHING
 
     @property
     def path(self) -> Path:
@@ -87,6 +103,20 @@ class FileEntry(Entry):
 
     def open(self) -> BinaryIO:
         return open(self.place, "rb")  # noqa: PTH123 (a third faster than Path.open)
+
+    def notes(self) -> Notes:
+        if self.sidecars == ():
+            return self.said
+        stem = os.path.splitext(self.place)[0]  # noqa: PTH122 (several times as fast)
+        found = {}
+        for suffix in SIDECARS if self.sidecars is None else self.sidecars:
+            try:
+                with open(stem + suffix, "rb") as file:  # noqa: PTH123
+                    found[suffix] = file.read(LARGEST_SIDECAR + 1)
+            except (FileNotFoundError, IsADirectoryError):
+                if self.sidecars is not None:
+                    raise
+        return parse_sidecars(found).over(self.said)
 
 
 def root_above(place: str, key: str) -> str:

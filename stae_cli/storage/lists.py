@@ -41,7 +41,7 @@ class SourceList:
         if ".." in path.parts:
             return Problem(line, "its path leads out of the list's folder; use an absolute path")
         key = path.relative_to(path.anchor) if path.anchor else path
-        return FileEntry(key.as_posix(), str(self.folder / path))
+        return FileEntry(key.as_posix(), str(self.folder / path), sidecars=None)
 
 
 def read_list(file: Path) -> SourceList:

@@ -17,6 +17,8 @@ from stae_cli.errors import InputError, UsageError
 from stae_cli.storage.entry import Entry, Problem, SourceState
 from stae_cli.storage.fsspec_store import Store, is_url, reaching, state_of, store_at, unreachable
 from stae_cli.storage.names import check_key, suffix_of
+from stae_cli.storage.noted import Beside, Table, is_table
+from stae_cli.storage.notes import LARGEST_SIDECAR, NOTHING, Notes, parse_sidecars, stem_of
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +37,8 @@ class RemoteEntry(Entry):
 
     store: Store
     listed: SourceState
+    sidecars: tuple[str, ...] = ()  # as of `FileEntry`
+    said: Notes = NOTHING
 
     @property
     def place(self) -> str:
@@ -46,6 +50,11 @@ class RemoteEntry(Entry):
 
     def state(self) -> SourceState:
         return self.listed
+
+    def notes(self) -> Notes:
+        stem = stem_of(self.key)
+        found = {s: self.store.read(stem + s, 0, LARGEST_SIDECAR + 1) for s in self.sidecars}
+        return parse_sidecars(found).over(self.said)
 
     def open(self) -> BinaryIO:
         data = self.store.read(self.key)
@@ -216,7 +225,8 @@ def list_objects(
     *,
     suffixes: Collection[str],
     is_skipped: Callable[[str], bool],
-) -> Iterator[RemoteEntry | Problem | str]:
+    notes: bool = False,
+) -> Iterator[RemoteEntry | Table | Problem | str]:
     """The inputs below a URL, in name order; the suffix of each object that is passed over.
 
     The URL of an object gives that object, whatever its suffix.
@@ -226,6 +236,7 @@ def list_objects(
         dest: where results will go, if anywhere; it must not be inside `url`.
         suffixes: lowercase suffixes, with the dot, to take from folders.
         is_skipped: whether to skip objects that have a part of this name in their path.
+        notes: whether to find what is said of pictures, too.
 
     Raises:
         UsageError: nothing is there, or DEST is inside.
@@ -242,12 +253,16 @@ def list_objects(
                 yield Problem(url, error.message)
             return
         _refuse_inside(store, dest)
-        for name, info in store.objects():
+        objects = store.objects()
+        beside = Beside.of((name for name, _ in objects), suffixes) if notes else Beside()
+        for name, info in objects:
             parts = (part for part in name.split("/") if part not in ("", ".", ".."))
             if any(map(is_skipped, parts)):
                 _log.debug("skipped `%s`: hidden, or written by stae", store.place(name))
-            else:
-                yield _entry(store, name, info, suffixes)
+            elif notes and is_table(name):
+                yield Table(RemoteEntry(name, store, state_of(info)), name)
+            elif not beside.has(name):
+                yield _entry(store, name, info, suffixes, beside)
     except FileNotFoundError as error:
         raise UsageError(f"nothing is there: `{url}`", "check the URL") from error
     except OSError as error:
@@ -255,14 +270,14 @@ def list_objects(
 
 
 def _entry(
-    store: Store, name: str, info: dict[str, Any], suffixes: Collection[str]
+    store: Store, name: str, info: dict[str, Any], suffixes: Collection[str], beside: Beside
 ) -> RemoteEntry | Problem | str:
     if (suffix := suffix_of(name)) not in suffixes:
         _log.debug("skipped `%s`: its suffix", store.place(name))
         return suffix or NO_SUFFIX
     try:
         check_key(name)
-        return RemoteEntry(name, store, state_of(info))
+        return RemoteEntry(name, store, state_of(info), beside.sidecars(name))
     except InputError as error:
         return Problem(name, error.message)
 

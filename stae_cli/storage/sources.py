@@ -7,7 +7,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stae_cli.errors import StaeError, UsageError
@@ -16,6 +16,8 @@ from stae_cli.storage.entry import Entry, FileEntry, Problem
 from stae_cli.storage.fsspec_store import is_url
 from stae_cli.storage.lists import SourceList
 from stae_cli.storage.names import suffix_of, summary_of
+from stae_cli.storage.noted import Beside, Table, is_table, read_tables
+from stae_cli.storage.notes import NOTHING, Notes, class_labels
 from stae_cli.storage.remote_entry import NO_SUFFIX, RemoteEntry, list_objects
 from stae_cli.storage.shares import is_shared_file
 from stae_cli.storage.tars import Tar, tar_of
@@ -34,7 +36,9 @@ REPEATED = "given twice"
 OTHERS = "others"
 MOST_KINDS = 1000  # suffixes may be hashes or numbers
 
-Found = FileEntry | RemoteEntry | Problem | str  # str: the kind of a file that is passed over
+Found = (
+    FileEntry | RemoteEntry | Table | Problem | str
+)  # str: the kind of a file that is passed over
 
 
 @dataclass
@@ -47,6 +51,7 @@ class Listing:
     entries: list[Entry] = field(default_factory=list)
     tars: list[Tar] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)
 
     def pass_over(self, kind: str) -> None:
@@ -64,6 +69,8 @@ def list_sources(
     listed: SourceList | None = None,
     hidden: bool = False,
     remedies: Mapping[str, str] | None = None,
+    notes: bool = False,
+    class_folders: bool = False,
 ) -> Listing:
     """Lists every input below the sources.
 
@@ -80,18 +87,24 @@ def list_sources(
         listed: more files, which are always taken.
         hidden: whether to take hidden files too; latents are named after their pictures.
         remedies: by suffix, what a user must do so that files with it can be read.
+        notes: whether to find captions and labels too.
+        class_folders: whether the top-level folders are classes, whose numbers are labels.
 
     Raises:
-        UsageError: a source does not exist, or DEST is inside one.
+        UsageError: a source does not exist, or DEST is inside one; or a picture is in no class.
         StaeError: nothing was found, or a store cannot be reached.
     """
     wanted = frozenset(suffixes) | (set(tars.SUFFIXES) if with_tars else set())
     for source in sources:
         if not is_url(source):
             _check_source(Path(source), dest)
-    listing = list_below(sources, wanted, dest=dest, hidden=hidden)
+    listing = list_below(sources, wanted, dest=dest, hidden=hidden, notes=notes)
     for found in listed.entries() if listed else ():
         _add(found, wanted, listing)
+    if class_folders:
+        _refuse_other_than_a_folder(sources, listed, listing)
+    if listing.tables or class_folders:
+        _annotate(listing, Path(sources[0]) if class_folders else None)
     if listed or len(sources) > 1:
         _drop_repeated(listing)
     if not (listing.entries or listing.tars or listing.problems):
@@ -109,6 +122,7 @@ def list_below(
     *,
     dest: Path | str | None = None,
     hidden: bool = False,
+    notes: bool = False,
 ) -> Listing:
     """Like `list_sources`, of sources that exist; the result may be empty."""
     listing = Listing()
@@ -116,11 +130,11 @@ def list_below(
     is_skipped = _is_never_a_latent if hidden else _is_hidden
     for source in sources:
         if isinstance(source, str) and is_url(source):
-            found = list_objects(source, dest, suffixes=wanted, is_skipped=is_skipped)
+            found = list_objects(source, dest, suffixes=wanted, is_skipped=is_skipped, notes=notes)
         elif (path := Path(source)).is_dir():
-            found = _list_folder(path, wanted, is_skipped)
+            found = _list_folder(path, wanted, is_skipped, notes=notes)
         else:
-            found = iter([FileEntry(path.name, str(path))])
+            found = iter([FileEntry(path.name, str(path), sidecars=None)])
         for item in found:
             _add(item, wanted, listing)
     return listing
@@ -141,7 +155,7 @@ def _check_source(source: Path, dest: Path | str | None) -> None:
 
 
 def _list_folder(
-    source: Path, wanted: frozenset[str], is_skipped: Callable[[str], bool]
+    source: Path, wanted: frozenset[str], is_skipped: Callable[[str], bool], *, notes: bool
 ) -> Iterator[Found]:
     """Like `list_objects`, of a folder."""
     root, seen = os.path.realpath(source), set[str]()
@@ -162,13 +176,16 @@ def _list_folder(
             yield Problem(prefix or str(source), reason)
             continue
         subfolders = []
+        beside = Beside.of((item.name for item in items), wanted) if notes else Beside()
         for item in items:
             if is_skipped(item.name):
                 _log.debug("skipped `%s`: hidden, or written by stae", item.path)
             elif _is_folder(item):
                 subfolders.append((f"{prefix}{item.name}/", Path(item.path)))
-            else:
-                yield _entry(item, prefix, wanted)
+            elif notes and is_table(key := prefix + item.name):
+                yield Table(FileEntry(key, item.path), key)
+            elif not beside.has(item.name):
+                yield _entry(item, prefix, wanted, beside)
         stack.extend(reversed(subfolders))  # popped in name order
 
 
@@ -185,7 +202,9 @@ def _has_another_path(real: str, root: str, prefix: str, is_skipped: Callable[[s
     return below != real and not any(map(is_skipped, Path(below).parts))
 
 
-def _entry(item: os.DirEntry[str], prefix: str, wanted: frozenset[str]) -> FileEntry | str:
+def _entry(
+    item: os.DirEntry[str], prefix: str, wanted: frozenset[str], beside: Beside
+) -> FileEntry | str:
     suffix = suffix_of(item.name)
     if suffix not in wanted:
         _log.debug("skipped `%s`: its suffix", item.path)
@@ -193,7 +212,7 @@ def _entry(item: os.DirEntry[str], prefix: str, wanted: frozenset[str]) -> FileE
     if _is_special(item):
         _log.debug("skipped `%s`: not a regular file", item.path)
         return SPECIAL
-    return FileEntry(prefix + item.name, item.path)
+    return FileEntry(prefix + item.name, item.path, beside.sidecars(item.name))
 
 
 def _add(found: Found, wanted: frozenset[str], listing: Listing) -> None:
@@ -201,10 +220,39 @@ def _add(found: Found, wanted: frozenset[str], listing: Listing) -> None:
         listing.pass_over(found)
     elif isinstance(found, Problem):
         listing.problems.append(found)
+    elif isinstance(found, Table):
+        listing.tables.append(found)
     elif tars.SUFFIX in wanted and found.key.lower().endswith(tars.SUFFIXES):
         listing.tars.append(tar_of(found))
     else:
         listing.entries.append(found)
+
+
+def _refuse_other_than_a_folder(
+    sources: Sequence[Path | str], listed: SourceList | None, listing: Listing
+) -> None:
+    """Refuses sources whose top-level folders are not classes: their order gives the numbers."""
+    url = any(is_url(source) for source in sources)
+    if listed or len(sources) != 1 or url or listing.tars or not Path(sources[0]).is_dir():
+        raise UsageError(
+            "`--class-folders` numbers the folders in one local folder of images",
+            "give that folder as the one SOURCE, without tars",
+        )
+
+
+def _annotate(listing: Listing, classes: Path | None) -> None:
+    """Adds what tables and the folder of `classes` say to the entries."""
+    said, numbers = read_tables(listing.tables), {}
+    if classes is not None:
+        found = (item.name for item in os.scandir(classes) if _is_folder(item))
+        folders = (name for name in found if not _is_hidden(name))
+        numbers = class_labels((entry.key for entry in listing.entries), folders)
+    for index, entry in enumerate(listing.entries):
+        notes = said.get(entry.key, NOTHING)
+        if numbers:
+            notes = notes.over(Notes(label=numbers[entry.key.partition("/")[0]]))
+        if notes != NOTHING and isinstance(entry, FileEntry | RemoteEntry):
+            listing.entries[index] = replace(entry, said=notes)
 
 
 def _drop_repeated(listing: Listing) -> None:

@@ -6,7 +6,7 @@ import io
 import logging
 import os
 import tarfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -16,7 +16,8 @@ from stae_cli.errors import InputError
 from stae_cli.signatures import LONGEST, kind_of
 from stae_cli.storage import packed
 from stae_cli.storage.entry import Entry, FileEntry, Problem, SourceState
-from stae_cli.storage.names import problem_of, summary_of
+from stae_cli.storage.names import problem_of, suffix_of, summary_of
+from stae_cli.storage.notes import LARGEST_SIDECAR, SIDECARS, Notes, parse_sidecars, stem_of
 from stae_cli.storage.packed import compression_of, unpacked
 from stae_cli.storage.remote_entry import Fetched, RemoteEntry
 
@@ -65,6 +66,12 @@ class Member(Entry):
     archive: Archive
     offset: int
     size: int
+    sidecars: tuple[tuple[str, int, int], ...] = ()  # suffix, offset and size of each
+
+    def notes(self) -> Notes:
+        read = self.archive.read
+        sizes = ((suffix, at, min(size, LARGEST_SIDECAR + 1)) for suffix, at, size in self.sidecars)
+        return parse_sidecars({suffix: read(at, size) for suffix, at, size in sizes})
 
     @property
     def place(self) -> str:
@@ -142,6 +149,7 @@ class FetchedArchive:
 
 
 Archive = LocalArchive | FetchedArchive
+Sidecars = defaultdict[str, dict[str, tuple[str, int, int]]]  # by the stem of a key, by suffix
 
 
 def members(tar: Tar, *, suffixes: Collection[str]) -> Iterator[Entry | Problem]:
@@ -155,10 +163,11 @@ def members(tar: Tar, *, suffixes: Collection[str]) -> Iterator[Entry | Problem]
     """
     latest: dict[str, Entry | Problem] = {}
     others: Counter[str] = Counter()
+    beside: Sidecars = defaultdict(dict)
     damage = None
     try:
         archive = _archive(tar.entry)
-        for key, found in _listed(tar, archive, suffixes, latest, others):
+        for key, found in _listed(tar, archive, suffixes, latest, others, beside):
             if key in latest and found != latest[key]:
                 _log.info("`%s:%s` is in its tar again; the last one counts", archive.place, key)
             latest[key] = found
@@ -171,7 +180,10 @@ def members(tar: Tar, *, suffixes: Collection[str]) -> Iterator[Entry | Problem]
     if not latest and damage is None:
         held = f": it holds {summary_of(others)}" if others else ""
         damage = f"a tar without pictures{held}"
-    yield from latest.values()
+    for found in latest.values():
+        if isinstance(found, Member) and (noted := beside.get(stem_of(found.key))):
+            found = replace(found, sidecars=tuple(noted.values()))
+        yield found
     if damage is not None:
         yield DamagedTar(tar.entry.key, damage)
 
@@ -198,8 +210,12 @@ def _listed(
     suffixes: Collection[str],
     latest: Mapping[str, Entry | Problem],
     others: Counter[str],
+    beside: Sidecars,
 ) -> Iterator[tuple[str, Entry | Problem]]:
-    """Every image of an archive by its key; `latest` are those so far, `others` counts the rest."""
+    """Every image of an archive by its key; `latest` are those so far, `others` counts the rest.
+
+    What may be notes of a picture is added to `beside`: it may come before the picture or behind.
+    """
     with archive.stream() as stream:
         length = stream.seek(0, os.SEEK_END)
         stream.seek(0)
@@ -219,6 +235,12 @@ def _listed(
                 target = latest.get(f"{tar.prefix}/{info.linkname.removeprefix('./')}")
                 yield key, _member(key, archive, info, target)
             elif not info.isdir():
+                if info.isreg() and info.name.endswith(SIDECARS):
+                    stem, suffix = (
+                        stem_of(f"{tar.prefix}/{info.name.removeprefix('./')}"),
+                        suffix_of(info.name),
+                    )
+                    beside[stem][suffix] = suffix, info.offset_data, info.size
                 others[PurePosixPath(info.name).suffix.lower()] += 1
             file.members.clear()  # type: ignore[attr-defined]  # else they pile up
         _check_end(file)

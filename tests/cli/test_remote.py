@@ -107,6 +107,32 @@ def test_a_finished_run_is_skipped_and_a_changed_object_is_not(stae, photos, mem
     assert stae(*command, "--shard-size", 4).json["done"] == 4
 
 
+def test_captions_of_a_store(stae, photos, memory, tiny, monkeypatch):
+    """Those of finished pictures are fetched only when contents are compared, or to add them."""
+    (photos / "p0.txt").write_text("first")
+    (photos / "sub" / "metadata.jsonl").write_text('{"file_name": "p8.png", "text": "in a table"}')
+    upload(memory, photos, "/in")
+    command = ("encode", "memory://in", "memory://out", "--weights", tiny, "--json")
+
+    def captions():
+        rows = stae("inspect", "memory://out", "--files", "--json").json["files"]
+        return {row["source"]: row["caption"] for row in rows if "caption" in row}
+
+    assert stae(*command, "--no-captions").json["done"] == 9
+    assert captions() == {}
+    assert stae(*command).json["noted"] == 2
+    assert captions() == {"p0.png": "first", "sub/p8.png": "in a table"}
+    memory.pipe_file("/in/p0.txt", b"second")
+    fetched, read = [], Store.read
+    monkeypatch.setattr(
+        Store, "read", lambda self, name, *a: fetched.append(name) or read(self, name, *a)
+    )
+    assert stae(*command).json["noted"] == 0
+    assert "p0.txt" not in fetched
+    assert stae(*command, "--compare", "content").json["noted"] == 1
+    assert captions()["p0.png"] == "second"
+
+
 def test_a_file_for_each_image_on_a_store(stae, photos, memory, tiny):
     upload(memory, photos, "/in")
     memory.pipe_file("/in/bad.png", b"no image")

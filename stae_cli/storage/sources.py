@@ -4,41 +4,31 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stae_cli.errors import StaeError, UsageError
 from stae_cli.storage import tars
 from stae_cli.storage.entry import Entry, FileEntry, Problem
+from stae_cli.storage.folders import is_folder, is_hidden, is_never_a_latent, list_folder
 from stae_cli.storage.fsspec_store import is_url
 from stae_cli.storage.lists import SourceList
-from stae_cli.storage.names import suffix_of, summary_of
-from stae_cli.storage.noted import Beside, Table, is_table, read_tables
+from stae_cli.storage.names import summary_of
+from stae_cli.storage.noted import Table, read_tables
 from stae_cli.storage.notes import NOTHING, Notes, class_labels
-from stae_cli.storage.remote_entry import NO_SUFFIX, RemoteEntry, list_objects
-from stae_cli.storage.shares import is_shared_file
+from stae_cli.storage.remote_entry import RemoteEntry, list_objects
 from stae_cli.storage.tars import Tar, tar_of
 
 _log = logging.getLogger(__name__)
 
-OWN_FILES = ("stae.json", "pruned.json")
-SHARED_FILES = ("failures", "manifest", "orphans", "part")
-SYSTEM_FOLDERS = ("@eaDir", "#recycle", "__MACOSX")  # thumbnails and deleted files, on NAS and Macs
-NEVER_LATENTS = ("._", ".stae-")  # what macOS leaves on other disks, and our temporary files
-
-# Kinds of files that are passed over, besides their suffixes.
-SPECIAL = "special files"
-LINKS = "links to folders that are read by their own path"
 REPEATED = "given twice"
 OTHERS = "others"
 MOST_KINDS = 1000  # suffixes may be hashes or numbers
 
-Found = (
-    FileEntry | RemoteEntry | Table | Problem | str
-)  # str: the kind of a file that is passed over
+# A text is the kind of a file that is passed over.
+Found = FileEntry | RemoteEntry | Table | Problem | str
 
 
 @dataclass
@@ -127,12 +117,12 @@ def list_below(
     """Like `list_sources`, of sources that exist; the result may be empty."""
     listing = Listing()
     found: Iterator[Found]
-    is_skipped = _is_never_a_latent if hidden else _is_hidden
+    is_skipped = is_never_a_latent if hidden else is_hidden
     for source in sources:
         if isinstance(source, str) and is_url(source):
             found = list_objects(source, dest, suffixes=wanted, is_skipped=is_skipped, notes=notes)
         elif (path := Path(source)).is_dir():
-            found = _list_folder(path, wanted, is_skipped, notes=notes)
+            found = list_folder(path, wanted, is_skipped, notes=notes)
         else:
             found = iter([FileEntry(path.name, str(path), sidecars=None)])
         for item in found:
@@ -152,67 +142,6 @@ def _check_source(source: Path, dest: Path | str | None) -> None:
         raise UsageError(
             f"DEST `{dest}` is inside SOURCE `{source}`", "choose a DEST outside of it"
         )
-
-
-def _list_folder(
-    source: Path, wanted: frozenset[str], is_skipped: Callable[[str], bool], *, notes: bool
-) -> Iterator[Found]:
-    """Like `list_objects`, of a folder."""
-    root, seen = os.path.realpath(source), set[str]()
-    stack = [("", source)]
-    while stack:
-        prefix, folder = stack.pop()
-        real = os.path.realpath(folder)
-        if real in seen or _has_another_path(real, root, prefix, is_skipped):
-            _log.debug("skipped `%s`: a link to the folder `%s`, which is read too", folder, real)
-            yield LINKS
-            continue
-        seen.add(real)
-        try:
-            with os.scandir(folder) as found:
-                items = sorted(found, key=lambda item: item.name)
-        except OSError as error:
-            reason = f"cannot read the folder: {error.strerror or error}"
-            yield Problem(prefix or str(source), reason)
-            continue
-        subfolders = []
-        beside = Beside.of((item.name for item in items), wanted) if notes else Beside()
-        for item in items:
-            if is_skipped(item.name):
-                _log.debug("skipped `%s`: hidden, or written by stae", item.path)
-            elif _is_folder(item):
-                subfolders.append((f"{prefix}{item.name}/", Path(item.path)))
-            elif notes and is_table(key := prefix + item.name):
-                yield Table(FileEntry(key, item.path), key)
-            elif not beside.has(item.name):
-                yield _entry(item, prefix, wanted, beside)
-        stack.extend(reversed(subfolders))  # popped in name order
-
-
-def _has_another_path(real: str, root: str, prefix: str, is_skipped: Callable[[str], bool]) -> bool:
-    """Whether a folder was reached by a link, but is also found below `root` without one.
-
-    That path counts, whichever sorts first: a new link must not change the keys of what is there.
-    """
-    if real == os.path.join(root, prefix).removesuffix("/"):  # noqa: PTH118
-        return False
-    if real == root:
-        return True
-    below = real.removeprefix(os.path.join(root, ""))  # noqa: PTH118
-    return below != real and not any(map(is_skipped, Path(below).parts))
-
-
-def _entry(
-    item: os.DirEntry[str], prefix: str, wanted: frozenset[str], beside: Beside
-) -> FileEntry | str:
-    suffix = suffix_of(item.name)
-    if suffix not in wanted:
-        _log.debug("skipped `%s`: its suffix", item.path)
-        return suffix or NO_SUFFIX
-    if _is_special(item):
-        _log.debug("skipped `%s`: not a regular file", item.path)
-        return SPECIAL
-    return FileEntry(prefix + item.name, item.path, beside.sidecars(item.name))
 
 
 def _add(found: Found, wanted: frozenset[str], listing: Listing) -> None:
@@ -244,8 +173,8 @@ def _annotate(listing: Listing, classes: Path | None) -> None:
     """Adds what tables and the folder of `classes` say to the entries."""
     said, numbers = read_tables(listing.tables), {}
     if classes is not None:
-        found = (item.name for item in os.scandir(classes) if _is_folder(item))
-        folders = (name for name in found if not _is_hidden(name))
+        found = (item.name for item in os.scandir(classes) if is_folder(item))
+        folders = (name for name in found if not is_hidden(name))
         numbers = class_labels((entry.key for entry in listing.entries), folders)
     for index, entry in enumerate(listing.entries):
         notes = said.get(entry.key, NOTHING)
@@ -276,31 +205,3 @@ def _is_same(one: Entry, other: Entry) -> bool:
     if one.place == other.place or not isinstance(one, FileEntry):
         return one.place == other.place
     return os.path.realpath(one.place) == os.path.realpath(other.place)
-
-
-def _is_hidden(name: str) -> bool:
-    """Whether a file is hidden, or one that stae writes beside latents."""
-    return name.startswith(".") or name in SYSTEM_FOLDERS or _is_own(name)
-
-
-def _is_never_a_latent(name: str) -> bool:
-    return name.startswith(NEVER_LATENTS) or _is_own(name)
-
-
-def _is_own(name: str) -> bool:
-    return name in OWN_FILES or any(is_shared_file(name, own) for own in SHARED_FILES)
-
-
-def _is_folder(item: os.DirEntry[str]) -> bool:
-    try:
-        return item.is_dir()
-    except OSError:  # a link to itself: tried as a file, so that it is listed
-        return False
-
-
-def _is_special(item: os.DirEntry[str]) -> bool:
-    """Whether this is a pipe, socket or device, which must not be opened."""
-    try:
-        return not stat.S_ISREG(item.stat().st_mode)
-    except OSError:  # a broken link: tried as a file, so that it is listed
-        return False

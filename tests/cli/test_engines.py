@@ -23,8 +23,8 @@ from stae_cli.cli.main import main
 from stae_cli.images.resize import Prep
 from stae_cli.latents.run_record import settle_record
 from stae_cli.runs import units
-from stae_cli.runs.encode import EncodeTask
 from stae_cli.runs.encode_plan import EncodeSettings, KnownOutputs
+from stae_cli.runs.encoding import EncodeTask
 from stae_cli.runs.pipeline import Pipeline
 from stae_cli.runs.workers import CodecMaker, Worker
 from stae_cli.storage.destination import FolderDestination

@@ -10,7 +10,7 @@ from PIL import Image
 
 from stae_cli.latents import run_record
 from stae_cli.latents.listing import read_latent
-from stae_cli.runs.encode import EncodeTask
+from stae_cli.runs.encoding import EncodeTask
 from tests.pictures import noise
 
 pytestmark = pytest.mark.usefixtures("same_codec")

@@ -8,9 +8,10 @@ import pytest
 
 from stae_cli.errors import StaeError, UsageError
 from stae_cli.storage.entry import FileEntry
+from stae_cli.storage.folders import LINKS, SPECIAL
 from stae_cli.storage.names import NameRules, plan_outputs
 from stae_cli.storage.remote_entry import NO_SUFFIX
-from stae_cli.storage.sources import LINKS, OTHERS, SPECIAL, list_sources, summary_of
+from stae_cli.storage.sources import OTHERS, list_sources, summary_of
 
 SUFFIXES = [".jpg", ".png"]
 

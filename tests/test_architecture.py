@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "stae_cli"
 
 # Each sub-package, and those it may import besides the ground; docs/architecture.md explains them.
-GROUND = {"_version", "cores", "errors", "interrupts", "metrics", "signatures"}
+GROUND = {"_version", "cores", "errors", "interrupts", "metrics", "scaling", "signatures"}
 ARROWS = {
     "network": set(),
     "images": set(),

@@ -15,7 +15,14 @@ from stae_cli.codec import compile_ops as operators
 from stae_cli.codec.cpu.affine import Placement
 from stae_cli.codec.cuda.selftest import choose_form
 from stae_cli.codec.device import dtype_name, memory_errors, numbered, pick_device, plain_arithmetic
-from stae_cli.codec.tensors import PackedLatents, check_channels, check_tensors, rows_of
+from stae_cli.codec.tensors import (
+    PackedLatents,
+    PerChannel,
+    channel_numbers,
+    check_channels,
+    check_tensors,
+    rows_of,
+)
 from stae_cli.codec.tiling import Tiler
 from stae_cli.errors import InputError
 from stae_cli.network.stupid_ae import StupidAE
@@ -103,11 +110,20 @@ class Codec:
         """Whether the device has run out of memory, so that `batch_patches` was reduced."""
         return self.tiler.ran_out_of_memory
 
-    def normalize(self, latents: Tensor) -> Tensor:
+    def normalize(
+        self, latents: Tensor, *, shift: PerChannel | None = None, scale: PerChannel | None = None
+    ) -> Tensor:
         """Raw latents of any shape to (z - shift) * scale: mean 0, variance 1 over all channels.
+
+        Args:
+            latents: (..., C, h, w), or tokens (N, C).
+            shift: one number, or one for each channel; by default what the checkpoint records, or 0
+                if `scale` is given.
+            scale: likewise, or 1.
 
         Raises:
             CheckpointError: the checkpoint does not record its latents' statistics.
+            InputError: numbers for other channels than the latents have.
 
         Example:
             >>> import torch
@@ -117,17 +133,31 @@ class Codec:
             >>> torch.allclose(codec.denormalize(codec.normalize(latents)), latents, atol=1e-5)
             True
         """
-        shift, scale = self._model.latent_scaling()
+        shift, scale = self._scaling(latents, shift, scale)
         return (latents - shift) * scale
 
-    def denormalize(self, latents: Tensor) -> Tensor:
-        """The inverse of `normalize`: what `decode` takes.
+    def denormalize(
+        self, latents: Tensor, *, shift: PerChannel | None = None, scale: PerChannel | None = None
+    ) -> Tensor:
+        """The inverse of `normalize`, with the same shift and scale: what `decode` takes.
 
         Raises:
             CheckpointError: the checkpoint does not record its latents' statistics.
+            InputError: numbers for other channels than the latents have.
         """
-        shift, scale = self._model.latent_scaling()
+        shift, scale = self._scaling(latents, shift, scale)
         return latents / scale + shift
+
+    def _scaling(
+        self, latents: Tensor, shift: PerChannel | None, scale: PerChannel | None
+    ) -> tuple[Tensor | float, Tensor | float]:
+        """Shift and scale in a form that multiplies the latents."""
+        if shift is None and scale is None:
+            return self._model.latent_scaling()
+        return (
+            channel_numbers(0.0 if shift is None else shift, "shift", latents),
+            channel_numbers(1.0 if scale is None else scale, "scale", latents),
+        )
 
     @overload
     def encode(self, images: Tensor) -> Tensor: ...

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from stae_cli.errors import InputError
 
 COLOURS = 3
+
+PerChannel = float | Sequence[float] | npt.NDArray[np.floating] | Tensor
 
 
 def check_tensors(given: object, verb: str) -> None:
@@ -25,6 +29,31 @@ def check_tensors(given: object, verb: str) -> None:
         )
     if not len(given):
         raise InputError(f"nothing to {verb}", "give at least one tensor")
+
+
+def channel_numbers(values: PerChannel, name: str, latents: Tensor) -> Tensor | float:
+    """One number as it is; one for each channel laid out so that it multiplies latents.
+
+    The numbers stay on the device: nothing waits for it.
+
+    Args:
+        values: a number, or C of them; other axes of size 1 are left out.
+        name: of the values, for messages.
+        latents: (..., C, h, w), or tokens (N, C).
+
+    Raises:
+        InputError: another count than that of the channels.
+    """
+    if isinstance(values, int | float):
+        return values
+    numbers = torch.as_tensor(values, dtype=latents.dtype, device=latents.device).flatten()
+    axis = -3 if latents.ndim > 2 else -1
+    if len(numbers) not in (1, latents.shape[axis]):
+        raise InputError(
+            f"`{name}` has {len(numbers)} numbers for latents of shape {tuple(latents.shape)}",
+            f"give one number, or {latents.shape[axis]}",
+        )
+    return numbers.view(-1, 1, 1) if axis == -3 else numbers
 
 
 def rows_of(images: Tensor, size: int, *, dimensions: tuple[int, ...] = (3, 4)) -> Tensor:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -16,7 +17,10 @@ from torch.utils.data import Dataset
 from stae_cli.errors import StaeError, UsageError
 from stae_cli.latents.index import index_latents
 from stae_cli.latents.mapped import LatentMaps
+from stae_cli.scaling import per_channel
 from stae_cli.storage.fsspec_store import is_url
+
+PerChannel = float | Sequence[float] | npt.NDArray[np.floating] | Tensor
 
 
 class LatentSample(TypedDict):
@@ -101,14 +105,16 @@ class LatentDataset(Dataset[LatentSample]):
             number for both. Smaller pictures are left out and counted in `left_out`. Without a
             crop, latents are whole: pass `collate_latents` to the `DataLoader`.
         shift: subtracted from the raw latents, ...
-        scale: ... which are then multiplied by this, as in `Codec.normalize`.
+        scale: ... which are then multiplied by this, as in `Codec.normalize`. Both are one number,
+            or a sequence, array or tensor of one for each channel.
         flip: whether half of the samples, drawn at random, are of the mirrored picture, as
             `stae encode --flip` stored it: a latent cannot be mirrored.
         check: whether to check the data of each latent, against its checksum and for NaN and
             infinity, when it is first read. That reads all of it, even for a crop.
 
     Raises:
-        UsageError: a source does not exist or is not a path, or the crop is not valid.
+        UsageError: a source does not exist or is not a path, or the crop, shift or scale is not
+            valid.
         StaeError: there are no latents, or all are smaller than the crop; a file is damaged or not
             a latent of ours; there are several checkpoints, or a key twice; or a latent has no
             flip.
@@ -118,8 +124,8 @@ class LatentDataset(Dataset[LatentSample]):
         self,
         *sources: os.PathLike[str] | str,
         crop: int | tuple[int, int] | None = None,
-        shift: float = 0.0,
-        scale: float = 1.0,
+        shift: PerChannel = 0.0,
+        scale: PerChannel = 1.0,
         flip: bool = False,
         check: bool = True,
     ) -> None:
@@ -137,6 +143,11 @@ class LatentDataset(Dataset[LatentSample]):
                 f"all {self.left_out} latents are smaller than the crop of {self.crop}",
                 "give a smaller crop: a latent position stands for 8x8 pixels",
             )
+        channels = self._index.location(0).channels
+        self._shift = _channel_numbers(shift, "shift", channels)
+        self._scale = _channel_numbers(scale, "scale", channels)
+        numbers = (self._shift, self._scale)
+        self._is_raw = not any(isinstance(n, Tensor) for n in numbers) and numbers == (0.0, 1.0)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -156,8 +167,8 @@ class LatentDataset(Dataset[LatentSample]):
         whole = self._maps.latent(number, where, flipped=flipped)
         view = whole[:, top : top + rows, left : left + columns]
         latents = torch.from_numpy(np.array(view, np.float32, order="C"))  # (C, h, w)
-        if (self.shift, self.scale) != (0.0, 1.0):
-            latents.sub_(self.shift).mul_(self.scale)
+        if not self._is_raw:
+            latents.sub_(self._shift).mul_(self._scale)
         return {
             "latents": latents,
             "key": self._index.key(number),
@@ -183,6 +194,17 @@ class LatentDataset(Dataset[LatentSample]):
     def left_out(self) -> int:
         """How many latents are smaller than the crop."""
         return self._index.too_small
+
+
+def _channel_numbers(values: PerChannel, name: str, channels: int) -> Tensor | float:
+    """One number as it is, or (C, 1, 1) float32."""
+    try:
+        numbers = per_channel(values, name, channels)
+    except ValueError as error:
+        raise UsageError(str(error), f"give one number, or {channels}") from error
+    if len(numbers) == 1:
+        return numbers[0]
+    return torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1)
 
 
 def _sides(crop: int | tuple[int, int]) -> tuple[int, int]:

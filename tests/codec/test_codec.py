@@ -389,3 +389,37 @@ def test_on_cuda_a_latent_has_the_same_bytes_however_it_is_given(triton):
     for _ in range(3):
         decoded, meant = codec.decode(few.half().cuda()), exact.decode(few)
         assert (decoded.float().cpu() - meant).square().mean().sqrt() < 0.01
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def test_statistics_of_each_channel_normalise(codec, dtype, kind):
+    latents = codec.encode(floats(2, 3, 16, 24)).to(dtype)
+    mean, std = latents.float().mean((0, 2, 3)), latents.float().std((0, 2, 3))
+    given = {"shift": kind(mean.tolist()), "scale": kind((1 / std).tolist())}
+    normal = codec.normalize(latents, **given)
+    assert normal.dtype == dtype
+    assert normal.float().mean((0, 2, 3)).abs().max() < 2e-3
+    assert (normal.float().std((0, 2, 3)) - 1).abs().max() < 2e-3
+    back = codec.denormalize(normal, **given)
+    assert torch.allclose(back, latents, atol=1e-5 if dtype == torch.float32 else 1e-2)
+    assert torch.equal(codec.normalize(latents[0], **given), normal[0])
+    tokens = latents.movedim(1, -1).reshape(-1, 16)
+    assert torch.equal(codec.normalize(tokens, **given), normal.movedim(1, -1).reshape(-1, 16))
+    assert torch.equal(codec.normalize(latents, scale=2.0), latents * 2)
+    assert torch.equal(codec.normalize(latents, shift=0.5), latents - 0.5)
+
+
+def test_statistics_of_other_channels_are_refused(codec):
+    with pytest.raises(InputError, match="`scale` has 3 numbers"):
+        codec.normalize(torch.zeros(1, 16, 2, 2), shift=0, scale=[1.0, 2.0, 3.0])
+
+
+def test_normalising_compiles_without_a_graph_break(codec):
+    mean, std = torch.linspace(-1, 1, 16), torch.linspace(1, 2, 16)
+    latents = floats(2, 16, 3, 4)
+    torch.compiler.reset()
+    compiled = torch.compile(
+        lambda z: codec.normalize(z, shift=mean, scale=1 / std), backend="eager", fullgraph=True
+    )
+    assert torch.equal(compiled(latents), codec.normalize(latents, shift=mean, scale=1 / std))

@@ -123,6 +123,32 @@ def test_normalised_as_a_codec_does_it(folder):
     assert torch.equal(scaled[2]["latents"], (plain[2]["latents"] - 3.5) * 0.25)
 
 
+@pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor])
+def test_normalised_per_channel(folder, kind):
+    shift, scale = [0.5, -1.0, 2.0, 0.0], [1.0, 2.0, 0.25, 4.0]
+    plain = LatentDataset(folder)[2]["latents"]
+    scaled = LatentDataset(folder, shift=kind(shift), scale=kind(scale))[2]["latents"]
+    for channel in range(4):
+        expected = (plain[channel] - shift[channel]) * scale[channel]
+        assert torch.equal(scaled[channel], expected)
+    wide = torch.tensor(shift).view(1, 4, 1, 1)  # as trainers keep them
+    assert torch.equal(LatentDataset(folder, shift=wide)[2]["latents"], plain - wide[0])
+    one = LatentDataset(folder, shift=shift, scale=kind([2.0]))[2]["latents"]
+    assert torch.equal(one, (plain - wide[0]) * 2)
+    assert pickle.loads(pickle.dumps(LatentDataset(folder, shift=shift)))[2]["latents"].equal(
+        plain - wide[0]
+    )
+
+
+@pytest.mark.parametrize(
+    "shift", [[1.0, 2.0], "x", [[1.0, 2.0], [3.0, 4.0]], [1.0, 2.0, 3.0, float("nan")], None]
+)
+def test_numbers_for_other_channels_are_refused(folder, shift):
+    with pytest.raises(UsageError, match="shift") as caught:
+        LatentDataset(folder, shift=shift)
+    assert caught.value.hint == "give one number, or 4"
+
+
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_workers_read_everything_once(shards, start):
     if start not in torch.multiprocessing.get_all_start_methods():

@@ -20,14 +20,15 @@ ARROWS = {
     "checkpoints": {"network", "storage"},
     "latents": {"storage", "images", "flow"},
     "codec": {"network"},
+    "foreign": {"latents", "checkpoints", "storage"},
 }
 TOOLS = {"storage", "images", "network", "flow"}
 ARROWS |= {
-    "runs": {"latents", "codec", "checkpoints"} | TOOLS,
+    "runs": {"foreign", "latents", "codec", "checkpoints"} | TOOLS,
     "training": {"codec", "checkpoints"} | TOOLS,
     "verify": {"runs", "latents", "codec", "storage", "images", "flow"},
     "benchmark": {"runs", "latents", "codec", "checkpoints"} | TOOLS,
-    "cli": {"runs", "verify", "training", "benchmark", "latents", "codec", "checkpoints"}
+    "cli": {"runs", "verify", "training", "benchmark", "foreign", "latents", "codec", "checkpoints"}
     | {"storage", "images", "network"},
 }
 # A method that users know, and the function that does its work in a room above.

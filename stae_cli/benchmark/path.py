@@ -98,8 +98,9 @@ def time_path(
     whole = _whole(sample, lambda: encode(plan, checkpoint, ThisProcess(codec), advance=_ignored))
     encoding = {**stages.encoding(sample, folder / "latents" / sample[0].output), WHOLE: whole}
     latents = plan_decode([folder / "latents"], folder / "out", DecodeSettings(workers=workers))
-    whole = _whole(latents.latents, lambda: decode(latents, ThisProcess(codec), advance=_ignored))
-    decoding = {**stages.decoding(latents.latents), WHOLE: whole}
+    stored = [latent for latent in latents.latents if isinstance(latent, StoredLatent)]  # all
+    whole = _whole(stored, lambda: decode(latents, ThisProcess(codec), advance=_ignored))
+    decoding = {**stages.decoding(stored), WHOLE: whole}
     return [
         PathTimes(command, len(sample), pixels, stages.threads, seconds)
         for command, seconds in (("encode", encoding), ("decode", decoding))

@@ -93,7 +93,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
             f"`{path}` is not a state dict of tensors",
             "save `model.state_dict()` and nothing around it",
         )
-    odd = [name for name, tensor in loaded.items() if not _is_plain(tensor)]
+    odd = [name for name, tensor in loaded.items() if not is_plain(tensor)]
     if odd:
         raise CheckpointError(
             f"`{path}` has a tensor that is sparse, nested, quantised or without data: `{odd[0]}`",
@@ -102,7 +102,7 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in loaded.items()}
 
 
-def _is_plain(tensor: Tensor) -> bool:
+def is_plain(tensor: Tensor) -> bool:
     """Whether a tensor is plain strided memory on the CPU, as most of torch expects."""
     is_dense = tensor.layout is torch.strided and not (tensor.is_nested or tensor.is_quantized)
     return is_dense and tensor.device.type == "cpu" and not tensor.is_neg()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from stae_cli.errors import InputError, UsageError
 from stae_cli.latents.format import SUFFIX, Latent, StoredLatent, parse_latent
@@ -18,6 +19,8 @@ from stae_cli.latents.shard_format import HEADER_LIMIT, parse_shard
 from stae_cli.storage.entry import Entry, FileEntry, Problem
 from stae_cli.storage.remote_entry import RemoteEntry
 from stae_cli.storage.sources import list_sources
+
+Found = TypeVar("Found")
 
 REQUESTS = 16  # in parallel, for headers on a store
 
@@ -63,7 +66,7 @@ def list_latents(sources: Sequence[Path | str], dest: Path | str | None = None) 
     """
     listing = list_sources(sources, dest, suffixes=[SUFFIX], hidden=True)
     found = LatentListing(problems=list(listing.problems), passed_over=listing.passed_over)
-    for result in _looked_into(listing.entries):
+    for result in looked_into(listing.entries, _latents_or_problem):
         if isinstance(result, Problem):
             found.problems.append(result)
         else:
@@ -71,19 +74,24 @@ def list_latents(sources: Sequence[Path | str], dest: Path | str | None = None) 
     return found
 
 
-def _looked_into(entries: Sequence[Entry]) -> Iterable[list[StoredLatent] | Problem]:
-    """The latents of each file, in order; from stores, many at once."""
+def looked_into(entries: Sequence[Entry], look: Callable[[Entry], Found]) -> Iterable[Found]:
+    """What `look` finds in the header of each file, in order; on stores, many at once."""
     if not any(isinstance(entry, RemoteEntry) for entry in entries):
-        return map(_latents_or_problem, entries)
+        return map(look, entries)
     with ThreadPoolExecutor(REQUESTS, thread_name_prefix="headers") as pool:
-        return list(pool.map(_latents_or_problem, entries))
+        return list(pool.map(look, entries))
 
 
 def _latents_or_problem(entry: Entry) -> list[StoredLatent] | Problem:
     try:
-        return stored_in(entry.in_parts() if isinstance(entry, RemoteEntry) else entry)
+        return stored_in(in_parts(entry))
     except InputError as error:
         return Problem(entry.key, error.message)
+
+
+def in_parts(entry: Entry) -> Entry:
+    """The same file, so that reading its header fetches no more than that."""
+    return entry.in_parts() if isinstance(entry, RemoteEntry) else entry
 
 
 def stored_in(entry: Entry) -> list[StoredLatent]:

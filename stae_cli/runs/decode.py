@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from stae_cli.errors import InputError, StaeError, UsageError
-from stae_cli.flow.read_ahead import Reserve
-from stae_cli.images.buffers import Pixels
-from stae_cli.images.write import LONGEST_SIDE, PictureFormat, read_picture_record, write_picture
+from stae_cli.errors import StaeError, UsageError
+from stae_cli.foreign.arrays import ForeignLatent
+from stae_cli.foreign.listing import DecodableListing, list_decodable
+from stae_cli.foreign.normalised import Undo
+from stae_cli.images.write import PictureFormat
 from stae_cli.latents.exchanged import Exchanged
 from stae_cli.latents.failures import write_failures
-from stae_cli.latents.format import Latent, StoredLatent, is_finite
+from stae_cli.latents.format import StoredLatent
 from stae_cli.latents.info import LatentInfo
-from stae_cli.latents.listing import list_latents
 from stae_cli.latents.run_record import NO_PREP, RunRecord, check_record, settle_record
-from stae_cli.latents.writer import Written
-from stae_cli.runs.picture_record import is_picture_of, picture_record, recorded
-from stae_cli.runs.pipeline import Pipeline
+from stae_cli.runs.decoding import ForeignDecoding, StoredDecoding
+from stae_cli.runs.foreign_plan import foreign_latents, network_of
+from stae_cli.runs.grid import GRID, Grid, check_place, write_grid
+from stae_cli.runs.picture_outputs import PictureOutputs
 from stae_cli.runs.tally import Tally
 from stae_cli.runs.workers import Task, Workers
 from stae_cli.storage.destination import FolderDestination
 from stae_cli.storage.entry import Problem, root_id
-from stae_cli.storage.names import EXACT, NameRules
+from stae_cli.storage.names import EXACT
 from stae_cli.storage.remote_destination import local_folder
 
 if TYPE_CHECKING:
@@ -36,27 +35,35 @@ if TYPE_CHECKING:
 
 PART = 256  # latents that one of several processes decodes at a time
 
-_log = logging.getLogger(__name__)
+Latents = Sequence[StoredLatent] | Sequence[ForeignLatent]
 
 
 @dataclass(frozen=True)
 class DecodeSettings:
-    """How latents are decoded, and how results are kept."""
+    """How latents are decoded, and how results are kept.
+
+    `grid` asks for one more picture, of all samples; `undo` makes latents of other programs raw
+    again, and `statistics` is the file that it came from.
+    """
 
     format: PictureFormat = "png"
     overwrite: bool = False
     workers: int | None = None
+    grid: bool = False
+    undo: Undo = Undo()  # noqa: RUF009 (it is frozen)
+    statistics: Path | None = None
 
 
 @dataclass(frozen=True)
 class DecodePlan:
     """Everything that is known before the network is needed.
 
-    `weights`, `weights_sha256` and `architecture` are what all the latents record; empty where
-    none is readable.
+    `weights`, `weights_sha256` and `architecture` are what all the latents record, or those of the
+    checkpoint that was given for latents of other programs; empty where none is readable. `notes`
+    are for the user.
     """
 
-    latents: Sequence[StoredLatent]
+    latents: Latents
     problems: Sequence[Problem]
     passed_over: Counter[str]
     weights: str
@@ -64,30 +71,71 @@ class DecodePlan:
     architecture: str
     destination: FolderDestination
     settings: DecodeSettings
+    notes: Sequence[str] = ()
 
     @property
     def total(self) -> int:
         """How many inputs there are."""
         return len(self.latents) + len(self.problems)
 
-    def parts(self) -> Iterator[Sequence[StoredLatent]]:
+    @property
+    def outputs(self) -> PictureOutputs:
+        """Where the pictures go."""
+        return PictureOutputs(self.destination, self.settings.format, self.settings.overwrite)
+
+    def parts(self) -> Iterator[Latents]:
         """The latents in pieces, for processes that share them."""
         for begin in range(0, len(self.latents), PART):
             yield self.latents[begin : begin + PART]
 
 
 def plan_decode(
-    sources: Sequence[Path | str], dest: Path | str, settings: DecodeSettings
+    sources: Sequence[Path | str],
+    dest: Path | str,
+    settings: DecodeSettings,
+    *,
+    weights: str | None = None,
 ) -> DecodePlan:
     """Finds the latents, reads their headers, names the pictures and prepares DEST.
 
+    Args:
+        sources: files, folders or URLs.
+        dest: a folder.
+        settings: of the run.
+        weights: the checkpoint that latents of other programs are decoded with.
+
     Raises:
-        UsageError: a missing source, DEST inside a source or a file, colliding outputs.
+        UsageError: a missing source, DEST inside a source or a file, colliding outputs, or settings
+            that are not for these latents.
+        CheckpointError: latents of other programs, and `weights` is not available.
         StaeError: no latents found, latents of several checkpoints, or an unwritable DEST.
     """
     destination = local_folder(dest)
-    listing = list_latents(sources, dest)
-    _refuse_equal_outputs(listing.latents, settings.format, EXACT)
+    listing = list_decodable(sources, dest, statistics=settings.statistics)
+    if listing.foreign:
+        planned = _foreign_plan(listing, destination, settings, weights)
+    else:
+        planned = _stored_plan(listing, destination, settings)
+    keys = [(latent.key, latent.file.place) for latent in planned.latents]
+    keys += [(GRID, "--grid")] * settings.grid
+    planned.outputs.refuse_collisions(keys, EXACT)
+    destination.prepare()
+    if (rules := destination.rules) != EXACT:
+        planned.outputs.refuse_collisions(keys, rules)
+    if settings.grid:
+        check_place(planned.outputs)
+    return planned
+
+
+def _stored_plan(
+    listing: DecodableListing, destination: FolderDestination, settings: DecodeSettings
+) -> DecodePlan:
+    if listing.latents and (settings.statistics or not settings.undo.is_nothing):
+        raise UsageError(
+            "`--stats`, `--shift` and `--scale` are for latents of other programs; those of stae "
+            "are stored as they are",
+            "omit them",
+        )
     infos: dict[str, LatentInfo] = {}
     for stored in listing.latents:
         infos.setdefault(stored.info.weights_sha256, stored.info)
@@ -102,9 +150,6 @@ def plan_decode(
     for stored in listing.latents:
         exchanged.add(stored, stored.key, stored.info.source)
     wrong = {id(stored): Problem(stored.label, reason) for stored, reason in exchanged.found()}
-    destination.prepare()
-    if (rules := destination.rules) != EXACT:
-        _refuse_equal_outputs(listing.latents, settings.format, rules)
     return DecodePlan(
         latents=[stored for stored in listing.latents if id(stored) not in wrong],
         problems=[*listing.problems, *wrong.values()],
@@ -117,19 +162,25 @@ def plan_decode(
     )
 
 
-def _refuse_equal_outputs(
-    latents: Sequence[StoredLatent], form: PictureFormat, rules: NameRules
-) -> None:
-    first: dict[str, StoredLatent] = {}
-    for stored in latents:
-        other = first.setdefault(rules.same(stored.key), stored)
-        if other is not stored:
-            raise UsageError(
-                f"`{other.file.place}` and `{stored.file.place}` would both write "
-                f"`{stored.key}.{form}`",
-                "decode them into different DESTs"
-                + (", or into one that tells their names apart" * (other.key != stored.key)),
-            )
+def _foreign_plan(
+    listing: DecodableListing,
+    destination: FolderDestination,
+    settings: DecodeSettings,
+    weights: str | None,
+) -> DecodePlan:
+    checkpoint = network_of(weights, listing.foreign[0][0].file.place)
+    found = foreign_latents(listing.foreign, checkpoint, settings.undo)
+    return DecodePlan(
+        latents=found.latents,
+        problems=[*listing.problems, *found.problems],
+        passed_over=listing.passed_over,
+        weights=checkpoint.name,
+        weights_sha256=checkpoint.fingerprint,
+        architecture=checkpoint.architecture.describe(),
+        destination=destination,
+        settings=settings,
+        notes=found.notes,
+    )
 
 
 def decode(plan: DecodePlan, workers: Workers | None, *, advance: Callable[[int], None]) -> Tally:
@@ -150,10 +201,11 @@ def decode(plan: DecodePlan, workers: Workers | None, *, advance: Callable[[int]
     dtype = workers.compute_dtype if workers else ""
     task = DecodeTask(destination, settings, plan.weights, plan.weights_sha256, dtype, threads)
     if plan.latents:
+        keys = [*(latent.key for latent in plan.latents), *[GRID] * settings.grid]
         settle_record(
             destination,
             task.record,
-            is_planned=frozenset(map(task.output, plan.latents)).__contains__,
+            is_planned=frozenset(map(plan.outputs.name, keys)).__contains__,
             overwrite=settings.overwrite,
         )
     tally = Tally(advance)
@@ -165,17 +217,29 @@ def decode(plan: DecodePlan, workers: Workers | None, *, advance: Callable[[int]
                 workers.run(task, plan.parts(), tally)
                 check_record(destination, task.record)
     finally:
-        roots = {root_id(stored.file.root) for stored in plan.latents}
+        roots = {root_id(latent.file.root) for latent in plan.latents}
         write_failures(destination, tally.problems, tally.share, roots=roots)
         destination.finish()
     return tally
 
 
+def grid_of(plan: DecodePlan) -> Grid:
+    """Writes one picture of all that the plan's latents became, in DEST.
+
+    Raises:
+        StaeError: DEST cannot be written to.
+    """
+    names = [plan.outputs.name(latent.key) for latent in plan.latents]
+    grid = write_grid(plan.outputs, names, weights_sha256=plan.weights_sha256)
+    plan.destination.finish()
+    return grid
+
+
 @dataclass(frozen=True)
-class DecodeTask(Task[Sequence[StoredLatent]]):
+class DecodeTask(Task[Latents]):
     """What each process of a run knows, whichever latents it decodes; it can be pickled.
 
-    `weights` and `weights_sha256` name the checkpoint that made all of them; `compute_dtype` is the
+    `weights` and `weights_sha256` name the checkpoint of all of them; `compute_dtype` is the
     network's; `threads` read, and as many write.
     """
 
@@ -197,102 +261,24 @@ class DecodeTask(Task[Sequence[StoredLatent]]):
             compute_dtype=self.compute_dtype,
         )
 
-    def output(self, stored: StoredLatent) -> str:
-        """The picture, relative to DEST, of a latent."""
-        return f"{stored.key}.{self.settings.format}"
-
-    def do(self, parts: Iterable[Sequence[StoredLatent]], codec: PixelCodec, tally: Tally) -> None:
+    def do(self, parts: Iterable[Latents], codec: PixelCodec, tally: Tally) -> None:
+        latents = chain.from_iterable(parts)
+        first = next(latents, None)
+        if first is None:
+            return
+        settings, latents = self.settings, chain([first], latents)
+        outputs = PictureOutputs(self.destination, settings.format, settings.overwrite)
         try:
-            _Decoding(self, codec, tally).run(chain.from_iterable(parts))
+            if isinstance(first, StoredLatent):
+                stored = StoredDecoding(outputs, codec, tally, threads=self.threads)
+                stored.run(cast(Iterator[StoredLatent], latents))
+            else:
+                foreign = ForeignDecoding(
+                    *(outputs, codec, tally),
+                    threads=self.threads,
+                    undo=settings.undo,
+                    weights_sha256=self.weights_sha256,
+                )
+                foreign.run(cast(Iterator[ForeignLatent], latents))
         finally:
             self.destination.finish()
-
-
-class _Decoding(Pipeline[StoredLatent, Latent, Pixels | None]):
-    """The decoding of some latents."""
-
-    read_bytes = 64 << 20  # latents are small
-
-    def __init__(self, task: DecodeTask, codec: PixelCodec, tally: Tally) -> None:
-        super().__init__(codec, tally, threads=task.threads)
-        self.task, self.format = task, task.settings.format
-
-    def label(self, item: StoredLatent) -> str:
-        return item.label
-
-    def read(self, item: StoredLatent, reserve: Reserve) -> Latent | None:
-        if item.file.state() != item.state:
-            raise InputError("it changed while the run was under way")
-        if not self.task.settings.overwrite and self._is_done(item):
-            _log.debug("skipping %s: decoded already", item.label)
-            return None
-        reserve(item.size)
-        latent = item.read()
-        self._check(latent, item.info)
-        return latent
-
-    def _is_done(self, stored: StoredLatent) -> bool:
-        """Whether the picture is whole and was made from this latent.
-
-        Raises:
-            InputError: another program's file is in its place.
-        """
-        path = self.task.destination.path(self.task.output(stored))
-        found = read_picture_record(path)
-        if found is None:
-            if path.exists() and path.stat().st_size:
-                raise InputError(
-                    f"its output `{path}` exists and is not a complete picture of stae; "
-                    "move it, or replace it with --overwrite"
-                )
-            return False
-        record = picture_record(stored)
-        if is_picture_of(found, record):
-            return True
-        if recorded(found, "latents_root") not in (None, record["latents_root"]):
-            raise InputError(
-                f"its output `{path}` was decoded from another latent of its name, in another "
-                "folder; choose another DEST, or replace it with --overwrite"
-            )
-        _log.info("decoding %s again: its picture is of another version of it", stored.label)
-        return False
-
-    def _check(self, latent: Latent, info: LatentInfo) -> None:
-        sizes = self.codec.architecture
-        numbers = (info.downsample, info.latent_channels) == (sizes.downsample, sizes.channels)
-        if not (numbers and sizes.is_named(info.architecture)):
-            raise InputError(
-                f"damaged: it says {info.architecture}, {info.latent_channels} channels at "
-                f"1/{info.downsample}, but its weights are a {sizes.describe()}"
-            )
-        if not is_finite(latent):
-            raise InputError("it holds NaN or infinity")
-        longest = LONGEST_SIDE[self.format]
-        if max(info.width, info.height) > longest:
-            raise InputError(
-                f"{info.width}x{info.height} exceeds the {longest} pixels of a "
-                f"{self.format} side; use --format png"
-            )
-
-    def patches(self, loaded: Latent) -> int:
-        return self.codec.architecture.units * loaded[0].size
-
-    def begin(self, pack: Sequence[Latent]) -> Callable[[], Sequence[Pixels | None]]:
-        return self.codec.begin_decoding(pack)
-
-    def save(self, item: StoredLatent, loaded: Latent, result: Pixels | None) -> None:
-        if result is None:
-            self.fail(item, "the network gave NaN or infinity, in float32 too")
-            return
-        picture = result[: item.info.height, : item.info.width]
-
-        record = json.dumps(picture_record(item), sort_keys=True)
-
-        def write() -> Written:
-            output = self.task.output(item)
-            with self.task.destination.writing(output, self.writer.turn) as path:
-                write_picture(path, picture, format=self.format, record=record)
-                return Written(1, path.stat().st_size)
-
-        self.tally.pixels += item.info.width * item.info.height
-        self.writer.submit(result.nbytes, write)

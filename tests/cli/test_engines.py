@@ -14,7 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from stae_cli import LatentDataset, __version__
@@ -169,6 +171,22 @@ def test_two_processes_make_what_one_does(stae, source, tiny, tmp_path, options)
     decoded = [{p.name: p.read_bytes() for p in folder.rglob("*.png")} for folder in pictures]
     assert len(decoded[0]) == 9
     assert decoded[0] == decoded[1]
+
+
+@pytest.mark.usefixtures("quick_start")
+def test_processes_share_latents_of_other_programs(stae, tiny, tmp_path, monkeypatch):
+    latents = np.random.default_rng(0).standard_normal((5, 16, 4, 6), np.float32)
+    monkeypatch.setattr("stae_cli.runs.decode.PART", 2)
+    np.savez_compressed(tmp_path / "a.npz", latents)
+    torch.save(torch.from_numpy(latents[:3]).bfloat16(), tmp_path / "b.pt")
+    for name, device in (("one", "cpu"), ("two", "cpu,cpu")):
+        arguments = ["decode", tmp_path / "a.npz", tmp_path / "b.pt", tmp_path / name]
+        options = ("--weights", tiny, "--device", device, "--shift", 0.5, "--json")
+        ran = stae(*arguments, *options)
+        assert (ran.code, ran.json["done"]) == (0, 8), ran.err
+    for path in (tmp_path / "one").rglob("*.png"):
+        other = tmp_path / "two" / path.relative_to(tmp_path / "one")
+        assert path.read_bytes() == other.read_bytes()
 
 
 @pytest.mark.usefixtures("quick_start")

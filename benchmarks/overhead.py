@@ -3,13 +3,14 @@
 Reading, planning, packing and writing, whatever the device: the most pictures that one process can
 encode in a second. Most of it is Python's own work, which threads share and processes do not.
 In the same rounds, the floor: the same files read and decoded by simplejpeg, and nothing else.
+Then the same by several processes, as `--device cuda:0,cuda:0` starts them, without their start.
 """
 
 import os
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,10 +27,13 @@ from stae_cli.images.resize import Prep
 from stae_cli.network.architecture import F8C16
 from stae_cli.runs.encode import encode
 from stae_cli.runs.encode_plan import EncodeSettings, plan_encode
-from stae_cli.runs.workers import ThisProcess
+from stae_cli.runs.local_workers import Processes
+from stae_cli.runs.workers import CodecMaker, ThisProcess
 
 SIDES = {256: 2000, 1024: 300}  # pixels, and how many pictures
 SHARDS = (0, 256)
+PROCESSES = (1, 2, 3)
+FEW, MANY = 2000, 8000  # pictures, of 256x256: the difference is without the start of processes
 THREADS = os.cpu_count() or 1
 AT_ONCE = 32  # files that a thread of the floor takes together
 FLOOR = "decoding alone"
@@ -46,12 +50,24 @@ class NoNetwork:
         return lambda: latents
 
 
+@dataclass(frozen=True)
+class NoNetworks(CodecMaker):
+    """Gives each process that network."""
+
+    def on(self, kinds):
+        return self
+
+    def codec(self, device):
+        return NoNetwork()
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = options("overhead", __doc__)
     parser.add_argument("--seconds", default=60.0, type=float, help="for all rounds")
     parser.add_argument("--quick", action="store_true", help="few pictures: try this script")
     given = parser.parse_args(argv)
     counts = dict.fromkeys(SIDES, 3) if given.quick else SIDES
+    few, many = (2, 4) if given.quick else (FEW, MANY)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for side, count in counts.items():
@@ -69,6 +85,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         for task in tasks.values():
             task()  # warms up
         rounds = rounds_of(tasks, given.seconds)
+        several = [
+            {
+                "processes": count,
+                "shard_size": shard,
+                "milliseconds": 1000 * by_processes(folder, shard, count, few, many),
+            }
+            for shard in SHARDS
+            for count in PROCESSES
+        ]
     milliseconds = {
         (side, kind): asdict(Spread.of([1000 * each[side, kind] / counts[side] for each in rounds]))
         for side, kind in tasks
@@ -79,16 +104,37 @@ def main(argv: Sequence[str] | None = None) -> None:
         for shard in SHARDS
     ]
     floor = [{"side": side, "milliseconds": milliseconds[side, FLOOR]} for side in counts]
-    record(given, "overhead-cpu", {"threads": THREADS, "pictures": found, "floor": floor})
+    result = {"threads": THREADS, "pictures": found, "floor": floor, "processes": several}
+    record(given, "overhead-cpu", result)
 
 
-def encoded(source: Path, shard: int) -> float:
+def encoded(source: Path, shard: int, processes: int = 1) -> float:
     """Seconds of the run itself."""
-    settings = EncodeSettings(Prep(), workers=THREADS, shard_size=shard)
+    workers = ThisProcess(NoNetwork())
+    if processes > 1:
+        workers = Processes(["cpu"] * processes, NoNetworks(int, "0" * 64, torch.float16, None))
+    settings = EncodeSettings(Prep(), workers=-(-THREADS // processes), shard_size=shard)
     with tempfile.TemporaryDirectory() as dest:
         plan = plan_encode([source], Path(dest) / "latents", settings)
         checkpoint = SimpleNamespace(name="none", fingerprint="0" * 64)
-        return encode(plan, checkpoint, ThisProcess(NoNetwork()), advance=lambda _: None).seconds
+        return encode(plan, checkpoint, workers, advance=lambda _: None).seconds
+
+
+def by_processes(folder: Path, shard: int, processes: int, few: int, many: int) -> float:
+    """Seconds for a picture of 256x256, by so many processes: those of `many` less those of `few`.
+
+    The least of three runs each.
+    """
+    seconds = []
+    for count in (few, many):
+        source = folder / f"{count} pictures"
+        if not source.exists():
+            source.mkdir()
+            files = sorted((folder / "256").iterdir())
+            for number in range(count):
+                os.link(files[number % len(files)], source / f"{number}.jpg")
+        seconds.append(min(encoded(source, shard, processes) for _ in range(3)))
+    return (seconds[1] - seconds[0]) / (many - few)
 
 
 def decoded(source: Path) -> None:

@@ -26,9 +26,20 @@ TOOLS = {"storage", "images", "network", "flow"}
 ARROWS |= {
     "runs": {"foreign", "latents", "codec", "checkpoints"} | TOOLS,
     "training": {"codec", "checkpoints"} | TOOLS,
+    "export": {"foreign", "latents", "storage"},
     "verify": {"runs", "latents", "codec", "storage", "images", "flow"},
     "benchmark": {"runs", "latents", "codec", "checkpoints"} | TOOLS,
-    "cli": {"runs", "verify", "training", "benchmark", "foreign", "latents", "codec", "checkpoints"}
+    "cli": {
+        "export",
+        "runs",
+        "verify",
+        "training",
+        "benchmark",
+        "foreign",
+        "latents",
+        "codec",
+        "checkpoints",
+    }
     | {"storage", "images", "network"},
 }
 # A method that users know, and the function that does its work in a room above.

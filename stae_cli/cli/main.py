@@ -26,6 +26,7 @@ from stae_cli.cli.console import (
 )
 from stae_cli.cli.decode import decode
 from stae_cli.cli.encode import encode
+from stae_cli.cli.export import export
 from stae_cli.cli.flops import flops
 from stae_cli.cli.inspect import inspect
 from stae_cli.cli.options import SectionedCommand
@@ -57,6 +58,7 @@ app = typer.Typer(
 sectioned = partial(app.command, cls=SectionedCommand)
 sectioned("encode", short_help="Images (files, folders) to latents.")(encode)
 sectioned("decode", short_help="Latents (files, folders) to pictures.")(decode)
+app.command("export", short_help="Latents to what trainers read.")(export)
 sectioned("roundtrip", short_help="Reconstructions, comparison pictures, metrics.")(roundtrip)
 sectioned("train")(train)
 app.add_typer(bench, name="bench", short_help="Speed, memory and share of the machine's limit.")

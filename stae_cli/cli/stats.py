@@ -17,7 +17,8 @@ from stae_cli.cli.console import (
 from stae_cli.cli.report import ALL_GOOD, SOME_FAILED
 
 if TYPE_CHECKING:
-    from stae_cli.verify.stats import Statistics, Surveyed
+    from stae_cli.latents.moments import Statistics
+    from stae_cli.verify.stats import Surveyed
 
 
 def stats(

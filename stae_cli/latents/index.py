@@ -33,9 +33,10 @@ KEEP: Literal["surrogateescape"] = "surrogateescape"  # file names that are not 
 class Location:
     """The numbers of a stored latent that a dataset needs, a row of `LatentIndex`.
 
-    `file` is an index into its files; `rows` and `columns` are latent positions; `width` and
-    `height` are the picture's, in pixels; `crc32` is the checksum of the data, `flip_crc32` that of
-    the flip, which follows, or NO_FLIP; `label` is -1 if there is none.
+    `file` is an index into its files; `rows` and `columns` are latent positions; sizes are the
+    picture's, in pixels, those with `original_` before it was resized. `crc32` is the checksum of
+    the data, `flip_crc32` that of the flip, which follows, or NO_FLIP; `label` is -1 if there is
+    none.
     """
 
     file: int
@@ -46,9 +47,16 @@ class Location:
     columns: int
     width: int
     height: int
+    original_width: int
+    original_height: int
     crc32: int
     flip_crc32: int
     label: int
+
+    @property
+    def has_flip(self) -> bool:
+        """Whether the latent of the mirrored picture is there too."""
+        return self.flip_crc32 != NO_FLIP
 
 
 COLUMNS = len(fields(Location))
@@ -74,7 +82,7 @@ class Texts:
 
 @dataclass
 class LatentIndex:
-    """All latents of some sources, in about 100 bytes, the key and the caption for each.
+    """All latents of some sources, in about 120 bytes, the key and the caption for each.
 
     A `StoredLatent` takes seven times as much, and each worker of a `DataLoader` has a copy.
     `too_small` counts those left out.
@@ -112,7 +120,7 @@ class LatentIndex:
         flip = _parsed(info.flip_crc32) if stored.has_flip else NO_FLIP
         if not stored.has_flip:
             self.without_flip = self.without_flip or stored.label
-        sizes = info.width, info.height
+        sizes = info.width, info.height, info.original_width, info.original_height
         self._rows.extend((*place, *sizes, _parsed(info.data_crc32), flip, info.label))
         self._keys.append(stored.key)
         self._captions.append(info.caption)

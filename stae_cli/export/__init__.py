@@ -1,0 +1,1 @@
+"""Stored latents in the formats that trainers read."""

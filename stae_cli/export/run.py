@@ -1,0 +1,235 @@
+"""The run behind `stae export`: everything is written to a folder beside DEST, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from stae_cli._version import __version__
+from stae_cli.errors import StaeError, UsageError
+from stae_cli.export.arrays import FastDiT, Mar, NpyTree
+from stae_cli.export.format import About, Format, Normalize
+from stae_cli.export.lightningdit import LightningDiT
+from stae_cli.export.parquet import Parquet
+from stae_cli.export.samples import Samples, Scaling
+from stae_cli.export.webdataset import WebDataset
+from stae_cli.foreign.normalised import read_statistics
+from stae_cli.latents.index import index_latents
+from stae_cli.latents.moments import statistics_of
+from stae_cli.storage.fsspec_store import is_url
+from stae_cli.storage.temp_files import TEMPORARY, is_abandoned, temporary_name
+
+FormatName = Literal["lightningdit", "webdataset", "parquet", "npy", "fast-dit", "mar"]
+FORMATS: dict[FormatName, type[Format]] = {
+    "lightningdit": LightningDiT,
+    "webdataset": WebDataset,
+    "parquet": Parquet,
+    "npy": NpyTree,
+    "fast-dit": FastDiT,
+    "mar": Mar,
+}
+MARK = ".stae-export.json"  # in DEST: shows that it may be replaced; readers skip hidden files
+STATISTICS = "latents_stats.pt"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """What is written, and how.
+
+    `normalize` None is what the format wants; with `stats`, a file, that says by what. `per_file`
+    latents share a file where several do.
+    """
+
+    form: FormatName
+    normalize: Normalize | None = None
+    stats: Path | None = None
+    per_file: int = 10_000
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export has written."""
+
+    dest: str
+    form: str
+    latents: int
+    files: int
+    size: int  # bytes
+    normalize: Normalize
+    weights: str
+    weights_sha256: str
+    seconds: float
+
+
+def export(
+    sources: Sequence[Path | str],
+    dest: Path | str,
+    settings: ExportSettings,
+    *,
+    advance: Callable[[int], None],
+) -> Exported:
+    """Writes stored latents in another format. DEST appears whole at the end, or not at all.
+
+    Args:
+        sources: latent files, or folders of them.
+        dest: a folder that is absent, empty, or an earlier export.
+        settings: what to write.
+        advance: called with the number of latents written.
+
+    Raises:
+        UsageError: a source does not exist, or options that contradict each other.
+        StaeError: DEST holds something else or cannot be written to; the format cannot hold the
+            latents; a latent is damaged, or what `index_latents` raises.
+    """
+    started = time.perf_counter()
+    folder = _checked_dest(sources, dest, overwrite=settings.overwrite)
+    form = FORMATS[settings.form]()
+    samples = Samples(index_latents([Path(source) for source in sources]))
+    if not len(samples):
+        raise StaeError("there are no latents to export", "check the sources")
+    how = settings.normalize or form.normalize
+    if settings.stats and how == "none":
+        raise UsageError("nothing is normalized, so `--stats` is not needed", "omit it")
+    form.check(samples, how)
+    index = samples.index
+    about = About(index.weights, index.weights_sha256, how)
+    with _appearing(folder) as temporary:
+        if how != "none" or form.statistics:
+            scaling = _scaling(samples, how, settings.stats)
+            _write_statistics(temporary / STATISTICS, scaling)
+            samples = Samples(index, scaling) if how != "none" else samples
+        for count in form.write(samples, temporary, settings.per_file, about):
+            advance(count)
+        files = [path for path in temporary.rglob("*") if path.is_file()]
+        size = sum(path.stat().st_size for path in files)
+        mark = {"stae": __version__, "to": settings.form, "latents": len(samples), **asdict(about)}
+        (temporary / MARK).write_text(json.dumps(mark) + "\n")
+    return Exported(
+        str(dest),
+        settings.form,
+        len(samples),
+        len(files),
+        size,
+        how,
+        about.weights,
+        about.weights_sha256,
+        time.perf_counter() - started,
+    )
+
+
+def _checked_dest(sources: Sequence[Path | str], dest: Path | str, *, overwrite: bool) -> Path:
+    """DEST, if it may be written: absent, empty, or an earlier export."""
+    for place in (dest, *sources):
+        if is_url(place):
+            raise UsageError(f"`{place}` is a URL", "export to and from folders of this machine")
+    folder = Path(dest)
+    real = Path(os.path.realpath(folder))
+    for source in sources:
+        if real.is_relative_to(os.path.realpath(source)):
+            raise UsageError(
+                f"DEST `{dest}` is inside SOURCE `{source}`", "choose a DEST outside of it"
+            )
+    if not os.path.lexists(folder):
+        return folder
+    if not folder.is_dir():
+        raise UsageError(f"DEST `{dest}` is a file", "give a folder")
+    if any(folder.iterdir()):
+        if not (folder / MARK).is_file():
+            raise UsageError(f"DEST `{dest}` holds other files", "give an empty folder")
+        if not overwrite:
+            raise UsageError(f"DEST `{dest}` holds an export", "choose another, or `--overwrite`")
+    return folder
+
+
+@contextmanager
+def _appearing(folder: Path) -> Iterator[Path]:
+    """Yields a temporary folder, which takes the place of `folder` if the block succeeds."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(folder.parent)
+        temporary = folder.parent / temporary_name()
+        temporary.mkdir()
+        try:
+            yield temporary
+            _sync()
+            if folder.is_dir():
+                before = folder.parent / temporary_name()
+                folder.rename(before)
+                temporary.rename(folder)
+                shutil.rmtree(before, ignore_errors=True)
+            else:
+                temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)  # renamed if all went well
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            message = f"the disk is full: cannot write `{folder}`"
+            raise StaeError(message, "free some disk space; nothing is left of this try") from error
+        reason = error.strerror or error
+        raise StaeError(
+            f"cannot write `{folder}`: {reason}", "check DEST and its permissions"
+        ) from error
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Removes what exports left that were killed."""
+    for path in parent.iterdir():
+        match = TEMPORARY.fullmatch(path.name)
+        if match and path.is_dir() and is_abandoned(match, path.stat().st_mtime):
+            shutil.rmtree(path, ignore_errors=True)
+            _log.info("removed `%s`, left by an export that was killed", path)
+
+
+def _sync() -> None:
+    """Has the disks store everything: else names could outlive data at a power failure.
+
+    At once, not file by file: a tree has as many as there are latents.
+    """
+    if hasattr(os, "sync"):  # not on Windows
+        os.sync()
+
+
+def _scaling(samples: Samples, how: Normalize, stats: Path | None) -> Scaling:
+    """Mean and deviation: of the latents themselves, or of a file."""
+    channels = samples.index.location(0).channels
+    if stats is None:
+        statistics = statistics_of(samples.moments())
+        mean, std = statistics.mean, statistics.std
+        if how == "scalar":
+            mean, std = [statistics.shift], [1 / statistics.scale if statistics.scale else 0.0]
+    else:
+        undo = read_statistics(stats)
+        undo.check(channels, "--stats")
+        if undo.weights_sha256 not in ("", samples.index.weights_sha256):
+            raise UsageError(
+                f"`{stats}` holds the statistics of another checkpoint's latents "
+                f"({undo.weights_sha256[:12]})",
+                "give those of these latents, or omit `--stats`",
+            )
+        mean, std = list(undo.shift), list(undo.factor)
+    if min(std) <= 0:
+        raise StaeError("a channel of the latents is constant, so it has no deviation", "omit it")
+    both = (np.array(values, np.float32).reshape(-1, 1, 1) for values in (mean, std))
+    return Scaling(*(np.broadcast_to(values, (channels, 1, 1)) for values in both))
+
+
+def _write_statistics(path: Path, scaling: Scaling) -> None:
+    """As LightningDiT and `stae decode --stats` read them: z * std + mean is the raw latent."""
+    import torch
+
+    values = {"mean": scaling.mean, "std": scaling.std}
+    torch.save({name: torch.tensor(each[None].copy()) for name, each in values.items()}, path)

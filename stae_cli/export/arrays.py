@@ -128,7 +128,7 @@ def _check_folders(samples: Samples, what: str) -> None:
         StaeError: a latent is in no folder, or readers would number the classes otherwise.
     """
     numbers: dict[str, int] = {}
-    for key, label in zip(samples.keys(), samples.labels(), strict=True):
+    for key, label in zip(samples.keys(), samples.labels.tolist(), strict=True):
         folder, slash, _ = key.partition("/")
         if not slash:
             raise StaeError(

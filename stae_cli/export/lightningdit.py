@@ -43,7 +43,7 @@ class LightningDiT(Format):
             )
 
     def write(self, samples: Samples, folder: Path, per_file: int, about: About) -> Iterator[int]:
-        labels = np.fromiter(samples.labels(), "<i8", len(samples))
+        labels = samples.labels.astype("<i8")
         for number, begin in enumerate(range(0, len(samples), per_file)):
             part = range(begin, min(begin + per_file, len(samples)))
             path = folder / f"latents_rank00_shard{number:03}.safetensors"

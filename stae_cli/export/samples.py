@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stae_cli.latents.format import Latent
-from stae_cli.latents.index import LatentIndex, Location
+from stae_cli.latents.index import NO_FLIP, LatentIndex, Location
 from stae_cli.latents.mapped import LatentMaps
 from stae_cli.latents.moments import Moments, moments_of
 from stae_cli.storage.notes import NO_LABEL
@@ -73,8 +73,8 @@ class Samples:
         where = self.index.location(number)
         return Sample(
             self.index.key(number),
-            self.latent(number),
-            self.latent(number, flipped=True) if where.has_flip else None,
+            self._latent(number, where),
+            self._latent(number, where, flipped=True) if where.has_flip else None,
             self.index.caption(number),
             where.label,
             where.width,
@@ -85,7 +85,9 @@ class Samples:
 
     def latent(self, number: int, *, flipped: bool = False) -> Latent:
         """One latent (C, h, w), contiguous, or that of the mirrored picture."""
-        where = self.index.location(number)
+        return self._latent(number, self.index.location(number), flipped=flipped)
+
+    def _latent(self, number: int, where: Location, *, flipped: bool = False) -> Latent:
         found = self._maps.latent(number, where, flipped=flipped)
         return found if self.scaling is None else self.scaling.apply(found)
 
@@ -93,35 +95,32 @@ class Samples:
         """Their keys."""
         return map(self.index.key, range(len(self)))
 
-    def labels(self) -> Iterator[int]:
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
         """Their labels."""
-        return (where.label for where in self.locations())
-
-    def locations(self) -> Iterator[Location]:
-        """What is known of each without reading it."""
-        return map(self.index.location, range(len(self)))
+        return self.index.column("label")
 
     @property
     def shapes(self) -> dict[tuple[int, int, int], str]:
         """Each shape there is, and the key of the first latent that has it."""
-        found: dict[tuple[int, int, int], str] = {}
-        for number, where in enumerate(self.locations()):
-            shape = where.channels, where.rows, where.columns
-            if shape not in found:
-                found[shape] = self.index.key(number)
-        return found
+        columns = [self.index.column(name) for name in ("channels", "rows", "columns")]
+        shapes, numbers = np.unique(np.stack(columns, axis=1), axis=0, return_index=True)
+        found = sorted(zip(numbers.tolist(), shapes.tolist(), strict=True))
+        return {(c, h, w): self.index.key(number) for number, (c, h, w) in found}
 
     @property
     def dtype(self) -> str:
-        """Of all of them, as `float16`; two of them count as the wider one."""
-        return f"float{8 * max(where.itemsize for where in self.locations())}"
+        """Of all of them, as `float16`; of two the wider one."""
+        return f"float{8 * self.index.column('itemsize').max()}"
 
     def first(self, *, label: bool = False, flip: bool = False) -> str | None:
         """The key of the first sample that lacks a label, or a flip; None if none does."""
-        for number, where in enumerate(self.locations()):
-            if (label and where.label == NO_LABEL) or (flip and not where.has_flip):
-                return self.index.key(number)
-        return None
+        lacking = np.zeros(len(self), bool)
+        if label:
+            lacking |= self.labels == NO_LABEL
+        if flip:
+            lacking |= self.index.column("flip_crc32") == NO_FLIP
+        return self.index.key(int(lacking.argmax())) if lacking.any() else None
 
     @property
     def has_captions(self) -> bool:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
 
 from stae_cli.errors import StaeError
 from stae_cli.export.arrays import npy_bytes
@@ -43,8 +42,7 @@ class WebDataset(Format):
             path, count = folder / f"latents-{len(tars):05}.tar", 0
             with path.open("wb") as file:
                 while sample is not None and count < per_file and file.tell() < LARGEST:
-                    for name, data in fields.of(sample):
-                        _add(file, name, data)
+                    file.write(b"".join(_members(fields.of(sample))))
                     count += 1
                     yield 1
                     sample = next(found, None)
@@ -100,10 +98,11 @@ def _tar_key(key: str) -> str:
     return f"{folder}{slash}{name.replace('.', '_')}"
 
 
-def _add(file: BinaryIO, name: str, data: bytes) -> None:
-    file.write(_header(name, len(data)))
-    file.write(data)
-    file.write(bytes(-len(data) % BLOCK))
+def _members(fields: Iterable[tuple[str, bytes]]) -> Iterator[bytes]:
+    for name, data in fields:
+        yield _header(name, len(data))
+        yield data
+        yield bytes(-len(data) % BLOCK)
 
 
 def _header(name: str, size: int) -> bytes:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from stae_cli.errors import InputError, StaeError
 from stae_cli.latents.exchanged import Exchanged
@@ -59,7 +60,8 @@ class Location:
         return self.flip_crc32 != NO_FLIP
 
 
-COLUMNS = len(fields(Location))
+NAMES = [field.name for field in fields(Location)]
+COLUMNS = len(NAMES)
 
 
 class Texts:
@@ -112,6 +114,16 @@ class LatentIndex:
     def location(self, number: int) -> Location:
         """The location of a latent."""
         return Location(*self._rows[number * COLUMNS : (number + 1) * COLUMNS])
+
+    @property
+    def table(self) -> npt.NDArray[np.int64]:
+        """All locations, a row for each, with the fields of `Location` as columns."""
+        return np.frombuffer(self._rows, np.int64).reshape(-1, COLUMNS)
+
+    def column(self, name: str) -> npt.NDArray[np.int64]:
+        """One field of all locations."""
+        found: npt.NDArray[np.int64] = self.table[:, NAMES.index(name)]
+        return found
 
     def add(self, stored: StoredLatent) -> None:
         """Adds a latent of the last of `files`."""

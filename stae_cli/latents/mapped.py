@@ -76,7 +76,7 @@ class LatentMaps:
 
 def _bytes_of(place: str) -> Map:
     try:
-        return np.memmap(place, np.uint8, "r")
+        return np.asarray(np.memmap(place, np.uint8, "r"))  # of a class that is cut faster
     except OSError as error:
         if error.errno not in UNMAPPED:
             raise

@@ -20,11 +20,19 @@ from stae_cli.network.stupid_ae import StupidAE
 ENCODER_FILE, DECODER_FILE = "encoder.onnx", "decoder.onnx"
 IMAGE, LATENTS = "image", "latents"  # names of inputs and outputs
 AXES = {0: "batch", 2: "height", 3: "width"}  # what may vary; names of the input's sizes
+OPSET = 20
+TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-3}  # relative to what is above 1
 TRACED = (2, 3, 5)  # batch, rows, columns: any that differ and are not 1
 
 
-def export_onnx(model: StupidAE, folder: Path, metadata: Mapping[str, str]) -> tuple[Path, Path]:
-    """Writes ENCODER_FILE and DECODER_FILE, in float32, for any batch and size.
+def export_onnx(
+    model: StupidAE,
+    folder: Path,
+    metadata: Mapping[str, str],
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> tuple[Path, Path]:
+    """Writes ENCODER_FILE and DECODER_FILE for any batch and size.
 
     The encoder takes `image` (B, 3, H, W) in [-1, 1] and gives `latents` (B, C, h, w); the decoder
     takes those and gives an `image` that is not clamped.
@@ -33,6 +41,7 @@ def export_onnx(model: StupidAE, folder: Path, metadata: Mapping[str, str]) -> t
         model: the reference model.
         folder: an existing one; files of these names in it are replaced.
         metadata: for both files, beside the architecture.
+        dtype: of weights, inputs and outputs: float32 or float16. The norms stay in float32.
 
     Raises:
         StaeError: a library is missing.
@@ -40,11 +49,50 @@ def export_onnx(model: StupidAE, folder: Path, metadata: Mapping[str, str]) -> t
     """
     files = folder / ENCODER_FILE, folder / DECODER_FILE
     for path, export in zip(files, (encoder_onnx, decoder_onnx), strict=True):
-        write_file(path, export(model, metadata))
+        write_file(path, export(model, metadata, dtype=dtype))
     return files
 
 
-def encoder_onnx(model: StupidAE, metadata: Mapping[str, str] | None = None) -> bytes:
+def check_onnx(model: StupidAE, folder: Path, dtype: torch.dtype) -> float | None:
+    """Compares both files with the reference model, on pictures of a size that was not traced.
+
+    Returns:
+        The largest difference, of what is near 1; None if onnxruntime is not installed.
+
+    Raises:
+        StaeError: it is larger than TOLERANCES allow.
+    """
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        return None
+    network = deepcopy(model).cpu().float().eval()
+    generator, factor = torch.Generator().manual_seed(0), model.architecture.downsample
+    image = torch.rand(2, 3, 3 * factor, 4 * factor, generator=generator) * 2 - 1
+    with torch.no_grad():
+        latents = network.encode(image)
+        pairs = [(ENCODER_FILE, image, latents), (DECODER_FILE, latents, network.decode(latents))]
+    worst = 0.0
+    for name, given, expected in pairs:
+        session = onnxruntime.InferenceSession(folder / name, providers=["CPUExecutionProvider"])
+        (found,) = session.run(None, {session.get_inputs()[0].name: given.to(dtype).numpy()})
+        apart = (torch.from_numpy(found).float() - expected).abs().max()
+        worst = max(worst, float(apart / expected.abs().max().clamp_min(1.0)))
+    if not worst <= TOLERANCES[dtype]:  # not a number, too
+        raise StaeError(
+            f"onnxruntime {onnxruntime.__version__} computes something else from the ONNX files: "
+            f"it is off by {worst:.2g} (allowed {TOLERANCES[dtype]:.2g})",
+            "try another version of torch, onnxscript or onnxruntime, or `--dtype float32`",
+        )
+    return worst
+
+
+def encoder_onnx(
+    model: StupidAE,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> bytes:
     """The encoder as a file's bytes; see `export_onnx`.
 
     Raises:
@@ -52,18 +100,23 @@ def encoder_onnx(model: StupidAE, metadata: Mapping[str, str] | None = None) -> 
     """
     batch, rows, columns = TRACED
     factor = model.architecture.downsample
-    given = torch.zeros(batch, 3, rows * factor, columns * factor)
+    given = torch.zeros(batch, 3, rows * factor, columns * factor, dtype=dtype)
     return _exported(model, "encoder", given, (IMAGE, LATENTS), metadata or {})
 
 
-def decoder_onnx(model: StupidAE, metadata: Mapping[str, str] | None = None) -> bytes:
+def decoder_onnx(
+    model: StupidAE,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> bytes:
     """The decoder as a file's bytes; see `export_onnx`.
 
     Raises:
         StaeError: a library is missing.
     """
     batch, rows, columns = TRACED
-    given = torch.zeros(batch, model.architecture.channels, rows, columns)
+    given = torch.zeros(batch, model.architecture.channels, rows, columns, dtype=dtype)
     return _exported(model, "decoder", given, (LATENTS, IMAGE), metadata or {})
 
 
@@ -97,7 +150,7 @@ def _exported(
     model: StupidAE, stage: str, given: Tensor, names: tuple[str, str], metadata: Mapping[str, str]
 ) -> bytes:
     check_exporter()
-    network = deepcopy(model).cpu().float().eval().requires_grad_(False)
+    network = deepcopy(model).cpu().to(given.dtype).eval().requires_grad_(False)
     with _silent(), torch.no_grad():
         program = torch.onnx.export(
             _OneInput(network.get_submodule(stage)),
@@ -106,6 +159,7 @@ def _exported(
             output_names=names[1:],
             # By automatic names: a name of one's own may not stand for multiples of 8.
             dynamic_shapes=(dict.fromkeys(AXES, torch.export.Dim.DYNAMIC),),
+            opset_version=OPSET,
             dynamo=True,
             verbose=False,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,7 +20,14 @@ from stae_cli.checkpoints.names import (
     locate,
 )
 from stae_cli.cli import options as opt
-from stae_cli.cli.console import print_fact, print_json, print_line, print_note, print_table
+from stae_cli.cli.console import (
+    print_fact,
+    print_json,
+    print_line,
+    print_note,
+    print_table,
+    print_warning,
+)
 from stae_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,8 +38,13 @@ weights = typer.Typer(
 )
 
 HUB_HINT = "use `builtin`, which needs no network, or a file"
+CONVERTED = {  # names of files in folders that `convert` writes
+    *("config.json", "diffusion_pytorch_model.safetensors", "stupidae_diffusers.py", "README.md"),
+    *("encoder.onnx", "decoder.onnx"),
+}
 HISTORY = ("recipe", "data", "training", "validation", "latents")  # metadata in chronological order
 
+Target = Literal["safetensors", "diffusers", "onnx"]
 StoredDtype = Literal["keep", "float16", "bfloat16", "float32"]
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="What --weights takes.")]
@@ -75,32 +88,70 @@ def fetch_weights(name: Name, verbose: opt.Verbose = False) -> None:
 @weights.command("convert")
 def convert_weights(
     name: Name,
-    target: Annotated[Path, typer.Argument(metavar="FILE", help="The .safetensors to write.")],
+    target: Annotated[
+        Path,
+        typer.Argument(metavar="TARGET", help="The .safetensors, or else the folder, to write."),
+    ],
+    to: Annotated[
+        Target, typer.Option("--to", help="A file for stae, or a folder for other programs.")
+    ] = "safetensors",
     dtype: Annotated[StoredDtype, typer.Option(help="Store the tensors in this dtype.")] = "keep",
     linear: Annotated[
         bool,
         typer.Option("--linear", help="Store the encoder as matrices (out, in) of linear layers."),
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace FILE.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace TARGET.")] = False,
     verbose: opt.Verbose = False,
 ) -> None:
-    """Write a checkpoint as safetensors: safe to open, and with the same fingerprint.
+    """Write a checkpoint as safetensors, or for diffusers or ONNX runtimes.
 
-    With --linear the encoder's tensors fit plain linear layers on patches, which take images of
-    mixed aspect ratios in one batch; stae reads such files as the same checkpoint.
+    A .safetensors is safe to open, and has the same fingerprint. With --linear its encoder's
+    tensors fit plain linear layers on patches, which take images of mixed aspect ratios in one
+    batch; stae reads such files as the same checkpoint.
     """
-    import torch
+    if to == "safetensors":
+        _check_file(target, overwrite=overwrite)
+        _write_safetensors(_load(name), target, dtype, linear=linear)
+    else:
+        if linear:
+            raise UsageError("`--linear` is for safetensors", "omit it, or `--to`")
+        if to == "onnx" and dtype == "bfloat16":
+            raise UsageError("ONNX runtimes compute in float32 or float16", "choose one of them")
+        _check_folder(target, overwrite=overwrite)
+        _write_folder(_load(name), target, to, dtype)
+    print_note(f"wrote {target}")
 
-    from stae_cli.checkpoints.checkpoint import write_checkpoint
-    from stae_cli.checkpoints.tensor_files import LAYOUT_KEY, LINEAR, to_linear
 
+def _check_file(target: Path, *, overwrite: bool) -> None:
     if target.suffix != ".safetensors":
         raise UsageError(f"`{target}` does not end in .safetensors", "give a name that does")
     if target.exists() and not overwrite:
         raise UsageError(f"`{target}` exists", "give another name, or `--overwrite`")
     if not target.parent.is_dir():
         raise UsageError(f"no folder `{target.parent}`", "create it first, or give another path")
-    checkpoint = _load(name)
+
+
+def _check_folder(target: Path, *, overwrite: bool) -> None:
+    """Refuses a folder with files that are not those of an earlier conversion."""
+    if not os.path.lexists(target):
+        return
+    if not target.is_dir():
+        raise UsageError(f"`{target}` is a file", "give a folder")
+    found = {path.name for path in target.iterdir()}
+    if found - CONVERTED:
+        raise UsageError(f"`{target}` holds other files", "give an empty folder")
+    if found and not overwrite:
+        raise UsageError(f"`{target}` exists", "give another folder, or `--overwrite`")
+
+
+def _write_safetensors(
+    checkpoint: Checkpoint, target: Path, dtype: StoredDtype, *, linear: bool
+) -> None:
+    import torch
+
+    from stae_cli.checkpoints.checkpoint import write_checkpoint
+    from stae_cli.checkpoints.tensor_files import LAYOUT_KEY, LINEAR, to_linear
+
     tensors = dict(checkpoint.tensors)
     if dtype != "keep":
         tensors = checkpoint.cast(getattr(torch, dtype))
@@ -108,7 +159,30 @@ def convert_weights(
     if linear:
         tensors, metadata[LAYOUT_KEY] = to_linear(tensors), LINEAR
     write_checkpoint(target, tensors, checkpoint.architecture, metadata)
-    print_note(f"wrote {target}")
+
+
+def _write_folder(checkpoint: Checkpoint, target: Path, to: Target, dtype: StoredDtype) -> None:
+    import torch
+
+    from stae_cli.storage.whole_folder import appearing
+
+    wanted = None if dtype == "keep" else getattr(torch, dtype)
+    with appearing(target) as folder:
+        if to == "diffusers":
+            from stae_cli.checkpoints.diffusers import write_diffusers
+
+            write_diffusers(checkpoint, folder, dtype=wanted)
+            return
+        from stae_cli.checkpoints.onnx import check_onnx, export_onnx
+
+        model, wanted = checkpoint.model(), wanted or torch.float32
+        about = {"weights": checkpoint.name, "weights_sha256": checkpoint.fingerprint}
+        export_onnx(model, folder, about, dtype=wanted)
+        apart = check_onnx(model, folder, wanted)
+    if apart is None:
+        print_warning("onnxruntime is not installed, so the files were not checked")
+    else:
+        print_note(f"onnxruntime computes the same numbers to {apart:.1e}")
 
 
 def _load(name: str) -> Checkpoint:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import logging
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,7 +24,7 @@ from stae_cli.foreign.normalised import read_statistics
 from stae_cli.latents.index import index_latents
 from stae_cli.latents.moments import statistics_of
 from stae_cli.storage.fsspec_store import is_url
-from stae_cli.storage.temp_files import TEMPORARY, is_abandoned, temporary_name
+from stae_cli.storage.whole_folder import appearing
 
 FormatName = Literal["lightningdit", "webdataset", "parquet", "npy", "fast-dit", "mar"]
 FORMATS: dict[FormatName, type[Format]] = {
@@ -41,8 +37,6 @@ FORMATS: dict[FormatName, type[Format]] = {
 }
 MARK = ".stae-export.json"  # in DEST: shows that it may be replaced; readers skip hidden files
 STATISTICS = "latents_stats.pt"
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -107,7 +101,7 @@ def export(
     form.check(samples, how)
     index = samples.index
     about = About(index.weights, index.weights_sha256, how)
-    with _appearing(folder) as temporary:
+    with appearing(folder) as temporary:
         if how != "none" or form.statistics:
             scaling = _scaling(samples, how, settings.stats)
             _write_statistics(temporary / STATISTICS, scaling)
@@ -153,54 +147,6 @@ def _checked_dest(sources: Sequence[Path | str], dest: Path | str, *, overwrite:
         if not overwrite:
             raise UsageError(f"DEST `{dest}` holds an export", "choose another, or `--overwrite`")
     return folder
-
-
-@contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
-    """Yields a temporary folder, which takes the place of `folder` if the block succeeds."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(folder.parent)
-        temporary = folder.parent / temporary_name()
-        temporary.mkdir()
-        try:
-            yield temporary
-            _sync()
-            if folder.is_dir():
-                before = folder.parent / temporary_name()
-                folder.rename(before)
-                temporary.rename(folder)
-                shutil.rmtree(before, ignore_errors=True)
-            else:
-                temporary.rename(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)  # renamed if all went well
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            message = f"the disk is full: cannot write `{folder}`"
-            raise StaeError(message, "free some disk space; nothing is left of this try") from error
-        reason = error.strerror or error
-        raise StaeError(
-            f"cannot write `{folder}`: {reason}", "check DEST and its permissions"
-        ) from error
-
-
-def _remove_abandoned(parent: Path) -> None:
-    """Removes what exports left that were killed."""
-    for path in parent.iterdir():
-        match = TEMPORARY.fullmatch(path.name)
-        if match and path.is_dir() and is_abandoned(match, path.stat().st_mtime):
-            shutil.rmtree(path, ignore_errors=True)
-            _log.info("removed `%s`, left by an export that was killed", path)
-
-
-def _sync() -> None:
-    """Has the disks store everything: else names could outlive data at a power failure.
-
-    At once, not file by file: a tree has as many as there are latents.
-    """
-    if hasattr(os, "sync"):  # not on Windows
-        os.sync()
 
 
 def _scaling(samples: Samples, how: Normalize, stats: Path | None) -> Scaling:

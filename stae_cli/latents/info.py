@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any
 
 from stae_cli.errors import InputError
+from stae_cli.latents.checksums import crc32
 from stae_cli.latents.safetensors_header import Shape
 from stae_cli.storage.entry import SourceState
 from stae_cli.storage.notes import LARGEST_LABEL, NO_LABEL
@@ -93,7 +93,7 @@ _is_number = re.compile(r"-?[0-9]{1,19}").fullmatch
 
 def checksum(data: Data) -> str:
     """The CRC-32 of a latent's bytes, in hexadecimal."""
-    return f"{zlib.crc32(data):08x}"
+    return f"{crc32(data):08x}"
 
 
 def parse_info(metadata: Mapping[str, Any]) -> LatentInfo:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from stae_cli.checkpoints.checkpoint import write_checkpoint
 from stae_cli.checkpoints.onnx import export_onnx
 from stae_cli.errors import StaeError
 from stae_cli.network.architecture import Architecture, SecondStage
@@ -65,6 +66,25 @@ def check_numbers(model: StupidAE, encoder: Any, decoder: Any, size: tuple[int, 
     np.testing.assert_allclose(decoded, expected[1], atol=1e-4)
 
 
+def test_float16_files_are_close_to_the_plain_module(model: StupidAE, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    encoder, decoder = (
+        onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        for path in export_onnx(model, tmp_path, {}, dtype=torch.float16)
+    )
+    image = torch.empty(2, 3, 64, 32).uniform_(-1, 1)
+    latents = torch.randn(2, 64, 2, 1)
+    with torch.no_grad():
+        expected = model.encode(image).numpy(), model.decode(latents).numpy()
+    (encoded,) = encoder.run(["latents"], {"image": image.half().numpy()})
+    (decoded,) = decoder.run(["image"], {"latents": latents.half().numpy()})
+    assert encoded.dtype == decoded.dtype == np.float16
+    for found, wanted in ((encoded, expected[0]), (decoded, expected[1])):
+        error = np.abs(found.astype(np.float32) - wanted).max()
+        assert 0 < error <= 2e-3 * max(1, np.abs(wanted).max()), error
+
+
 def test_a_missing_library_is_named(
     model: StupidAE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,3 +93,32 @@ def test_a_missing_library_is_named(
         export_onnx(model, tmp_path, {})
     assert "pip install 'stae[engines]'" in raised.value.hint
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_conversion_leaves_nothing(
+    stae: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of a version of the exporter that did not know a layer."""
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    from stae_cli.checkpoints import onnx
+
+    small = tmp_path / "small.safetensors"
+    model = seeded_model(SMALL)
+    write_checkpoint(small, model.state_dict(), SMALL, {})
+    command = ["weights", "convert", small, tmp_path / "onnx", "--to", "onnx"]
+    with monkeypatch.context() as patch:
+        patch.setitem(onnx.TOLERANCES, torch.float32, 1e-12)
+        stae(*command).assert_fails(1, "computes something else", "--dtype float32")
+    assert sorted(tmp_path.iterdir()) == [small]
+    ran = stae(*command)
+    assert ran.code == 0, ran.err
+    assert "onnxruntime computes the same numbers" in ran.err
+    assert sorted(path.name for path in (tmp_path / "onnx").iterdir()) == [
+        "decoder.onnx",
+        "encoder.onnx",
+    ]
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    ran = stae(*command, "--overwrite", "--dtype", "float16")
+    assert ran.code == 0, ran.err
+    assert "not checked" in ran.err

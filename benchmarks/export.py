@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = options("export", __doc__)
     parser.add_argument("--quick", action="store_true", help="few latents: try this script")
     parser.add_argument("--rounds", default=3, type=int)
+    parser.add_argument("--to", choices=FORMATS, nargs="+", default=list(FORMATS))
     given = parser.parse_args(argv)
     count = 2 * SHARD if given.quick else COUNT
     with tempfile.TemporaryDirectory() as name:
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         (folder / "latents").mkdir()
         for number in range(count // SHARD):
             write(folder / "latents" / f"shard-{number:05}.safetensors", number)
-        found = {form: [exported(folder, form) for _ in range(given.rounds)] for form in FORMATS}
+        found = {form: [exported(folder, form) for _ in range(given.rounds)] for form in given.to}
     results = [
         {
             "format": form,

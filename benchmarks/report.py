@@ -22,6 +22,7 @@ of a shared machine vary. A commit that ends in `-dirty` had changes that were n
 | `python -m benchmarks.card` | these three on an NVIDIA card |
 | `python -m benchmarks.files` | reading, PNG writing, mixed sizes, and memory |
 | `python -m benchmarks.overhead` | what a picture costs beside its network |
+| `python -m benchmarks.export` | exports of small latents: pictures a second, memory |
 | `python -m benchmarks.neighbours` | the network beside busy programs |
 | `python -m benchmarks.quality PHOTOS` | PSNR, SSIM and MSE of checkpoints beside the linear PCA |
 | `python -m benchmarks.family TRAIN --score PHOTOS --out FOLDER` | the family, trained alike |
@@ -180,13 +181,32 @@ def overhead(result: Record) -> list[str]:
     for one in result.get("floor", ()):
         time, kind = one["milliseconds"], "none: decoded by simplejpeg alone"
         rows.append((f"{one['side']}x{one['side']}", kind, figure(time), ends(time)))
+    for one in result.get("processes", ()):
+        kind = "shards" if one["shard_size"] else "files"
+        kind += f", by {one['processes']} processes, without their start"
+        rows.append(("256x256", kind, figure(one["milliseconds"]), ""))
     return [
         f"## A picture beside its network, on {result['threads']} cores",
         "",
-        "`stae encode` of JPEGs with a network that takes no time, in one process: milliseconds "
-        f"for a picture. {made(result)}",
+        "`stae encode` of JPEGs with a network that takes no time, in one process unless more are "
+        f"named: milliseconds for a picture. {made(result)}",
         "",
         *table(["pixels", "latents in", "median", "spread"], rows),
+    ]
+
+
+def export(result: Record) -> list[str]:
+    rows = [
+        (one["format"], f"{one['latents_per_second']:,.0f}", f"{one['peak_bytes'] / 1e6:,.0f}")
+        for one in result["formats"]
+    ]
+    return [
+        f"## `stae export` of {result['latents']:,} pictures",
+        "",
+        f"A latent of {'x'.join(map(str, result['shape']))} and a flip each, from shards, read and "
+        f"written by one process. {made(result)}",
+        "",
+        *table(["format", "pictures per second", "peak memory, MB"], rows),
     ]
 
 
@@ -303,6 +323,7 @@ SECTIONS: dict[str, Callable[[Record], list[str]]] = {
     "path-*": path,
     "files-*": files,
     "overhead-*": overhead,
+    "export-*": export,
     "neighbours-*": neighbours,
     "quality": quality,
     "family": family,

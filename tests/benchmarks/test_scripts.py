@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from benchmarks import family, files, neighbours, overhead
+from benchmarks import export, family, files, neighbours, overhead
 from benchmarks.record import ROOT
 from benchmarks.report import HEAD
 from stae_cli.network.architecture import PRESETS
@@ -63,6 +63,17 @@ def test_overhead(tmp_path):
     ]
     assert [one["side"] for one in floor] == [256, 1024]
     assert all(one["milliseconds"]["p10"] > 0 for one in pictures + floor)
+    (several,) = found["processes"]
+    assert several["processes"] == 2
+    assert several["milliseconds"] > 0
+
+
+def test_export(tmp_path):
+    export.main(["--quick", "--rounds", "1", "--to", "webdataset", "--results", str(tmp_path)])
+    (found,) = recorded(tmp_path, "export-cpu")["formats"]
+    assert found["format"] == "webdataset"
+    assert found["latents_per_second"] > 10
+    assert 10e6 < found["peak_bytes"] < 10e9
 
 
 def test_family(tmp_path, capsys, monkeypatch):

@@ -1,6 +1,7 @@
 """`stae export`: stored latents in the formats that trainers read."""
 
 # Not `from __future__ import annotations`: Typer would evaluate each string eight times.
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from stae_cli.cli import options as opt
-from stae_cli.cli.console import print_json, print_note, progress_bar
+from stae_cli.cli.console import print_json, print_note, print_warning, progress_bar
 from stae_cli.cli.report import ALL_GOOD
 
 FormatName = Literal["lightningdit", "webdataset", "parquet", "npy", "fast-dit", "mar"]
@@ -20,7 +21,7 @@ NormalizeOption = Annotated[
     typer.Option(
         "--normalize",
         help="To mean 0 and deviation 1, by one number for all or for each channel; auto: "
-        "channel for npy and fast-dit, whose readers do not, else none.",
+        "channel for npy, fast-dit and mar, whose readers do not, else none.",
     ),
 ]
 Stats = Annotated[
@@ -64,8 +65,12 @@ def export(
         per_file=per_file,
         overwrite=overwrite,
     )
-    with progress_bar(None, what="export", quiet=quiet) as advance:
-        exported = run.export(sources, dest, settings, advance=advance)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with progress_bar(None, what="export", quiet=quiet) as advance:
+            exported = run.export(sources, dest, settings, advance=advance)
+    for warning in caught:  # of latents whose sources are gone
+        print_warning(str(warning.message))
     if not quiet:
         how = "raw" if exported.normalize == "none" else f"normalised by {exported.normalize}"
         print_note(

@@ -71,6 +71,8 @@ class Mar(Format):
     The upper half is a log-variance, so small that a sample is the latent to rounding.
     """
 
+    normalize = "channel"
+
     def check(self, samples: Samples, normalize: Normalize) -> None:
         refuse_sizes(samples, "MAR")
         refuse_without_flips(samples, "MAR")

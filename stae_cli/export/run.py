@@ -108,6 +108,7 @@ def export(
             samples = Samples(index, scaling) if how != "none" else samples
         for count in form.write(samples, temporary, settings.per_file, about):
             advance(count)
+            os.utime(temporary)  # shows other processes that it is not abandoned
         files = [path for path in temporary.rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in files)
         mark = {"stae": __version__, "to": settings.form, "latents": len(samples), **asdict(about)}

@@ -26,8 +26,8 @@ class Scaling:
     std: npt.NDArray[np.float32]
 
     def apply(self, latent: Latent) -> Latent:
-        """Normalised in float32, then rounded to the latent's own dtype."""
-        normal: Latent = ((latent.astype(np.float32) - self.mean) / self.std).astype(latent.dtype)
+        """Normalised, in float32."""
+        normal: Latent = (latent.astype(np.float32) - self.mean) / self.std
         return normal
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+
 from stae_cli.errors import StaeError
 from stae_cli.export.arrays import npy_bytes
 from stae_cli.export.format import About, Format, Normalize
@@ -66,18 +68,18 @@ class _Fields:
         self._captions = samples.has_captions
         self._labels = samples.first(label=True) is None
         self._flips = samples.first(flip=True) is None
-        self._about = about
+        self._about, self._dtype = about, np.dtype(samples.dtype)
 
     def of(self, sample: Sample) -> Iterator[tuple[str, bytes]]:
         key, info = _tar_key(sample.key), self._info(sample)
-        yield f"{key}.npy", npy_bytes(sample.latent)
+        yield f"{key}.npy", npy_bytes(sample.latent.astype(self._dtype, copy=False))
         yield f"{key}.json", json.dumps(info, ensure_ascii=False).encode()
         if self._captions:
             yield f"{key}.txt", sample.caption.encode()
         if self._labels:
             yield f"{key}.cls", b"%d" % sample.label
         if self._flips and sample.flip is not None:
-            yield f"{key}.flip.npy", npy_bytes(sample.flip)
+            yield f"{key}.flip.npy", npy_bytes(sample.flip.astype(self._dtype, copy=False))
 
     def _info(self, sample: Sample) -> dict[str, object]:
         info: dict[str, object] = {

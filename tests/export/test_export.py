@@ -224,7 +224,7 @@ def test_npy_tree(export, latents, tmp_path):
         z, _, info = expected[path.removesuffix(".npy")]
         assert number == info.label
         assert values.dtype == np.float32
-        assert values.tobytes() == normal(z, mean, std).astype(np.float16).astype("<f4").tobytes()
+        assert values.tobytes() == normal(z, mean, std).astype("<f4").tobytes()
     every = np.concatenate([values.reshape(16, -1) for _, values, _ in found], axis=1)
     np.testing.assert_allclose(every.mean(1), 0, atol=2e-3)
     np.testing.assert_allclose(every.std(1), 1, atol=2e-2)
@@ -248,7 +248,7 @@ def test_fast_dit(export, latents, tmp_path):
 
 def test_mar(export, latents, tmp_path):
     """Its sampler: mean + exp(0.5 * logvar) * noise, with logvar clamped to [-30, 20]."""
-    export("mar")
+    export("mar", "--normalize", "none")
     expected = stored(latents)
     for path, values, number in folder_samples(tmp_path / "out", np.load, ".npz"):
         z, zf, info = expected[path.removesuffix(".npz")]
@@ -341,6 +341,17 @@ def test_folders_and_labels_that_contradict_each_other(stae, tmp_path, info):
     stae("export", folder, out, "--to", "npy").assert_fails(1, "latents in `b`", "labels 0 and 5")
     write_latent(folder / "3.safetensors", LATENT, info("3"))
     stae("export", folder, out, "--to", "npy").assert_fails(1, "`3` is in none")
+
+
+def test_latents_without_a_source_are_warned_of(stae, photos, tiny, tmp_path):
+    command = ["encode", photos, tmp_path / "latents", "--weights", tiny]
+    stae(*command)
+    (photos / "bee" / "5.png").unlink()
+    stae(*command)
+    ran = stae("export", tmp_path / "latents", tmp_path / "out", "--to", "webdataset")
+    assert ran.code == 0
+    assert "warning: " in ran.err
+    assert "whose sources are gone: 1" in ran.err
 
 
 def test_keys_that_a_tar_would_confuse(stae, tmp_path, info):

@@ -50,8 +50,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--side", default=512, type=int, help="of the picture, in pixels")
     parser.add_argument("--seconds", default=2.0, type=float, help="for each stage in each round")
     parser.add_argument("--rounds", default=3, type=int)
+    parser.add_argument("--neighbours", default=NEIGHBOURS, nargs="+", type=int, help="0 first")
     given = parser.parse_args(argv)
-    cases = [(network, count) for network in NETWORKS for count in NEIGHBOURS]
+    cases = [(network, count) for network in NETWORKS for count in given.neighbours]
     times = {case: [] for case in cases}
     order = Random(1)  # an order, not a secret
     for _ in range(given.rounds):

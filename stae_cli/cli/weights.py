@@ -133,11 +133,13 @@ def _check_file(target: Path, *, overwrite: bool) -> None:
 
 def _check_folder(target: Path, *, overwrite: bool) -> None:
     """Refuses a folder with files that are not those of an earlier conversion."""
+    from stae_cli.storage.whole_folder import contents
+
     if not os.path.lexists(target):
         return
     if not target.is_dir():
         raise UsageError(f"`{target}` is a file", "give a folder")
-    found = {path.name for path in target.iterdir()}
+    found = {path.name for path in contents(target)}
     if found - CONVERTED:
         raise UsageError(f"`{target}` holds other files", "give an empty folder")
     if found and not overwrite:

@@ -24,7 +24,7 @@ from stae_cli.foreign.normalised import read_statistics
 from stae_cli.latents.index import index_latents
 from stae_cli.latents.moments import statistics_of
 from stae_cli.storage.fsspec_store import is_url
-from stae_cli.storage.whole_folder import appearing
+from stae_cli.storage.whole_folder import appearing, contents
 
 FormatName = Literal["lightningdit", "webdataset", "parquet", "npy", "fast-dit", "mar"]
 FORMATS: dict[FormatName, type[Format]] = {
@@ -142,7 +142,7 @@ def _checked_dest(sources: Sequence[Path | str], dest: Path | str, *, overwrite:
         return folder
     if not folder.is_dir():
         raise UsageError(f"DEST `{dest}` is a file", "give a folder")
-    if any(folder.iterdir()):
+    if contents(folder):
         if not (folder / MARK).is_file():
             raise UsageError(f"DEST `{dest}` holds other files", "give an empty folder")
         if not overwrite:

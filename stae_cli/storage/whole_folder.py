@@ -20,24 +20,27 @@ _log = logging.getLogger(__name__)
 def appearing(folder: Path) -> Iterator[Path]:
     """Yields a temporary folder, which takes the place of `folder` if the block succeeds.
 
+    A mount, as containers have them, cannot be replaced: there the files take the place of what it
+    holds, each at once, hidden ones last.
+
     Raises:
         StaeError: the disk is full, or the folder cannot be written to; as of the block itself.
     """
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(folder.parent)
-        temporary = folder.parent / temporary_name()
+        folder = Path(os.path.realpath(folder))
+        is_mount = os.path.ismount(folder)
+        above = folder if is_mount else folder.parent
+        above.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(above)
+        temporary = above / temporary_name()
         temporary.mkdir()
         try:
             yield temporary
             _sync()
-            if folder.is_dir():
-                before = folder.parent / temporary_name()
-                folder.rename(before)
-                temporary.rename(folder)
-                shutil.rmtree(before, ignore_errors=True)
+            if is_mount:
+                _move_inside(temporary, folder)
             else:
-                temporary.rename(folder)
+                _replace(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)  # renamed if all went well
     except OSError as error:
@@ -48,6 +51,31 @@ def appearing(folder: Path) -> Iterator[Path]:
         raise StaeError(
             f"cannot write `{folder}`: {reason}", "check DEST and its permissions"
         ) from error
+
+
+def contents(folder: Path) -> list[Path]:
+    """What is in a folder, without what processes write there or have left there."""
+    return [path for path in folder.iterdir() if not TEMPORARY.fullmatch(path.name)]
+
+
+def _replace(temporary: Path, folder: Path) -> None:
+    if not folder.is_dir():
+        temporary.rename(folder)
+        return
+    before = folder.parent / temporary_name()
+    folder.rename(before)
+    temporary.rename(folder)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def _move_inside(temporary: Path, folder: Path) -> None:
+    for path in contents(folder):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    for path in sorted(temporary.iterdir(), key=lambda path: path.name.startswith(".")):
+        path.rename(folder / path.name)
 
 
 def _remove_abandoned(parent: Path) -> None:

@@ -298,11 +298,10 @@ def test_files_that_are_named_one_by_one(stae, photos, tiny, tmp_path):
     assert notes(tmp_path / "out") == {"p0.png": ("zero", -1), "p1.png": ("one", -1)}
 
 
-@pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
-def test_all_processes_of_a_run_carry_them(stae, classes, tiny, tmp_path, device):
+def test_all_processes_of_a_run_carry_them(stae, classes, tiny, tmp_path):
     (classes / "cat" / "a.txt").write_text("a cat")
     command = ["encode", classes, tmp_path / "out", "--weights", tiny, "--json"]
-    command += ["--device", device, "--shard-size", 2, "--class-folders"]
+    command += ["--device", "cpu,cpu", "--shard-size", 2, "--class-folders"]
     assert stae(*command).code == 0
     assert notes(tmp_path / "out")["cat/a.png"] == ("a cat", 2)
     (classes / "cat" / "a.txt").write_text("another cat")

@@ -8,10 +8,10 @@ import torch
 
 from stae_cli import Codec
 from stae_cli.checkpoints.checkpoint import read_checkpoint
+from stae_cli.latents import moments
 from stae_cli.latents.format import write_latent
 from stae_cli.latents.listing import read_latent, stored_in
 from stae_cli.storage.entry import FileEntry
-from stae_cli.verify import stats
 from tests.pictures import write_photos
 
 
@@ -63,7 +63,7 @@ def test_the_figures_are_numpys_in_both_layouts(stae, files, shards):
 
 
 def test_large_latents_are_taken_in_slabs(stae, files, monkeypatch):
-    monkeypatch.setattr(stats, "SLAB", 7)
+    monkeypatch.setattr(moments, "SLAB", 7)
     check(stae("stats", files, "--json").json, values_of(files))
 
 

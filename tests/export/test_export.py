@@ -423,6 +423,29 @@ def test_dest_is_ours_or_empty(stae, export, latents, tmp_path):
     stae("export", latents, tmp_path / "o").assert_fails(2, "--to")
 
 
+def test_a_mount_is_filled_and_a_link_is_followed(stae, latents, tmp_path, monkeypatch):
+    """As containers have it: what is mounted cannot be renamed."""
+    mount = tmp_path / "mount"
+    mount.mkdir()
+    ismount = os.path.ismount
+    monkeypatch.setattr(os.path, "ismount", lambda path: str(path) == str(mount) or ismount(path))
+    before = mount.stat().st_ino
+    (mount / ".stae-here-999999999-0000000000.tmp").mkdir()  # left by a dead process of this name
+    command = ["export", latents, mount, "--to"]
+    ran = stae(*command, "webdataset")
+    assert ran.code == 0, ran.err
+    stae(*command, "npy").assert_fails(2, "holds an export")
+    assert stae(*command, "npy", "--overwrite").code == 0
+    assert mount.stat().st_ino == before
+    names = {path.name for path in mount.iterdir() if not path.name.endswith(".tmp")}
+    assert names == {"ant", "bee", "latents_stats.pt", MARK}
+    (tmp_path / "target").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    assert stae("export", latents, tmp_path / "link", "--to", "webdataset").code == 0
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target" / "latents-00000.tar").exists()
+
+
 def test_a_failed_overwrite_leaves_the_old_export(stae, export, latents, tmp_path):
     export("webdataset")
     before = (tmp_path / "out" / "latents-00000.tar").read_bytes()

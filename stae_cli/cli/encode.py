@@ -37,7 +37,7 @@ ImageSources = Annotated[
     list[str],
     typer.Argument(
         metavar="SOURCE",
-        help="Files, folders, tars or URLs of them; optional with --from-list.",
+        help="Files, folders, tars, Parquet files or URLs; optional with --from-list.",
         default_factory=list,
         show_default=False,
     ),
@@ -101,6 +101,12 @@ ClassFolders = Annotated[
         "--class-folders", help="Number the folders of SOURCE by name: an image's label."
     ),
 ]
+ImageColumn = Annotated[
+    str,
+    opt.file_option(
+        "--image-column", metavar="NAME", help="Column of Parquet files, if several hold images."
+    ),
+]
 Strict = Annotated[bool, opt.file_option("--strict", help="Stop at the first failure.")]
 
 
@@ -126,6 +132,7 @@ def encode(
     strict: Strict = False,
     captions: Captions = True,
     class_folders: ClassFolders = False,
+    image_column: ImageColumn = "",
     device: opt.Devices = "auto",
     dtype: opt.ComputeDtype = "auto",
     batch_patches: opt.BatchPatches = None,
@@ -140,7 +147,7 @@ def encode(
     quiet: opt.Quiet = False,
     verbose: opt.Verbose = False,
 ) -> int:
-    """Encode images (files, folders, tars, URLs) to latents, a .safetensors each or in shards.
+    """Encode images (files, folders, tars, Parquet, URLs) to .safetensors: one each, or shards.
 
     Finished outputs are skipped, so an interrupted run continues where it stopped.
     """
@@ -162,6 +169,7 @@ def encode(
         strict=strict,
         captions=captions,
         class_folders=class_folders,
+        image_column=image_column,
         workers=workers,
         share=parse_share(unit_rank, unit_count),
     )

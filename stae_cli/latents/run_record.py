@@ -17,7 +17,7 @@ from stae_cli.storage.entry import Entry, FileEntry
 
 NAME = "stae.json"
 FORMAT_VERSION = "1"
-OPTIONAL = {"shard_size", "names", "compute_dtype", "labels"}  # earlier versions did not write them
+OPTIONAL = {"shard_size", "names", "compute_dtype", "labels", "image_column"}  # of later versions
 FILES, SHARDS = "files", "shards"  # layouts
 STEM, WHOLE = "without extensions", "with extensions"  # names of outputs
 NO_PREP = "{}"
@@ -42,7 +42,8 @@ class RunRecord:
     `kind` is `latents` or `pictures`; `output` is the latents' dtype or the pictures' format;
     `layout` is `files`, or `shards` of `shard_size` pictures; `names` says whether
     outputs keep the extensions of their sources; `compute_dtype` is the network's, empty if it is
-    not known; `labels` says whether they are numbers of class folders, and empty leaves that open.
+    not known; `labels` says whether they are numbers of class folders, and empty leaves that open;
+    `image_column` is that of Parquet files, empty for their only one.
     """
 
     kind: Literal["latents", "pictures"]
@@ -55,6 +56,7 @@ class RunRecord:
     names: str = STEM
     compute_dtype: str = ""
     labels: str = ""
+    image_column: str = ""
     format_version: str = FORMAT_VERSION
 
     def differences(self, other: RunRecord) -> list[str]:
@@ -63,7 +65,8 @@ class RunRecord:
         if self.weights_sha256 != other.weights_sha256:
             mine = f"{self.weights} ({self.weights_sha256[:12]})"
             weights = [f"weights: {mine}, not {other.weights} ({other.weights_sha256[:12]})"]
-        compared = ["kind", "prep", "output", "layout", "shard_size", "names", "format_version"]
+        compared = ["kind", "prep", "output", "layout", "shard_size", "names"]
+        compared += ["image_column", "format_version"]
         if self.compute_dtype and other.compute_dtype:
             compared.append("compute_dtype")
         lost = other.labels and not self.labels  # new pictures would have none
@@ -72,11 +75,15 @@ class RunRecord:
             weights
             + labels
             + [
-                f"{name}: {getattr(self, name)}, not {getattr(other, name)}"
+                f"{name}: {_named(getattr(self, name))}, not {_named(getattr(other, name))}"
                 for name in compared
                 if getattr(self, name) != getattr(other, name)
             ]
         )
+
+
+def _named(value: object) -> object:
+    return "none" if value == "" else value
 
 
 def read_record(destination: Destination) -> RunRecord | None:

@@ -30,6 +30,8 @@ from stae_cli.runs.units import (
     shard_number,
     tar_units,
 )
+from stae_cli.storage.archives import REMEDIES as ARCHIVE_REMEDIES
+from stae_cli.storage.archives import SUFFIXES
 from stae_cli.storage.destination import Destination
 from stae_cli.storage.entry import Problem
 from stae_cli.storage.fsspec_store import is_url
@@ -47,8 +49,8 @@ class EncodeSettings:
     `shard_size` pictures share a file; 0 gives each its own. `share` is this process's part of the
     run. `prune` removes latents whose sources are gone. `compare` and `check` say which latents
     need not be made again: see `Expected`. `strict` ends the run at the first failure. `captions`:
-    captions and labels are read; with `class_folders`, folders give the labels. `workers` are
-    threads.
+    captions and labels are read; with `class_folders`, folders give the labels. `image_column` is
+    that of Parquet files, by default the only one. `workers` are threads.
     """
 
     prep: Prep
@@ -62,6 +64,7 @@ class EncodeSettings:
     strict: bool = False
     captions: bool = True
     class_folders: bool = False
+    image_column: str = ""
     workers: int | None = None
     share: Share = field(default_factory=Share)
 
@@ -123,7 +126,11 @@ class EncodePlan:
 
     def concerns(self, key: str) -> bool:
         """Whether an input with this key was the run's to read: anything in whole folders."""
-        below = (key.startswith(f"{folder}/") or key == f"{folder}.tar" for folder in self.tars)
+        starts = (folder for folder in self.tars if key.startswith(folder))
+        below = (
+            key[len(folder) :].startswith("/") or key[len(folder) :].lower() in SUFFIXES
+            for folder in starts
+        )
         return self.whole or key in self._keys or any(below)
 
     def my_units(self) -> list[Unit]:
@@ -180,7 +187,7 @@ def plan_encode(
     """Finds the images, names their outputs, cuts the run into units and prepares DEST.
 
     Args:
-        sources: files, folders, tars or URLs of either.
+        sources: files, folders, tars, Parquet files or URLs of any.
         dest: a folder or a URL.
         settings: of the run.
         listed: more files.
@@ -195,8 +202,9 @@ def plan_encode(
         dest,
         suffixes=IMAGE_SUFFIXES,
         with_tars=True,
+        image_column=settings.image_column,
         listed=listed,
-        remedies=REMEDIES,
+        remedies=REMEDIES | ARCHIVE_REMEDIES,
         notes=settings.captions,
         class_folders=settings.class_folders,
     )

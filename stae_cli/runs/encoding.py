@@ -28,10 +28,9 @@ from stae_cli.runs.tally import Tally
 from stae_cli.runs.units import Unit
 from stae_cli.runs.workers import Task
 from stae_cli.storage.destination import Destination
-from stae_cli.storage.entry import Entry, Problem, root_id
+from stae_cli.storage.entry import DamagedArchive, Entry, Problem, root_id
 from stae_cli.storage.notes import Notes
 from stae_cli.storage.remote_entry import RemoteEntry
-from stae_cli.storage.tars import DamagedTar
 
 if TYPE_CHECKING:
     from stae_cli.codec.pixel_codec import PixelCodec
@@ -70,6 +69,7 @@ class EncodeTask(Task[Unit]):
             names=WHOLE if settings.keep_extension else STEM,
             compute_dtype=self.compute_dtype,
             labels=CLASS_FOLDERS if settings.class_folders else "",
+            image_column=settings.image_column,
         )
 
     @property
@@ -140,7 +140,7 @@ class _Encoding(Pipeline[Job, Picture, Sequence[Latent | None]]):
         root = ""
         for job in unit.jobs(destination.holds):
             if isinstance(job, Problem):
-                whole = whole and not isinstance(job, DamagedTar)
+                whole = whole and not isinstance(job, DamagedArchive)
                 outputs.add(self.settings.layout.output(job.key))
             else:
                 outputs.add(job.planned.output)

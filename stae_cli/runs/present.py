@@ -14,12 +14,12 @@ from stae_cli.latents.listing import stored_in
 from stae_cli.latents.orphans import Orphan
 from stae_cli.latents.writer import has_content, is_elsewhere
 from stae_cli.runs.units import is_shard, shard_number
+from stae_cli.storage.archives import SUFFIXES
 from stae_cli.storage.destination import Destination
 from stae_cli.storage.entry import Entry, FileEntry, root_id
 from stae_cli.storage.names import Planned
 from stae_cli.storage.remote_entry import RemoteEntry, RemoteOutput
 from stae_cli.storage.sources import Listing
-from stae_cli.storage.tars import SUFFIXES as TARS
 
 Item = TypeVar("Item")
 
@@ -185,7 +185,7 @@ def _is_orphan(stray: Orphan, roots: Mapping[str, Entry], before: Set[str], *, k
 def _is_gone(beside: Entry, key: str) -> bool:
     """Whether there is neither this key in the root of an input, nor a tar that may hold it."""
     parts = key.split("/")
-    tars = ("/".join(parts[:count]) + tar for count in range(1, len(parts)) for tar in TARS)
+    tars = ("/".join(parts[:count]) + tar for count in range(1, len(parts)) for tar in SUFFIXES)
     return all(_is_absent(beside, each) for each in (key, *tars))
 
 

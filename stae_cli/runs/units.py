@@ -13,7 +13,8 @@ from stae_cli.images.read import IMAGE_SUFFIXES
 from stae_cli.latents.format import SUFFIX
 from stae_cli.latents.shard_format import TarNote
 from stae_cli.latents.writer import Job, Shard
-from stae_cli.storage.entry import Entry, Problem
+from stae_cli.storage.archives import Archive, pictures
+from stae_cli.storage.entry import DamagedArchive, Entry, Problem
 from stae_cli.storage.names import (
     EXACT,
     NameRules,
@@ -25,7 +26,6 @@ from stae_cli.storage.names import (
     problem_of,
 )
 from stae_cli.storage.sources import Listing
-from stae_cli.storage.tars import DamagedTar, Tar, members
 
 UNIT = 256  # pictures, if each has its own file
 SHARD = re.compile(rf"shard-(\d{{5,18}}){re.escape(SUFFIX)}")
@@ -113,7 +113,7 @@ class Unit:
         """
         pictures, problems, part = [], 0, False
         for found in self.find():
-            part = part or isinstance(found, DamagedTar)
+            part = part or isinstance(found, DamagedArchive)
             reason = None if isinstance(found, Problem) else problem_of(found.output)
             if isinstance(found, Planned) and reason is None:
                 pictures.append(found)
@@ -204,7 +204,7 @@ def listed_units(
     return units
 
 
-def tar_units(tars: Sequence[Tar], layout: Layout, rules: NameRules = EXACT) -> list[Unit]:
+def tar_units(tars: Sequence[Archive], layout: Layout, rules: NameRules = EXACT) -> list[Unit]:
     """A unit for each tar; `rules` are those of DEST."""
     names = layout.rules(rules)
     return [
@@ -228,9 +228,9 @@ def digest_of(units: Sequence[Unit]) -> str:
     return digest.hexdigest()
 
 
-def _within(tar: Tar, layout: Layout, rules: NameRules) -> Iterator[Planned | Problem]:
+def _within(tar: Archive, layout: Layout, rules: NameRules) -> Iterator[Planned | Problem]:
     first: dict[str, Planned] = {}
-    for found in members(tar, suffixes=IMAGE_SUFFIXES):
+    for found in pictures(tar, suffixes=IMAGE_SUFFIXES):
         yield found if isinstance(found, Problem) else _named(found, layout, rules, first)
 
 
@@ -247,10 +247,10 @@ def _named(
 
 
 def _refuse_shared_folders(
-    planned: Sequence[Planned], tars: Sequence[Tar], rules: NameRules
+    planned: Sequence[Planned], tars: Sequence[Archive], rules: NameRules
 ) -> None:
     """Raises UsageError if something else would write into the folder of a tar's pictures."""
-    prefixes: dict[str, Tar] = {}
+    prefixes: dict[str, Archive] = {}
     for tar in tars:
         other = prefixes.setdefault(rules.same(tar.prefix), tar)
         if other is not tar:
@@ -269,7 +269,7 @@ def _refuse_shared_folders(
             folder = folder.rpartition("/")[0]
 
 
-def _shared(place: str, tar: Tar) -> UsageError:
+def _shared(place: str, tar: Archive) -> UsageError:
     return UsageError(
         f"{place} and the members of `{tar.entry.place}` would both write below `{tar.prefix}/`",
         "encode them into different DESTs",

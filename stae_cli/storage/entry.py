@@ -148,3 +148,7 @@ class Problem:
 
     key: str
     reason: str
+
+
+class DamagedArchive(Problem):
+    """An unreadable tar or Parquet file, or a damaged one, which may hold more than is listed."""

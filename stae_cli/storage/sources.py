@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from stae_cli.errors import StaeError, UsageError
-from stae_cli.storage import tars
+from stae_cli.storage import archives
+from stae_cli.storage.archives import Archive, archive_of, with_column, without_pictures
 from stae_cli.storage.entry import Entry, FileEntry, Problem
 from stae_cli.storage.folders import is_folder, is_hidden, is_never_a_latent, list_folder
 from stae_cli.storage.fsspec_store import is_url
@@ -18,8 +19,8 @@ from stae_cli.storage.lists import SourceList
 from stae_cli.storage.names import summary_of
 from stae_cli.storage.noted import Table, read_tables
 from stae_cli.storage.notes import NOTHING, Notes, class_labels
+from stae_cli.storage.parquet import SUFFIX, ParquetFile
 from stae_cli.storage.remote_entry import RemoteEntry, list_objects
-from stae_cli.storage.tars import Tar, tar_of
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class Listing:
     """
 
     entries: list[Entry] = field(default_factory=list)
-    tars: list[Tar] = field(default_factory=list)
+    tars: list[Archive] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)
@@ -56,6 +57,7 @@ def list_sources(
     *,
     suffixes: Iterable[str],
     with_tars: bool = False,
+    image_column: str = "",
     listed: SourceList | None = None,
     hidden: bool = False,
     remedies: Mapping[str, str] | None = None,
@@ -73,7 +75,8 @@ def list_sources(
         sources: files, folders or URLs.
         dest: where results will go, if anywhere; it must not be inside a source folder.
         suffixes: lowercase suffixes, with the dot, of the files to take from folders.
-        with_tars: whether to take tars too.
+        with_tars: whether to take tars and Parquet files too.
+        image_column: of Parquet files, by default the only one that there is.
         listed: more files, which are always taken.
         hidden: whether to take hidden files too; latents are named after their pictures.
         remedies: by suffix, what a user must do so that files with it can be read.
@@ -84,13 +87,17 @@ def list_sources(
         UsageError: a source does not exist, or DEST is inside one; or a picture is in no class.
         StaeError: nothing was found, or a store cannot be reached.
     """
-    wanted = frozenset(suffixes) | (set(tars.SUFFIXES) if with_tars else set())
+    wanted = frozenset(suffixes) | (set(archives.READ) if with_tars else set())
     for source in sources:
         if not is_url(source):
             _check_source(Path(source), dest)
     listing = list_below(sources, wanted, dest=dest, hidden=hidden, notes=notes)
+    given = {str(source).rstrip("/") for source in sources}
     for found in listed.entries() if listed else ():
         _add(found, wanted, listing)
+        given.add(found.place if isinstance(found, Entry) else "")
+    if any(isinstance(archive, ParquetFile) for archive in listing.tars):
+        _settle_columns(listing, given, image_column)
     if class_folders:
         _refuse_other_than_a_folder(sources, listed, listing)
     if listing.tables or class_folders:
@@ -151,10 +158,19 @@ def _add(found: Found, wanted: frozenset[str], listing: Listing) -> None:
         listing.problems.append(found)
     elif isinstance(found, Table):
         listing.tables.append(found)
-    elif tars.SUFFIX in wanted and found.key.lower().endswith(tars.SUFFIXES):
-        listing.tars.append(tar_of(found))
+    elif archives.READ[0] in wanted and found.key.lower().endswith(archives.SUFFIXES):
+        listing.tars.append(archive_of(found))
     else:
         listing.entries.append(found)
+
+
+def _settle_columns(listing: Listing, given: Collection[str], image_column: str) -> None:
+    """Chooses the column of Parquet files; those in folders may be without pictures."""
+    listing.tars = [with_column(archive, image_column) for archive in listing.tars]
+    lacking = without_pictures(listing.tars, column=image_column).difference(given)
+    for _ in lacking:
+        listing.pass_over(SUFFIX)
+    listing.tars = [archive for archive in listing.tars if archive.entry.place not in lacking]
 
 
 def _refuse_other_than_a_folder(

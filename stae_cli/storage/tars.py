@@ -15,7 +15,7 @@ from typing import BinaryIO
 from stae_cli.errors import InputError
 from stae_cli.signatures import LONGEST, kind_of
 from stae_cli.storage import packed
-from stae_cli.storage.entry import Entry, FileEntry, Problem, SourceState
+from stae_cli.storage.entry import DamagedArchive, Entry, FileEntry, Problem, SourceState
 from stae_cli.storage.names import problem_of, suffix_of, summary_of
 from stae_cli.storage.notes import LARGEST_SIDECAR, SIDECARS, Notes, parse_sidecars, stem_of
 from stae_cli.storage.packed import compression_of, unpacked
@@ -32,10 +32,6 @@ PADDING = (
     1 << 20
 )  # bytes of zeros at a tar's end; GNU tar pads to 10,240, tapes to a few hundred KiB
 DAMAGE = (tarfile.TarError, EOFError, ValueError, OverflowError, MemoryError, RecursionError)
-
-
-class DamagedTar(Problem):
-    """A damaged or unreadable tar, which may have members that are not listed."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +181,7 @@ def members(tar: Tar, *, suffixes: Collection[str]) -> Iterator[Entry | Problem]
             found = replace(found, sidecars=tuple(noted.values()))
         yield found
     if damage is not None:
-        yield DamagedTar(tar.entry.key, damage)
+        yield DamagedArchive(tar.entry.key, damage)
 
 
 def _archive(entry: FileEntry | RemoteEntry) -> Archive:

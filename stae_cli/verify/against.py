@@ -12,11 +12,11 @@ from stae_cli.latents.format import SUFFIX
 from stae_cli.latents.manifest import NAME, read_manifests
 from stae_cli.latents.writer import Compare, has_content
 from stae_cli.runs.tally import problem_or
+from stae_cli.storage.archives import Inside, pictures
 from stae_cli.storage.destination import Destination
 from stae_cli.storage.entry import Entry, Problem, SourceState
 from stae_cli.storage.names import output_name
 from stae_cli.storage.sources import Listing
-from stae_cli.storage.tars import Member, members
 from stae_cli.verify.findings import CheckedLatent, Finding
 
 BATCH = 256  # sources whose state a thread reads at once
@@ -71,7 +71,7 @@ class Against:
                 yield Finding("orphaned", latent.label, reason)
 
     def _refuse_another(self, entry: Entry) -> None:
-        place = entry.archive.place if isinstance(entry, Member) else entry.place
+        place = entry.archive.place if isinstance(entry, Inside) else entry.place
         other = self.seen.setdefault(entry.key, place)
         if other != place:
             raise UsageError(
@@ -112,7 +112,7 @@ def _batches(listing: Listing) -> Iterator[list[Entry | Problem]]:
 def _entries(listing: Listing) -> Iterator[Entry | Problem]:
     yield from listing.entries
     for tar in listing.tars:
-        yield from members(tar, suffixes=IMAGE_SUFFIXES)
+        yield from pictures(tar, suffixes=IMAGE_SUFFIXES)
 
 
 def _states(batch: list[Entry | Problem], _reserve: Reserve) -> list[Stated]:

@@ -99,14 +99,19 @@ def plan_verify(
     if not is_url(dest) and not Path(dest).is_dir():
         what = f"`{dest}` is a file" if Path(dest).exists() else f"no such folder: `{dest}`"
         raise UsageError(what, "give the DEST of `stae encode`, a folder")
-    against = None
+    destination, against = destination_at(dest), None
     if sources or listed:
         against = list_sources(
-            sources, dest, suffixes=IMAGE_SUFFIXES, with_tars=True, listed=listed
+            sources,
+            dest,
+            suffixes=IMAGE_SUFFIXES,
+            with_tars=True,
+            image_column=_image_column(destination),
+            listed=listed,
         )
     listing = list_below([dest], frozenset([SUFFIX]), hidden=True)
     return VerifyPlan(
-        destination_at(dest),
+        destination,
         listing.entries,
         listing.problems,
         against,
@@ -115,6 +120,15 @@ def plan_verify(
         workers,
         compare,
     )
+
+
+def _image_column(destination: Destination) -> str:
+    """The column of Parquet files that DEST's run read."""
+    try:
+        record = read_record(destination)
+    except StaeError:  # checking DEST says so
+        return ""
+    return record.image_column if record else ""
 
 
 def verify(plan: VerifyPlan, *, advance: Callable[[int], None]) -> Verification:

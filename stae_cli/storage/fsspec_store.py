@@ -35,6 +35,10 @@ FOREIGN = (
     ("httpx", "HTTPError"),
     ("httpx2", "HTTPError"),  # of newer huggingface_hub
 )
+ACCESS = (
+    "for private or gated repositories, `hf auth login` or set HF_TOKEN, and accept the terms on "
+    "the repository's page"
+)
 INSTALL = "`pip install 'stae[remote]'` is enough for S3; other stores need the package named here"
 
 
@@ -103,7 +107,9 @@ class Store:
         """The bytes of an object from `begin` up to `end`, by default all."""
         _log.debug("reading `%s`, bytes %s to %s", self.place(name), begin, end)
         with translated():
-            return bytes(self.fs.cat_file(self.path(name), start=begin, end=end))
+            return bytes(
+                self.fs.cat_file(self.path(name), start=begin, end=end, **_exactly(self.fs))
+            )
 
     def put(self, local: Path, name: str) -> None:
         """Uploads a file as an object, which appears whole."""
@@ -164,6 +170,21 @@ def _text(tag: object) -> str:
     return str(tag).strip('"')
 
 
+def _exactly(fs: Any) -> dict[str, str]:
+    """How to read a range of an object and no more: fsspec's own way reads megabytes ahead."""
+    from fsspec import AbstractFileSystem
+
+    is_own = type(fs).cat_file is AbstractFileSystem.cat_file
+    return {"cache_type": "none"} if is_own else {}
+
+
+def absent(url: str) -> UsageError:
+    """The error to raise when a store says that nothing is at a URL."""
+    if not url.startswith("hf://"):
+        return UsageError(f"nothing is there: `{url}`", "check the URL")
+    return UsageError(f"nothing is there, or it is private: `{url}`", f"check the URL; {ACCESS}")
+
+
 def unreachable(place: str, error: OSError) -> StaeError:
     """The error to raise when a store refuses or does not answer."""
     return StaeError(
@@ -194,6 +215,8 @@ def translated() -> Iterator[None]:
     try:
         yield
     except foreign_errors() as error:
+        if type(error).__name__ == "GatedRepoError":
+            raise OSError(f"access to this repository is not granted: {ACCESS}") from error
         if isinstance(error, OSError):
             raise
         raise OSError(f"{error}") from error

@@ -15,7 +15,15 @@ from typing import IO, Any, BinaryIO, cast
 
 from stae_cli.errors import InputError, UsageError
 from stae_cli.storage.entry import Entry, Problem, SourceState
-from stae_cli.storage.fsspec_store import Store, is_url, reaching, state_of, store_at, unreachable
+from stae_cli.storage.fsspec_store import (
+    Store,
+    absent,
+    is_url,
+    reaching,
+    state_of,
+    store_at,
+    unreachable,
+)
 from stae_cli.storage.names import check_key, suffix_of
 from stae_cli.storage.noted import Beside, Table, is_table
 from stae_cli.storage.notes import LARGEST_SIDECAR, NOTHING, Notes, parse_sidecars, stem_of
@@ -264,7 +272,7 @@ def list_objects(
             elif not beside.has(name):
                 yield _entry(store, name, info, suffixes, beside)
     except FileNotFoundError as error:
-        raise UsageError(f"nothing is there: `{url}`", "check the URL") from error
+        raise absent(url) from error
     except OSError as error:
         raise unreachable(url, error) from error
 

@@ -41,7 +41,9 @@ class DataHub:
             def do_HEAD(self) -> None:
                 _Answer(hub, self).give()
 
-            do_GET = do_POST = do_PUT = do_HEAD
+            do_GET = do_HEAD  # noqa: N815
+            do_POST = do_HEAD  # noqa: N815
+            do_PUT = do_HEAD  # noqa: N815
 
             def log_message(self, *_: object) -> None:
                 pass

@@ -174,8 +174,8 @@ def _exactly(fs: Any) -> dict[str, str]:
     """How to read a range of an object and no more: fsspec's own way reads megabytes ahead."""
     from fsspec import AbstractFileSystem
 
-    is_own = type(fs).cat_file is AbstractFileSystem.cat_file
-    return {"cache_type": "none"} if is_own else {}
+    inherited = getattr(fs.cat_file, "__func__", None) is AbstractFileSystem.cat_file
+    return {"cache_type": "none"} if inherited else {}
 
 
 def absent(url: str) -> UsageError:

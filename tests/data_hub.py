@@ -32,7 +32,7 @@ class DataHub:
         self.uploads: list[str] = []
         self.commits: list[list[str]] = []
         self.stop_after: int | None = None
-        self.stopped = threading.Event()
+        self.stopped, self.waiting = threading.Event(), threading.Event()
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -154,7 +154,7 @@ class _Answer:
         elif action == "preupload":
             self.preupload(files)
         elif action == "commit":
-            self.commit(files)
+            self.commit(repository, files)
 
     def tree(self, files: dict[str, bytes], folder: str) -> None:
         below = {name: data for name, data in files.items() if name.startswith(folder)}
@@ -205,7 +205,9 @@ class _Answer:
             self.refuse(409, "Exists")
         else:
             self.hub.revisions[repository] = {"main": {}}
-            self.hub.private[repository] = bool(asked.get("private"))
+            self.hub.private[repository] = asked.get("visibility") == "private" or bool(
+                asked.get("private")
+            )
             self.json({"url": f"{self.hub.url}/datasets/{repository}"})
 
     def preupload(self, files: dict[str, bytes]) -> None:
@@ -231,6 +233,7 @@ class _Answer:
     def put(self, oid: str) -> None:
         hub = self.hub
         if hub.stop_after is not None and len(hub.uploads) >= hub.stop_after:
+            hub.waiting.set()
             hub.stopped.wait(60)
             self.request.close_connection = True
             return
@@ -239,7 +242,7 @@ class _Answer:
         hub.uploads.append(oid)
         self.json({})
 
-    def commit(self, files: dict[str, bytes]) -> None:
+    def commit(self, repository: str, files: dict[str, bytes]) -> None:
         changed = []
         for line in self.body.splitlines():
             row = json.loads(line)
@@ -252,7 +255,12 @@ class _Answer:
                 continue
             changed.append(value["path"])
         self.hub.commits.append(changed)
-        self.json({"commitOid": COMMIT, "commitUrl": f"{self.hub.url}/commit/{COMMIT}"})
+        self.json(
+            {
+                "commitOid": COMMIT,
+                "commitUrl": f"{self.hub.url}/datasets/{repository}/commit/{COMMIT}",
+            }
+        )
 
 
 def _oid(data: bytes) -> str:

@@ -29,7 +29,9 @@ ARROWS |= {
     "export": {"foreign", "latents", "storage"},
     "verify": {"runs", "latents", "codec", "storage", "images", "flow"},
     "benchmark": {"runs", "latents", "codec", "checkpoints"} | TOOLS,
+    "publishing": {"latents", "storage", "flow"},
     "cli": {
+        "publishing",
         "export",
         "runs",
         "verify",
@@ -45,7 +47,7 @@ ARROWS |= {
 # A method that users know, and the function that does its work in a room above.
 EXCEPTIONS = {("stae_cli.network.stupid_ae", "stae_cli.checkpoints.checkpoint")}
 # Rooms whose every module works without torch: reading a folder must not load it.
-WITHOUT_TORCH = ("flow", "images", "latents", "storage")
+WITHOUT_TORCH = ("flow", "images", "latents", "publishing", "storage")
 WITH_TORCH = {"stae_cli.latents.dataset"}
 
 

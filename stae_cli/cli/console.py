@@ -79,12 +79,21 @@ def printable(text: str) -> str:
 
 
 @contextmanager
-def progress_bar(total: int | None, *, what: str, quiet: bool) -> Iterator[Callable[[int], None]]:
+def progress_bar(
+    total: int | None, *, what: str, quiet: bool, unit: str = "image"
+) -> Iterator[Callable[[int], None]]:
     """A bar on stderr; yields a function that advances it by a number of steps."""
     from tqdm import tqdm
 
     hidden = quiet or not sys.stderr.isatty()
-    with tqdm(total=total, desc=what, unit="image", disable=hidden, file=sys.stderr) as bar:
+    with tqdm(
+        total=total,
+        desc=what,
+        unit=unit,
+        unit_scale=unit == "B",
+        disable=hidden,
+        file=sys.stderr,
+    ) as bar:
 
         def advance(steps: int) -> None:
             bar.update(steps)

@@ -30,6 +30,7 @@ from stae_cli.cli.export import export
 from stae_cli.cli.flops import flops
 from stae_cli.cli.inspect import inspect
 from stae_cli.cli.options import SectionedCommand
+from stae_cli.cli.push import push
 from stae_cli.cli.roundtrip import roundtrip
 from stae_cli.cli.stats import stats
 from stae_cli.cli.train import train
@@ -39,7 +40,7 @@ from stae_cli.cores import usable_cores, visible_cores
 from stae_cli.errors import StaeError, UsageError
 
 FATAL, USAGE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
-RESUMING = ("encode", "decode", "train")
+RESUMING = ("encode", "decode", "train", "push")
 ALONE = ("encode", "decode", "roundtrip", "verify")  # whose threads each compute alone
 
 
@@ -66,6 +67,7 @@ app.command("flops")(flops)
 app.command("inspect", short_help="What latents hold, from their headers alone.")(inspect)
 app.command("verify", short_help="Whether latents are whole, consistent and up to date.")(verify)
 app.command("stats", short_help="Mean, deviation, scale and correlation of latents.")(stats)
+app.command("push", short_help="Latents to a dataset on the Hugging Face hub.")(push)
 app.add_typer(weights, name="weights")
 
 

@@ -96,15 +96,16 @@ def _entry(
 
 def is_hidden(name: str) -> bool:
     """Whether a file is hidden, or one that stae writes beside latents."""
-    return name.startswith(".") or name in SYSTEM_FOLDERS or _is_own(name)
+    return name.startswith(".") or name in SYSTEM_FOLDERS or is_own(name)
 
 
 def is_never_a_latent(name: str) -> bool:
     """Whether a file is another program's or a temporary one, though it may look like a latent."""
-    return name.startswith(NEVER_LATENTS) or _is_own(name)
+    return name.startswith(NEVER_LATENTS) or is_own(name)
 
 
-def _is_own(name: str) -> bool:
+def is_own(name: str) -> bool:
+    """Whether a file of this name is one that stae writes beside latents."""
     return name in OWN_FILES or any(is_shared_file(name, own) for own in SHARED_FILES)
 
 

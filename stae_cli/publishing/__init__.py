@@ -1,0 +1,1 @@
+"""Publishing: latents as a dataset on the Hugging Face hub."""

@@ -43,7 +43,8 @@ class Rows:
 
     Pictures are wanted nearly in their order. So one reader goes forward through the file, and
     the rows that it has read last are kept; a row before them is read once more, on its own. What
-    is held does not grow with the size of row groups, unless one page holds all of a group.
+    is held does not grow with the size of row groups, but with that of pages: pyarrow writes
+    pages of up to 1024 rows, `datasets` groups of 100 rows or so.
 
     Args:
         entry: the file.

@@ -126,6 +126,20 @@ def test_a_killed_push_continues(start, push, launcher, hub, latents):
     assert files_of(latents).items() <= hub.files("photos").items()
 
 
+def test_an_interrupted_push_says_how_to_continue(start, push, launcher, hub, latents, tmp_path):
+    hub.stop_after = 3
+    process = start(latents, "hf://me/photos")
+    assert hub.waiting.wait(60)
+    os.kill(process, signal.SIGINT)
+    hub.stop_after = None
+    hub.stopped.set()  # what is in flight ends
+    assert launcher.wait(process) == 130
+    assert "continue where it stopped" in (tmp_path / "log").read_text()
+    assert "stae.json" not in hub.files("photos")
+    assert push(latents, "hf://me/photos").code == 0
+    assert files_of(latents).items() <= hub.files("photos").items()
+
+
 def test_visibility(push, hub, latents):
     assert push(latents, "hf://me/open", "--public", "--json").json["private"] is False
     assert push(latents, "hf://me/open", "--json").json["private"] is False

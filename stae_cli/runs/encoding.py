@@ -29,7 +29,8 @@ from stae_cli.runs.units import Unit
 from stae_cli.runs.workers import Task
 from stae_cli.storage.destination import Destination
 from stae_cli.storage.entry import DamagedArchive, Entry, Problem, root_id
-from stae_cli.storage.notes import Notes
+from stae_cli.storage.notes import NO_LABEL, Notes
+from stae_cli.storage.parquet import Row
 from stae_cli.storage.remote_entry import RemoteEntry
 
 if TYPE_CHECKING:
@@ -198,10 +199,12 @@ class _Encoding(Pipeline[Job, Picture, Sequence[Latent | None]]):
     def _look_at_notes(self, entry: Entry, stored: StoredLatent) -> None:
         """Remembers what is to be recorded of a finished latent, if its caption or label is new."""
         before, far = stored.info, isinstance(entry, RemoteEntry) and bool(entry.sidecars)
-        if not self.settings.captions or (
-            far and before.caption and self.settings.compare == "time"
-        ):
-            return  # a request for each picture of a finished run would take hours
+        # A request for each finished picture would take hours; a row changes with its file.
+        is_known = (far and before.caption) or (
+            isinstance(entry, Row) and (before.caption or before.label != NO_LABEL)
+        )
+        if not self.settings.captions or (is_known and self.settings.compare == "time"):
+            return
         notes = entry.notes().over(Notes(label=before.label))
         if (notes.caption, notes.label) != (before.caption, before.label):
             info = replace(before, caption=notes.caption, label=notes.label)

@@ -181,7 +181,7 @@ def _refuse_other_than_a_folder(
     if listed or len(sources) != 1 or url or listing.tars or not Path(sources[0]).is_dir():
         raise UsageError(
             "`--class-folders` numbers the folders in one local folder of images",
-            "give that folder as the one SOURCE, without tars",
+            "give that folder as the one SOURCE, without tars and Parquet files",
         )
 
 

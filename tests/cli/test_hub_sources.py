@@ -26,10 +26,11 @@ def pictures(photos):
             for path in sorted(photos.rglob("*.png"))}  # fmt: skip
 
 
-def table(data, *, group=2):
+def table(data, *, group=2, **columns):
     rows = [{"bytes": each, "path": None} for each in data]
     out = io.BytesIO()
-    pq.write_table(pa.table({"image": pa.array(rows, PICTURE)}), out, row_group_size=group)
+    columns = {"image": pa.array(rows, PICTURE)} | columns
+    pq.write_table(pa.table(columns), out, row_group_size=group)
     return out.getvalue()
 
 
@@ -108,6 +109,16 @@ def test_finished_files_are_not_read_again(encode, hub, pictures):
     hub.files("rows")["data/train-0.parquet"] = table(list(pictures.values())[:4])
     ran = encode(url, "--shard-size", 8)
     assert (ran.code, ran.json["done"]) == (0, 4)
+
+
+def test_captions_of_finished_rows_are_not_read_again(encode, hub, pictures):
+    columns = {"text": [f"text {n}" for n in range(len(pictures))]}
+    hub.files("rows")["data/train-0.parquet"] = table(list(pictures.values()), **columns)
+    url = "hf://datasets/me/rows/data/train-0.parquet"
+    assert encode(url).json["done"] == len(pictures)
+    hub.requests.clear()
+    assert encode(url).json["skipped"] == len(pictures)
+    assert len([request for request in hub.requests if "/resolve/" in request]) < 10
 
 
 def test_only_what_is_needed_is_read(encode, hub, tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -17,6 +16,7 @@ from safetensors.torch import save
 
 from stae_cli._version import __version__
 from stae_cli.checkpoints.checkpoint import Checkpoint
+from stae_cli.errors import UsageError
 from stae_cli.network import architecture, stupid_ae
 
 CLASS, MODULE = "AutoencoderStupid", "stupidae_diffusers"
@@ -36,12 +36,13 @@ def write_diffusers(
         dtype: of the tensors; by default that of the checkpoint.
 
     Raises:
+        UsageError: the network's factor is not a power of two.
         OSError: it cannot be written.
     """
+    config = _config(checkpoint)
     model = checkpoint.model()
     tensors = {name: each.to(dtype or checkpoint.dtype) for name, each in _tensors(model).items()}
     (folder / WEIGHTS_FILE).write_bytes(save(tensors, metadata={"format": "pt"}))
-    config = _config(checkpoint)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (folder / f"{MODULE}.py").write_text(module_text(), encoding="utf-8")
     (folder / "README.md").write_text(_card(checkpoint, config), encoding="utf-8")
@@ -75,7 +76,13 @@ def _tensors(model: stupid_ae.StupidAE) -> Mapping[str, torch.Tensor]:
 
 def _config(checkpoint: Checkpoint) -> dict[str, Any]:
     sizes = checkpoint.architecture
-    levels = [sizes.width] * (round(math.log2(sizes.downsample)) + 1)
+    halvings = sizes.downsample.bit_length() - 1
+    if 1 << halvings != sizes.downsample:  # pipelines would compute another factor
+        raise UsageError(
+            f"pipelines of diffusers take factors such as 8 and 16, not {sizes.downsample}",
+            "give a network whose patch is a power of two",
+        )
+    levels = [sizes.width] * (halvings + 1)
     config: dict[str, Any] = {
         "_class_name": CLASS,
         "_diffusers_version": "0.42.1",

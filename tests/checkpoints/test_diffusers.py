@@ -13,7 +13,7 @@ import torch
 from stae_cli.checkpoints.checkpoint import read_checkpoint, write_checkpoint
 from stae_cli.checkpoints.diffusers import module_text
 from stae_cli.checkpoints.names import builtin_file
-from stae_cli.network.architecture import PRESETS
+from stae_cli.network.architecture import PRESETS, Architecture
 from tests.seeded import TINY, seeded_model
 
 diffusers = pytest.importorskip("diffusers", reason="needs pip install 'stae[peers]'")
@@ -199,6 +199,10 @@ def test_what_is_refused(stae, convert, tmp_path):
     stae(*command, tmp_path / "n", "--to", "onnx", "--linear").assert_fails(2, "--linear")
     ran = stae(*command, tmp_path / "n", "--to", "onnx", "--dtype", "bfloat16")
     ran.assert_fails(2, "float32 or float16")
+    odd = seeded_model(Architecture("odd", patch=12, width=32, head_width=8))
+    odd_file = saved(odd, tmp_path / "odd.safetensors")
+    ran = stae("weights", "convert", odd_file, tmp_path / "n", "--to", "diffusers")
+    ran.assert_fails(2, "not 12")
     absent = ["weights", "convert", tmp_path / "absent.safetensors", tmp_path / "n"]
     assert stae(*absent, "--to", "diffusers").code == 1
     assert not (tmp_path / "n").exists()

@@ -15,6 +15,9 @@ from stae_cli.cli.report import ALL_GOOD
 FormatName = Literal["lightningdit", "webdataset", "parquet", "npy", "fast-dit", "mar"]
 Normalize = Literal["auto", "none", "scalar", "channel"]
 
+Sources = Annotated[
+    list[str], typer.Argument(metavar="SOURCE", help="Latent files, or folders of them.")
+]
 To = Annotated[FormatName, typer.Option("--to", help="Who reads it.")]
 NormalizeOption = Annotated[
     Normalize,
@@ -41,7 +44,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier
 
 
 def export(
-    sources: opt.LatentSources,
+    sources: Sources,
     dest: opt.Dest,
     to: To,
     normalize: NormalizeOption = "auto",

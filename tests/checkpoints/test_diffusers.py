@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,17 @@ import torch
 from stae_cli.checkpoints.checkpoint import read_checkpoint, write_checkpoint
 from stae_cli.checkpoints.diffusers import module_text
 from stae_cli.checkpoints.names import builtin_file
-from stae_cli.network.architecture import PRESETS, Architecture
+from stae_cli.network.architecture import Architecture, SecondStage
 from tests.seeded import TINY, seeded_model
 
 diffusers = pytest.importorskip("diffusers", reason="needs pip install 'stae[peers]'")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of diffusers, about what it deprecates
 
-NETWORKS = {"tiny": TINY, **{name: PRESETS[name] for name in ("f8c16-shuffle", "f32c64")}}
+NETWORKS = {
+    "tiny": TINY,
+    "shuffle": replace(TINY, name="shuffle", head="pixel_shuffle"),
+    "two stages": replace(TINY, name="two", second=SecondStage(64)),
+}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -83,7 +83,6 @@ def encode(launcher, hub, tiny, tmp_path):
 @pytest.mark.parametrize(
     ("url", "key"),
     [("hf://datasets/me/rows", "data/train-0/00000000"),
-     ("hf://datasets/me/rows/data", "train-0/00000000"),
      ("hf://datasets/me/rows@main/data", "train-0/00000000"),
      ("hf://datasets/me/images@refs/convert/parquet", "default/0/00000000"),
      ("hf://datasets/me/images@refs%2Fconvert%2Fparquet/default", "0/00000000"),

@@ -116,6 +116,18 @@ class Launcher:
         return int(self._server.stdout.readline())
 
 
+@contextlib.contextmanager
+def launcher_without_settings() -> Iterator[Launcher]:
+    """A launcher whose processes know nothing of the user's checkpoint, token, or network."""
+    names = ("STAE_WEIGHTS", "HF_TOKEN", "HF_HUB_OFFLINE")
+    before = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        with Launcher() as launcher:
+            yield launcher
+    finally:
+        os.environ.update(before)
+
+
 def _beside(log: Path) -> Path:
     return log.with_name(f"{log.name}.out")
 

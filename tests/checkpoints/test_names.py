@@ -11,7 +11,7 @@ from stae_cli.checkpoints.names import HubFile, locate, locate_recorded, parse_h
 from stae_cli.errors import CheckpointError, UsageError
 from tests.conftest import Ran
 from tests.hub import COMMIT, Hub
-from tests.launcher import Launcher
+from tests.launcher import launcher_without_settings
 from tests.pictures import EXAMPLES
 from tests.seeded import seeded_tensors
 
@@ -34,11 +34,8 @@ def hub(published):
 
 @pytest.fixture(scope="module")
 def launcher():
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("STAE_WEIGHTS", "HF_TOKEN", "HF_HUB_OFFLINE"):
-            patch.delenv(name, raising=False)
-        with Launcher() as launcher:
-            yield launcher
+    with launcher_without_settings() as launcher:
+        yield launcher
 
 
 @pytest.fixture

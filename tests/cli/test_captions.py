@@ -276,7 +276,7 @@ def test_samples_of_a_tar(encode, tmp_path):
     assert [row["source"] for row in ran.json["failures"]] == ["00/004.png"]
     expected = {"00/000.png": (CAT, 3), "00/a/001.png": ("from JSON", -1)}
     assert notes(tmp_path / "out") == expected
-    members |= {"000.txt": b"new", "004.txt": b"mended"}
+    members |= {"000.txt": b"new", "004.txt": b"fixed"}
     members["002.txt"] = b"added"
     write_tar(tmp_path / "tars" / "00.tar", members)
     assert encode(tmp_path / "tars").json["failed"] == 0
@@ -284,7 +284,7 @@ def test_samples_of_a_tar(encode, tmp_path):
         "00/000.png": ("new", 3),
         "00/a/001.png": ("from JSON", -1),
         "00/002.png": ("added", -1),
-        "00/004.png": ("mended", -1),
+        "00/004.png": ("fixed", -1),
     }
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import Ran
 from tests.data_hub import TOKEN, DataHub
-from tests.launcher import Launcher
+from tests.launcher import launcher_without_settings
 from tests.pictures import write_photos
 
 PICTURE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -56,11 +56,8 @@ def hub(pictures):
 
 @pytest.fixture(scope="module")
 def launcher():
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("STAE_WEIGHTS", "HF_TOKEN", "HF_HUB_OFFLINE"):
-            patch.delenv(name, raising=False)
-        with Launcher() as launcher:
-            yield launcher
+    with launcher_without_settings() as launcher:
+        yield launcher
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from stae_cli.latents.listing import list_latents
 from tests.conftest import Ran
 from tests.data_hub import TOKEN, DataHub
-from tests.launcher import Launcher
+from tests.launcher import launcher_without_settings
 from tests.pictures import write_photos
 
 
@@ -22,11 +22,8 @@ def hub():
 
 @pytest.fixture(scope="module")
 def launcher():
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("STAE_WEIGHTS", "HF_TOKEN", "HF_HUB_OFFLINE"):
-            patch.delenv(name, raising=False)
-        with Launcher() as launcher:
-            yield launcher
+    with launcher_without_settings() as launcher:
+        yield launcher
 
 
 @pytest.fixture

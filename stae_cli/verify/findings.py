@@ -10,7 +10,7 @@ from stae_cli.errors import InputError
 from stae_cli.flow.read_ahead import Reserve
 from stae_cli.latents.format import DamagedDataError, StoredLatent, is_finite
 from stae_cli.latents.listing import stored_in
-from stae_cli.latents.run_record import FILES, SHARDS
+from stae_cli.latents.run_record import FILES, SHARDS, RunRecord
 from stae_cli.latents.safetensors_header import ForeignFileError
 from stae_cli.storage.entry import Entry, Problem, SourceState
 from stae_cli.storage.names import output_name
@@ -138,4 +138,25 @@ def _checked(stored: StoredLatent, file: Entry) -> CheckedLatent:
     )
     return CheckedLatent(
         stored.key, file, info.source, info.source_state, info.source_xxh3, made_with
+    )
+
+
+def as_recorded(usual: MadeWith, record: RunRecord | None) -> MadeWith:
+    """The most common settings, with those of the run record instead where it has them."""
+    if record is None:
+        return usual
+    said = (record.weights, record.weights_sha256, record.prep, record.output, record.layout)
+    compute_dtype = record.compute_dtype or usual.compute_dtype
+    return MadeWith._make([*map(str, said), compute_dtype, usual.architecture])
+
+
+def differences(made_with: MadeWith, usual: MadeWith, than: str) -> str:
+    """What differs, as `name mine, THAN theirs`; weights are compared by fingerprint."""
+    mine, theirs = made_with._asdict(), usual._asdict()
+    return "; ".join(
+        f"{name.removesuffix('_sha256')} {mine[name][:12]}, {than} {theirs[name][:12]}"
+        if name == "weights_sha256"
+        else f"{name} {mine[name]}, {than} {theirs[name]}"
+        for name in mine
+        if name != "weights" and mine[name] != theirs[name]
     )

@@ -24,7 +24,16 @@ from stae_cli.storage.remote_destination import destination_at
 from stae_cli.storage.sources import Listing, list_below, list_sources
 from stae_cli.storage.temp_files import TEMPORARY
 from stae_cli.verify.against import Against, WithSource, wrong_lines
-from stae_cli.verify.findings import CheckedFile, CheckedLatent, Finding, Kind, MadeWith, check_file
+from stae_cli.verify.findings import (
+    CheckedFile,
+    CheckedLatent,
+    Finding,
+    Kind,
+    MadeWith,
+    as_recorded,
+    check_file,
+    differences,
+)
 from stae_cli.verify.reencode import Reencoded, drawn, reencode
 
 if TYPE_CHECKING:
@@ -111,14 +120,7 @@ def plan_verify(
         )
     listing = list_below([dest], frozenset([SUFFIX]), hidden=True)
     return VerifyPlan(
-        destination,
-        listing.entries,
-        listing.problems,
-        against,
-        sample,
-        seed,
-        workers,
-        compare,
+        destination, listing.entries, listing.problems, against, sample, seed, workers, compare
     )
 
 
@@ -237,14 +239,14 @@ class _Verifying:
         common = Counter(latent.made_with for latent in self.latents).most_common(1)
         if not common:
             return
-        usual = _as_recorded(common[0][0], self.found.record)
+        usual = as_recorded(common[0][0], self.found.record)
         self.found.made_with = usual
         than = "the run record says" if self.found.record else "most latents say"
         reasons: dict[MadeWith, str] = {}
         for latent in self.latents:
             made_with = latent.made_with
             if made_with not in reasons:
-                reasons[made_with] = _differences(made_with, usual, than)
+                reasons[made_with] = differences(made_with, usual, than)
             if reasons[made_with]:
                 self.found.find("mixed", latent.label, reasons[made_with])
                 self.doubtful.add(latent.label)
@@ -291,24 +293,3 @@ class _Verifying:
                 self.found.findings.append(result)
             elif result[0].label not in self.doubtful:
                 yield result
-
-
-def _as_recorded(usual: MadeWith, record: RunRecord | None) -> MadeWith:
-    """The most common settings, with those of the run record instead where it has them."""
-    if record is None:
-        return usual
-    said = (record.weights, record.weights_sha256, record.prep, record.output, record.layout)
-    compute_dtype = record.compute_dtype or usual.compute_dtype
-    return MadeWith._make([*map(str, said), compute_dtype, usual.architecture])
-
-
-def _differences(made_with: MadeWith, usual: MadeWith, than: str) -> str:
-    """What differs, as `name mine, THAN theirs`; weights are compared by fingerprint."""
-    mine, theirs = made_with._asdict(), usual._asdict()
-    return "; ".join(
-        f"{name.removesuffix('_sha256')} {mine[name][:12]}, {than} {theirs[name][:12]}"
-        if name == "weights_sha256"
-        else f"{name} {mine[name]}, {than} {theirs[name]}"
-        for name in mine
-        if name != "weights" and mine[name] != theirs[name]
-    )

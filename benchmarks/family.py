@@ -77,7 +77,8 @@ def scored(name: str, given: argparse.Namespace) -> dict[str, float]:
     def score() -> dict[str, float]:
         folder = given.out / f"{name}.roundtrip"
         network = ("--weights", weights, "--device", given.device)
-        overall = stae_json("roundtrip", given.score, folder, *network, "--quiet")["overall"]
+        made = stae_json("roundtrip", given.score, folder, *network, "--quiet")
+        overall = made["autoencoders"][0]["overall"]
         return {"psnr": overall["psnr"], "ssim": overall["ssim"]}
 
     key = read_checkpoint(weights, name=name).fingerprint + str(given.score)

@@ -140,6 +140,7 @@ def serve() -> None:
     import stae_cli.codec.codec
     import stae_cli.runs.decode
     import stae_cli.runs.encode
+    import stae_cli.runs.roundtrip
 
     nowhere = io.StringIO()
     with contextlib.redirect_stderr(nowhere), contextlib.redirect_stdout(nowhere):

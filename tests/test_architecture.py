@@ -16,6 +16,7 @@ ARROWS = {
     "network": set(),
     "images": set(),
     "flow": set(),
+    "report": set(),
     "storage": set(),
     "checkpoints": {"network", "storage"},
     "latents": {"storage", "images", "flow"},
@@ -24,7 +25,7 @@ ARROWS = {
 }
 TOOLS = {"storage", "images", "network", "flow"}
 ARROWS |= {
-    "runs": {"foreign", "latents", "codec", "checkpoints"} | TOOLS,
+    "runs": {"report", "foreign", "latents", "codec", "checkpoints"} | TOOLS,
     "training": {"codec", "checkpoints"} | TOOLS,
     "export": {"foreign", "latents", "storage"},
     "verify": {"runs", "latents", "codec", "storage", "images", "flow"},

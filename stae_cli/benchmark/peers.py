@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from stae_cli.errors import StaeError, UsageError
+from stae_cli.checkpoints.peers import diffusers
+from stae_cli.errors import UsageError
 from stae_cli.network.flops import Cost, check_size, count_stage
 from stae_cli.network.stupid_ae import seeded
 
@@ -92,7 +92,7 @@ def count_peer(name: str, width: int, height: int) -> Cost:
 
 def _sdxl() -> Any:
     """The VAE of Stable Diffusion XL, without the two 1x1 convs on its latents."""
-    return _diffusers_class("AutoencoderKL")(
+    return diffusers().AutoencoderKL(
         block_out_channels=(128, 256, 512, 512),
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -107,21 +107,7 @@ def _sdxl() -> Any:
 
 def _taesd() -> Any:
     """TAESD, which is what AutoencoderTiny's defaults describe."""
-    return _diffusers_class("AutoencoderTiny")()
+    return diffusers().AutoencoderTiny()
 
 
 PEERS: Mapping[str, Callable[[], Any]] = {"sdxl": _sdxl, "taesd": _taesd}
-
-
-def _diffusers_class(name: str) -> Any:
-    try:
-        return getattr(import_module("diffusers"), name)  # slow to import: only when it is needed
-    except ModuleNotFoundError as error:
-        raise StaeError(
-            "comparing with other networks needs diffusers", "run `pip install 'stae[peers]'`"
-        ) from error
-    except (ImportError, RuntimeError) as error:
-        raise StaeError(
-            f"diffusers is installed but cannot be imported: {error}",
-            "run `pip install --upgrade 'stae[peers]'`",
-        ) from error

@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 all good; 1 fatal; 2 usage; 3 some inputs failed; 130 SIGINT; 143 SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    found: dict[str, object] = {}  # by callbacks of options
+    found: dict[str, object] = {"arguments": arguments}  # and what callbacks of options find
     try:
         with warnings.catch_warnings():
             # Pillow's opinions on metadata: what matters is an error, and is listed.

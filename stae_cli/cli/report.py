@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from stae_cli.codec.codec import Codec
     from stae_cli.runs.decode import DecodePlan
     from stae_cli.runs.encode_plan import EncodePlan
-    from stae_cli.runs.roundtrip import RoundtripPlan
+    from stae_cli.runs.roundtrip_plan import RoundtripPlan
     from stae_cli.runs.tally import Tally
     from stae_cli.storage.entry import Problem
     from stae_cli.training.run import Outcome, Progress, Run

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -42,7 +41,6 @@ CONVERTED = {  # names of files in folders that `convert` writes
     *("config.json", "diffusion_pytorch_model.safetensors", "stupidae_diffusers.py", "README.md"),
     *("encoder.onnx", "decoder.onnx"),
 }
-HISTORY = ("recipe", "data", "training", "validation", "latents")  # metadata in chronological order
 
 Target = Literal["safetensors", "diffusers", "onnx"]
 StoredDtype = Literal["keep", "float16", "bfloat16", "float32"]
@@ -63,15 +61,14 @@ def list_weights(as_json: opt.AsJson = False, verbose: opt.Verbose = False) -> N
 @weights.command("show")
 def show_weights(name: Name, as_json: opt.AsJson = False, verbose: opt.Verbose = False) -> None:
     """Show a checkpoint's fingerprint, architecture, size and metadata."""
-    facts = _facts(_load(name))
+    from stae_cli.checkpoints.card import card, in_words
+
+    facts = card(_load(name))
     if as_json:
         print_json(facts)
         return
-    metadata = facts.pop("metadata")
-    known = [key for key in HISTORY if key in metadata]
-    others = sorted(metadata.keys() - facts.keys() - set(known))
-    for key, value in (facts | {key: metadata[key] for key in [*known, *others]}).items():
-        print_fact(f"{key.replace('_', ' ')}: {_in_words(value)}")
+    for what, text in in_words(facts):
+        print_fact(f"{what}: {text}")
 
 
 @weights.command("fetch")
@@ -205,43 +202,3 @@ def _listed() -> list[tuple[str, str, str | None]]:
         *((name, where, str(builtin_file(name))) for name, where in ours.items()),
         (DEFAULT_WEIGHTS, where, str(path) if path else None),
     ]
-
-
-def _in_words(value: Any) -> str:
-    """An object as `name figure, ...`; anything else unchanged."""
-    if not isinstance(value, dict):
-        return str(value)
-    return ", ".join(f"{key.replace('_', ' ')} {_figures(each)}" for key, each in value.items())
-
-
-def _figures(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _parsed(text: str) -> Any:
-    """Metadata that holds a JSON object as that object; anything else unchanged."""
-    try:
-        value = json.loads(text, parse_constant=_refused)
-    except (ValueError, RecursionError):
-        return text
-    return value if isinstance(value, dict) else text
-
-
-def _refused(constant: str) -> None:
-    """Refuses NaN and infinity, which JSON does not have."""
-    raise ValueError(constant)
-
-
-def _facts(checkpoint: Checkpoint) -> dict[str, Any]:
-    from stae_cli.codec.device import dtype_name
-
-    return {
-        "name": checkpoint.name,
-        "fingerprint": checkpoint.fingerprint,
-        "architecture": checkpoint.architecture.describe(),
-        "parameters": checkpoint.parameters,
-        "dtype": dtype_name(checkpoint.dtype),
-        "metadata": {key: _parsed(text) for key, text in checkpoint.metadata.items()},
-    }

@@ -27,6 +27,9 @@ except ImportError:  # optional: zlib gives the same pixels, several times slowe
 PictureFormat = Literal["png", "webp", "jpg"]
 LONGEST_SIDE = {"png": 2**31 - 1, "webp": 16383, "jpg": 65500}
 
+THUMBNAIL = 480, 360  # pixels at most: a tile of 240x180 on a screen with two for each of its own
+THUMBNAIL_QUALITY = 82
+
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_END = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
 RECORD_KEY = b"stae"
@@ -56,6 +59,13 @@ def write_picture(path: Path, pixels: Pixels, *, format: PictureFormat, record: 
         image.save(path, "WEBP", quality=95, exif=exif)
     else:
         image.save(path, "JPEG", quality=95, subsampling="4:4:4", exif=exif)
+
+
+def write_thumbnail(path: Path, pixels: Pixels) -> None:
+    """Writes a small JPEG of pixels (H, W, 3) to exactly `path`, for the gallery of a report."""
+    image = Image.fromarray(pixels)
+    image.thumbnail(THUMBNAIL, Image.Resampling.BOX, reducing_gap=2)
+    image.save(path, "JPEG", quality=THUMBNAIL_QUALITY)
 
 
 def read_picture_record(path: Path) -> str | None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,110 +12,47 @@ from stae_cli.cores import usable_cores
 from stae_cli.flow.read_ahead import Reserve
 from stae_cli.images.buffers import Buffers, Pixels
 from stae_cli.images.drawing import comparison
-from stae_cli.images.plugins import REMEDIES
-from stae_cli.images.read import IMAGE_SUFFIXES
-from stae_cli.images.resize import Prep
-from stae_cli.images.write import write_picture
+from stae_cli.images.write import write_picture, write_thumbnail
 from stae_cli.latents.failures import write_failures
-from stae_cli.latents.format import Latent, is_finite
 from stae_cli.latents.writer import Written
-from stae_cli.metrics import Overall, Score, compare, overall
+from stae_cli.metrics import compare
+from stae_cli.report.page import ORIGINAL, THUMBNAIL
 from stae_cli.runs.pipeline import Pipeline
 from stae_cli.runs.read_picture import Picture, read_picture
-from stae_cli.runs.tally import Tally
-from stae_cli.storage.destination import Destination
-from stae_cli.storage.entry import Problem
-from stae_cli.storage.names import EXACT, Planned, plan_outputs
-from stae_cli.storage.remote_destination import local_folder
-from stae_cli.storage.sources import list_sources
+from stae_cli.runs.roundtrip_plan import (
+    METRICS_NAME,
+    PAGE_NAME,
+    RoundtripPlan,
+    RoundtripTally,
+    Scored,
+)
+from stae_cli.runs.roundtrip_report import suffixes_of, write_metrics, write_page
+from stae_cli.storage.names import Planned
 
 if TYPE_CHECKING:
-    from stae_cli.checkpoints.checkpoint import Checkpoint
     from stae_cli.codec.pixel_codec import PixelCodec
-
-METRICS_NAME = "metrics.json"
-
-
-@dataclass(frozen=True)
-class RoundtripSettings:
-    """How images are prepared; `workers` threads read, and as many write."""
-
-    prep: Prep
-    workers: int | None = None
-
-
-@dataclass(frozen=True)
-class RoundtripPlan:
-    """Everything that is known before the network is needed."""
-
-    outputs: Sequence[Planned]
-    problems: Sequence[Problem]
-    passed_over: Counter[str]
-    destination: Destination
-    settings: RoundtripSettings
-
-    @property
-    def total(self) -> int:
-        """How many inputs there are."""
-        return len(self.outputs) + len(self.problems)
-
-
-@dataclass(frozen=True)
-class Scored:
-    """One image's key, the size that was compared, and its figures."""
-
-    key: str
-    width: int
-    height: int
-    score: Score
-
-
-@dataclass
-class RoundtripTally(Tally):
-    """The tally of a run, with the figures of each image."""
-
-    scored: list[Scored] = field(default_factory=list)
-
-    @property
-    def overall(self) -> Overall | None:
-        """Figures over all images; None when there are none."""
-        return overall([one.score for one in self.scored]) if self.scored else None
-
-
-def plan_roundtrip(
-    sources: Sequence[Path | str], dest: Path | str, settings: RoundtripSettings
-) -> RoundtripPlan:
-    """Finds the images, names their outputs by their whole keys, and prepares DEST.
-
-    Raises:
-        UsageError: a missing source, DEST inside a source or a file, colliding outputs.
-        StaeError: no images found, or DEST cannot be written to.
-    """
-    destination = local_folder(dest)
-    listing = list_sources(sources, dest, suffixes=IMAGE_SUFFIXES, remedies=REMEDIES)
-    outputs = plan_outputs(listing.entries, "", keep_extension=True)
-    destination.prepare()
-    if (rules := destination.rules) != EXACT:
-        outputs = plan_outputs(listing.entries, "", keep_extension=True, rules=rules)
-    return RoundtripPlan(outputs, listing.problems, listing.passed_over, destination, settings)
+    from stae_cli.runs.autoencoders import Autoencoder
 
 
 def roundtrip(
     plan: RoundtripPlan,
-    checkpoint: Checkpoint,
+    autoencoders: Sequence[Autoencoder],
     codec: PixelCodec,
     *,
+    command: str,
     advance: Callable[[int], None],
 ) -> RoundtripTally:
-    """Encodes and decodes every image, and writes pictures and metrics.
+    """Encodes and decodes every image, and writes pictures, metrics and a page that shows them.
 
     Latents pass through float16, as they would on disk, so that the figures are those of
-    `stae encode` and `stae decode`.
+    `stae encode` and `stae decode`. An image that one of several autoencoders cannot do is listed
+    as failed, so that all figures are of the same images.
 
     Args:
         plan: from `plan_roundtrip`.
-        checkpoint: the weights in `codec`; its name and fingerprint are recorded.
-        codec: runs the network.
+        autoencoders: at least one.
+        codec: of the first one; it bounds how much is computed at once.
+        command: what the page says it was made with.
         advance: called with the number of inputs that were finished, one way or another.
 
     Raises:
@@ -127,25 +61,36 @@ def roundtrip(
     tally = RoundtripTally(advance)
     for problem in plan.problems:
         tally.fail(problem)
+    for name in (METRICS_NAME, PAGE_NAME):  # of an earlier run, whose pictures are replaced
+        plan.destination.remove(name)
     try:
         with tally.running():
-            _Roundtrip(plan, codec, tally).run(plan.outputs)
+            _Roundtrip(plan, autoencoders, codec, tally).run(plan.outputs)
             tally.scored.sort(key=lambda one: one.key)  # the threads end in any order
-            if not tally.interrupted:
-                _write_metrics(plan, checkpoint, codec, tally)
+        with tally.running():
+            write_metrics(plan, autoencoders, tally)
+            write_page(plan, autoencoders, codec, tally, command=command)
     finally:
         write_failures(plan.destination, tally.problems, tally.share, roots=())
         plan.destination.finish()
     return tally
 
 
-class _Roundtrip(Pipeline[Planned, Picture, Pixels | None]):
+class _Roundtrip(Pipeline[Planned, Picture, Sequence[Pixels | str]]):
     """The encoding and decoding of a run's images."""
 
-    def __init__(self, plan: RoundtripPlan, codec: PixelCodec, tally: RoundtripTally) -> None:
+    def __init__(
+        self,
+        plan: RoundtripPlan,
+        autoencoders: Sequence[Autoencoder],
+        codec: PixelCodec,
+        tally: RoundtripTally,
+    ) -> None:
         super().__init__(codec, tally, threads=plan.settings.workers or usable_cores())
-        self.plan, self.scored = plan, tally.scored
+        self.plan, self.autoencoders, self.scored = plan, autoencoders, tally.scored
         self.buffers = Buffers(codec.host_memory)
+        self.patch = math.lcm(*(each.downsample for each in autoencoders))
+        self.suffixes = suffixes_of(autoencoders)
 
     def label(self, item: Planned) -> str:
         return item.entry.key
@@ -154,7 +99,7 @@ class _Roundtrip(Pipeline[Planned, Picture, Pixels | None]):
         return read_picture(
             item.entry,
             self.plan.settings.prep,
-            patch=self.codec.architecture.downsample,
+            patch=self.patch,
             reserve=reserve,
             buffers=self.buffers,
         )
@@ -162,61 +107,51 @@ class _Roundtrip(Pipeline[Planned, Picture, Pixels | None]):
     def patches(self, loaded: Picture) -> int:
         return loaded.patches
 
-    def begin(self, pack: Sequence[Picture]) -> Callable[[], Sequence[Pixels | None]]:
-        encoded = self.codec.begin_encoding([picture.prepared.pixels for picture in pack])
-        return lambda: self._decoded(encoded())
+    def begin(self, pack: Sequence[Picture]) -> Callable[[], Sequence[Sequence[Pixels | str]]]:
+        pictures = [picture.prepared.pixels for picture in pack]
+        first = self.autoencoders[0].begin(pictures)
 
-    def _decoded(self, latents: Sequence[Latent | None]) -> list[Pixels | None]:
-        """None where the latent or the picture is not finite in the form it would be stored."""
-        results: list[Pixels | None] = [None] * len(latents)
-        with np.errstate(over="ignore"):
-            halves = [None if z is None else z.astype(np.float16) for z in latents]
-        good = {i: half for i, half in enumerate(halves) if half is not None and is_finite(half)}
-        decoded = self.codec.decode_pixels(list(good.values()))
-        for index, pixels in zip(good, decoded, strict=True):
-            results[index] = pixels
-        return results
+        def finish() -> Sequence[Sequence[Pixels | str]]:
+            made = [first(), *(other.begin(pictures)() for other in self.autoencoders[1:])]
+            return list(zip(*made, strict=True))
 
-    def save(self, item: Planned, loaded: Picture, result: Pixels | None) -> None:
-        if result is None:
-            self.fail(item, "the network gave NaN or infinity, or latents that exceed float16")
-            return
+        return finish
+
+    def save(self, item: Planned, loaded: Picture, result: Sequence[Pixels | str]) -> None:
         prepared = loaded.prepared
-        original = prepared.pixels[: prepared.height, : prepared.width]
-        reconstruction = result[: prepared.height, : prepared.width]
+        inner = np.s_[: prepared.height, : prepared.width]
+        pictures: list[Pixels] = []
+        for autoencoder, made in zip(self.autoencoders, result, strict=True):
+            if isinstance(made, str):
+                several = len(self.autoencoders) > 1
+                self.fail(item, f"{autoencoder.name}: {made}" if several else made)
+                return
+            pictures.append(made[inner])
+        original = prepared.pixels[inner]
 
         def write() -> Written:
-            with self.writer.turn:
-                score = compare(original, reconstruction)
-                panels = comparison(original, reconstruction)
-            size = self._write(f"{item.output}.reconstruction.png", reconstruction)
-            size += self._write(f"{item.output}.comparison.png", panels)
-            self.scored.append(Scored(item.entry.key, prepared.width, prepared.height, score))
+            size = self._write(item, ORIGINAL, original)
+            size += self._write_thumbnail(item, original)
+            scores = []
+            for pixels, (suffix, panels_suffix) in zip(pictures, self.suffixes, strict=True):
+                with self.writer.turn:
+                    scores.append(compare(original, pixels))
+                    panels = comparison(original, pixels)
+                size += self._write(item, suffix, pixels)
+                size += self._write(item, panels_suffix, panels)
+            self.scored.append(Scored(item.entry.key, prepared.width, prepared.height, scores))
             return Written(1, size)
 
         self.tally.pixels += prepared.width * prepared.height
-        self.writer.submit(4 * result.nbytes, write)  # the original and the panels are held too
+        held = 4 + len(pictures)  # the original, the panels of one, and all reconstructions
+        self.writer.submit(held * original.nbytes, write)
 
-    def _write(self, name: str, pixels: Pixels) -> int:
-        with self.plan.destination.writing(name, self.writer.turn) as path:
+    def _write(self, item: Planned, suffix: str, pixels: Pixels) -> int:
+        with self.plan.destination.writing(f"{item.output}.{suffix}", self.writer.turn) as path:
             write_picture(path, pixels, format="png", record="{}")
             return path.stat().st_size
 
-
-def _write_metrics(
-    plan: RoundtripPlan, checkpoint: Checkpoint, codec: PixelCodec, tally: RoundtripTally
-) -> None:
-    figures: dict[str, Any] = {
-        "weights": checkpoint.name,
-        "weights_sha256": checkpoint.fingerprint,
-        "prep": plan.settings.prep.describe(),
-        "compute_dtype": str(codec.dtype).removeprefix("torch."),
-        "overall": tally.overall.as_json() if tally.overall else None,
-        "images": [
-            {"source": one.key, "width": one.width, "height": one.height, **one.score.as_json()}
-            for one in tally.scored
-        ],
-        "failed": [{"source": p.key, "reason": p.reason} for p in tally.problems],
-    }
-    with plan.destination.writing(METRICS_NAME) as path:
-        path.write_text(json.dumps(figures, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    def _write_thumbnail(self, item: Planned, original: Pixels) -> int:
+        with self.plan.destination.writing(f"{item.output}.{THUMBNAIL}", self.writer.turn) as path:
+            write_thumbnail(path, original)
+            return path.stat().st_size

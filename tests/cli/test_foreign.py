@@ -124,7 +124,7 @@ def test_a_phones_folder_is_read_with_the_plugin(stae, phone, tiny, tmp_path):
 def test_without_the_plugin_the_way_to_it_is_said(stae, phone, tiny, tmp_path, monkeypatch):
     install = "`pip install 'stae[heif]'`"
     plain = frozenset([".jpg", ".png"])
-    for module in ("runs.encode_plan", "runs.roundtrip"):
+    for module in ("runs.encode_plan", "runs.roundtrip_plan"):
         monkeypatch.setattr(f"stae_cli.{module}.IMAGE_SUFFIXES", plain)
     monkeypatch.setitem(plugins.REMEDIES, ".heic", f"{install} reads HEIC (.heic)")
     monkeypatch.setattr(plugins, "INSTALLED", set())

@@ -1,13 +1,19 @@
 """`stae roundtrip` as users run it: pictures to look at, and the figures of just those."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from stae_cli.checkpoints.checkpoint import write_checkpoint
 from stae_cli.metrics import compare
+from stae_cli.network.architecture import PRESETS
+from stae_cli.runs.roundtrip_report import command_line
+from tests.launcher import wait_for
 from tests.pictures import noise, write_photos
+from tests.seeded import TINY, seeded_tensors, tiny_like
 
 
 def pixels_of(path):
@@ -28,29 +34,33 @@ def test_pictures_and_figures(stae, photos, tiny, tmp_path):
     assert "overall: PSNR" in ran.out
     assert "compared 9" in ran.err
     figures = json.loads((out / "metrics.json").read_text())
-    assert figures["weights"] == "tiny.safetensors"
+    (tiny_one,) = figures["autoencoders"]
+    assert tiny_one["weights"] == "tiny.safetensors"
+    assert tiny_one["compute_dtype"] == "float32"
     keys = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.png"))
     assert [row["source"] for row in figures["images"]] == keys
     for row in figures["images"]:
         original = pixels_of(photos / row["source"])
         reconstruction = pixels_of(out / f"{row['source']}.reconstruction.png")
         assert original.shape == reconstruction.shape == (row["height"], row["width"], 3)
-        score = compare(original, reconstruction)
-        assert row["mse"] == pytest.approx(score.mse)
-        assert row["psnr"] == pytest.approx(score.psnr)
-        assert row["ssim"] == pytest.approx(score.ssim)
+        assert row["scores"] == [pytest.approx(compare(original, reconstruction).as_json())]
+        assert np.array_equal(pixels_of(out / f"{row['source']}.original.png"), original)
+        with Image.open(out / f"{row['source']}.thumbnail.jpg") as small:
+            assert small.size == (row["width"], row["height"])
         assert (out / f"{row['source']}.comparison.png").exists()
-    psnr = np.mean([row["psnr"] for row in figures["images"]])
-    assert figures["overall"]["psnr"] == pytest.approx(psnr)
+    psnr = np.mean([row["scores"][0]["psnr"] for row in figures["images"]])
+    assert tiny_one["overall"]["psnr"] == pytest.approx(psnr)
     sizes = np.array([row["width"] * row["height"] for row in figures["images"]])
-    pooled = np.average([row["mse"] for row in figures["images"]], weights=sizes)
-    assert figures["overall"]["mse"] == pytest.approx(pooled)
+    pooled = np.average([row["scores"][0]["mse"] for row in figures["images"]], weights=sizes)
+    assert tiny_one["overall"]["mse"] == pytest.approx(pooled)
 
 
 def test_the_worst_comes_first(stae, photos, tiny, tmp_path):
     ran = stae("roundtrip", photos, tmp_path / "out", "--weights", tiny)
     figures = json.loads((tmp_path / "out" / "metrics.json").read_text())["images"]
-    worst, best = (f(figures, key=lambda row: row["mse"])["source"] for f in (max, min))
+    worst, best = (
+        f(figures, key=lambda row: row["scores"][0]["mse"])["source"] for f in (max, min)
+    )
     assert ran.out.index(f" {worst} ") < ran.out.index(f" {best} ")
 
 
@@ -69,7 +79,8 @@ def test_it_always_recomputes(stae, photos, tiny, tmp_path):
     assert stae(*args).json["done"] == 9
     again = stae(*args).json
     assert (again["done"], again["skipped"]) == (9, 0)
-    assert again["overall"]["pictures"] == 9
+    assert again["autoencoders"][0]["overall"]["pictures"] == 9
+    assert again["report"] == str(tmp_path / "out" / "index.html")
 
 
 def test_size_options_and_one_pixel(stae, tiny, tmp_path):
@@ -80,7 +91,7 @@ def test_size_options_and_one_pixel(stae, tiny, tmp_path):
     assert ran.code == 0, ran.err
     rows = json.loads((tmp_path / "out" / "metrics.json").read_text())["images"]
     assert [(row["width"], row["height"]) for row in rows] == [(40, 20), (1, 1)]
-    assert rows[1]["ssim"] is None
+    assert rows[1]["scores"][0]["ssim"] is None
 
 
 def test_bad_files_are_listed_and_same_stems_do_not_collide(stae, photos, tiny, tmp_path):
@@ -102,3 +113,129 @@ def test_wrong_inputs(stae, photos, tiny, tmp_path):
     ran = stae("roundtrip", latent, tmp_path / "o", "--weights", tiny)
     assert ran.code == 3
     assert "not an image" in ran.err
+
+
+def data_of(page):
+    text = page.read_text(encoding="utf-8")
+    start = text.index('id="data">') + len('id="data">')
+    return text, json.loads(text[start : text.index("</script>", start)])
+
+
+def test_the_page_shows_what_was_made(stae, photos, tiny, tmp_path):
+    out = tmp_path / "out"
+    ran = stae("roundtrip", photos, out, "--weights", tiny, "--square", 24)
+    assert f"open {out / 'index.html'} in a browser" in ran.err
+    text, data = data_of(out / "index.html")
+    rows = json.loads((out / "metrics.json").read_text())["images"]
+    assert [photo[:3] for photo in data["photos"]] == [[r["source"], 24, 24] for r in rows]
+    for (_, _, _, [[mse, ssim]]), row in zip(data["photos"], rows, strict=True):
+        assert mse == pytest.approx(row["scores"][0]["mse"], rel=1e-5)
+        assert ssim == pytest.approx(row["scores"][0]["ssim"], abs=1e-6)
+    assert data["columns"] == [{"name": "tiny", "suffix": "reconstruction.png"}]
+    assert f"stae roundtrip {photos} {out} --weights {tiny} --square 24" in text
+    assert "square 24" in text
+    assert "<dt>device</dt><dd><bdi>cpu</bdi></dd>" in text
+    assert "<dt>fingerprint</dt>" in text
+
+
+def test_several_checkpoints_and_a_peer(stae, photos, tiny, other_tiny, tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    blocks = {"down_block_types": ("DownEncoderBlock2D",), "up_block_types": ("UpDecoderBlock2D",)}
+    peer = diffusers.AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, **blocks)
+    peer.save_pretrained(tmp_path / "my vae")
+    out = tmp_path / "out"
+    options = ["--weights", tiny, "--weights", other_tiny, "--peer", tmp_path / "my vae"]
+    ran = stae("roundtrip", photos, out, *options)
+    assert ran.code == 0, ran.err
+    assert all(f"{name} dB" in ran.out for name in ("tiny", "other", "my-vae"))
+    assert "my-vae: PSNR" in ran.out
+    figures = json.loads((out / "metrics.json").read_text())
+    assert [each["name"] for each in figures["autoencoders"]] == ["tiny", "other", "my-vae"]
+    assert figures["autoencoders"][2]["diffusers"] == "AutoencoderKL"
+    for row in figures["images"]:
+        original = pixels_of(out / f"{row['source']}.original.png")
+        assert np.array_equal(original, pixels_of(photos / row["source"]))
+        for each, score in zip(figures["autoencoders"], row["scores"], strict=True):
+            made = pixels_of(out / f"{row['source']}.{each['name']}.reconstruction.png")
+            assert score == pytest.approx(compare(original, made).as_json())
+            assert (out / f"{row['source']}.{each['name']}.comparison.png").exists()
+    _, data = data_of(out / "index.html")
+    assert [len(photo[3]) for photo in data["photos"]] == [3] * 9
+    alone = tmp_path / "alone"
+    stae("roundtrip", photos, alone, "--weights", other_tiny)
+    scores = json.loads((alone / "metrics.json").read_text())["images"]
+    assert [row["scores"][0] for row in scores] == [
+        pytest.approx(row["scores"][1]) for row in figures["images"]
+    ]
+
+
+def test_networks_of_different_patches_see_the_same_pixels(stae, tiny, tmp_path):
+    large, network = tmp_path / "large.safetensors", tiny_like(PRESETS["f32c256-naive"])
+    write_checkpoint(large, seeded_tensors(network), network, {})
+    Image.fromarray(noise(70, 50)).save(tmp_path / "a.png")
+    for edges, size in [("pad", (70, 50)), ("crop", (64, 32))]:
+        out = tmp_path / edges
+        options = ["--weights", tiny, "--weights", large, "--edges", edges]
+        ran = stae("roundtrip", tmp_path / "a.png", out, *options)
+        assert ran.code == 0, ran.err
+        (row,) = json.loads((out / "metrics.json").read_text())["images"]
+        assert (row["width"], row["height"]) == size
+        for name in ("tiny", "large"):
+            assert pixels_of(out / f"a.png.{name}.reconstruction.png").shape[1::-1] == size
+
+
+def test_what_one_of_several_cannot_do_is_left_out_of_all(stae, tiny, tmp_path):
+    broken = tmp_path / "broken.safetensors"
+    tensors = {name: 1e15 * tensor for name, tensor in seeded_tensors(TINY).items()}
+    write_checkpoint(broken, tensors, TINY, {})
+    Image.fromarray(noise(16, 16)).save(tmp_path / "a.png")
+    options = ["--weights", tiny, "--weights", broken]
+    ran = stae("roundtrip", tmp_path / "a.png", tmp_path / "out", *options)
+    assert ran.code == 3
+    assert "a.png: broken: the network gave NaN" in ran.err
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["images"] == []
+    assert "1 of 1 inputs failed" in (tmp_path / "out" / "index.html").read_text()
+    assert not list((tmp_path / "out").glob("a.png*"))
+
+
+def test_wrong_autoencoders(stae, photos, tiny, tmp_path, monkeypatch):
+    again = tmp_path / "copy.safetensors"
+    again.write_bytes(tiny.read_bytes())
+    options = ["--weights", tiny, "--weights", again]
+    stae("roundtrip", photos, tmp_path / "o", *options).assert_fails(2, "same checkpoint")
+    ran = stae("roundtrip", photos, tmp_path / "o", "--weights", tiny, "--peer", photos)
+    ran.assert_fails(1, "no config.json")
+    monkeypatch.setenv("STAE_WEIGHTS", str(tmp_path / "with a space.safetensors"))
+    stae("roundtrip", photos, tmp_path / "o").assert_fails(1, "with a space")
+
+
+def test_a_page_of_somebody_else_stays(stae, photos, tiny, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "index.html").write_text("<title>my site</title>")
+    stae("roundtrip", photos, out, "--weights", tiny).assert_fails(1, "index.html", "not a page")
+    assert (out / "index.html").read_text() == "<title>my site</title>"
+    assert [path.name for path in out.iterdir()] == ["index.html"]
+
+
+def test_a_killed_run_leaves_no_page_of_the_run_before(stae, tiny, tmp_path, launcher):
+    for number in range(60):
+        place = tmp_path / "photos" / f"{number}.png"
+        place.parent.mkdir(exist_ok=True)
+        Image.fromarray(noise(200, 150, seed=number)).save(place)
+    out = tmp_path / "out"
+    args = ["roundtrip", tmp_path / "photos", out, "--weights", tiny]
+    assert stae(*args).code == 0
+    assert (out / "index.html").exists()
+    with launcher.running(*args, log=tmp_path / "log") as again:
+        wait_for(lambda: not (out / "index.html").exists(), ended=again.has_ended)
+        assert again.end_by(signal.SIGKILL) == -signal.SIGKILL
+    assert not (out / "index.html").exists()
+    assert not (out / "metrics.json").exists()
+    assert stae(*args).code == 0
+    assert (out / "index.html").exists()
+
+
+def test_passwords_in_urls_are_not_in_the_report():
+    line = command_line(["roundtrip", "https://me:secret@host/a.tar?X-Amz-Signature=abc", "my out"])
+    assert line == "stae roundtrip https://host/a.tar 'my out'"

@@ -89,7 +89,7 @@ def test_outputs_are_the_same(stae, tiny, tmp_path, monkeypatch, shards):
     plain = run(tmp_path / "plain")
     monkeypatch.setattr(PixelCodec, "runs_beside", True)
     overlapped = run(tmp_path / "overlapped")
-    assert len(plain) == 10 + (4 if shards else 10) + 2 + (2 * 10 + 1)
+    assert len(plain) == 10 + (4 if shards else 10) + 2 + (3 * 10 + 1)
     names = [name for name in plain if name.endswith((".safetensors", ".json"))]
     assert {n: overlapped[n] for n in names} == {n: plain[n] for n in names}
     assert overlapped.keys() == plain.keys()

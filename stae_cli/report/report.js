@@ -1,0 +1,364 @@
+"use strict";
+// The gallery and the viewer. Names reach the page as text only, never as markup.
+(() => {
+  const $ = (id) => document.getElementById(id);
+  const data = JSON.parse($("data").textContent);
+  if (!data.photos.length) return;
+
+  const COLUMNS = data.columns;
+  const several = COLUMNS.length > 1;
+  const photos = data.photos.map(([name, width, height, scores], number) => ({
+    number, name, width, height, url: name.split("/").map(encodeURIComponent).join("/"),
+    scores: scores.map(([mse, ssim]) => ({ mse, ssim, psnr: 10 * Math.log10(4 / mse) })),
+    lower: name.toLowerCase(),
+  }));
+  for (const photo of photos) photo.best = several ? winner(photo) : -1;
+  const byName = new Map(photos.map((photo) => [photo.name, photo]));
+
+  function winner(photo) {  // -1 for a tie
+    const least = Math.min(...photo.scores.map((score) => score.mse));
+    const holders = photo.scores.filter((score) => score.mse === least);
+    return holders.length > 1 ? -1 : photo.scores.findIndex((score) => score.mse === least);
+  }
+
+  const psnrText = (psnr) => (psnr === Infinity ? "identical" : `${psnr.toFixed(2)} dB`);
+  const ssimText = (ssim) => (ssim === null ? "-" : ssim.toFixed(4));
+
+  function element(tag, properties = {}, ...children) {
+    const made = Object.assign(document.createElement(tag), properties);
+    made.append(...children);
+    return made;
+  }
+
+  // Gallery: rows of equal height, filled while they are near the window.
+
+  const rows = $("rows");
+  const GAP = 14, NARROWEST = 240, NARROWEST_ON_PHONES = 150, CAPTION = 58;  // CSS pixels
+  let shown = [], perRow = 0, near = null;
+
+  function columnOf() { return several ? Number($("column").value) : 0; }
+
+  const NATURAL = new Intl.Collator(undefined, { numeric: true });  // img2 before img10
+  const ORDERS = {
+    psnr: (a, b) => b.scores[columnOf()].mse - a.scores[columnOf()].mse,
+    ssim: (a, b) => (a.scores[columnOf()].ssim ?? 2) - (b.scores[columnOf()].ssim ?? 2),
+    name: (a, b) => NATURAL.compare(a.name, b.name),
+    size: (a, b) => a.width * a.height - b.width * b.height,
+  };
+  const DIRECTIONS = {
+    psnr: ["worst first", "best first"], ssim: ["worst first", "best first"],
+    name: ["A to Z", "Z to A"], size: ["smallest first", "largest first"],
+  };
+
+  function arrange() {
+    const words = $("search").value.toLowerCase().split(/\s+/).filter(Boolean);
+    const best = several ? $("winner").value : "";
+    const compare = ORDERS[$("sort").value];
+    const sign = $("order").value === "up" ? 1 : -1;
+    shown = photos
+      .filter((photo) => words.every((word) => photo.lower.includes(word)))
+      .filter((photo) => best === "" || photo.best === Number(best))
+      .sort((a, b) => sign * compare(a, b) || a.number - b.number);
+    $("count").textContent = shown.length === photos.length
+      ? `${photos.length} ${photos.length === 1 ? "picture" : "pictures"}`
+      : `${shown.length} of ${photos.length}`;
+    $("nothing").hidden = shown.length > 0;
+    lay();
+  }
+
+  function lay() {
+    const width = rows.clientWidth;
+    const narrowest = width < 700 ? NARROWEST_ON_PHONES : NARROWEST;
+    perRow = Math.max(1, Math.floor((width + GAP) / (narrowest + GAP)));
+    const tile = (width - (perRow - 1) * GAP) / perRow;
+    rows.style.setProperty("--columns", perRow);
+    rows.style.setProperty("--row", `${Math.round(tile * 0.75) + CAPTION}px`);
+    if (near) near.disconnect();
+    near = new IntersectionObserver(onNear, { rootMargin: "900px 0px" });
+    const made = [];
+    for (let start = 0; start < shown.length; start += perRow) {
+      const row = element("div", { className: "row" });
+      row.setAttribute("role", "presentation");
+      row.start = start;
+      made.push(row);
+    }
+    rows.replaceChildren(...made);
+    for (const row of made) near.observe(row);
+  }
+
+  function onNear(entries) {
+    for (const { target, isIntersecting } of entries) {
+      if (isIntersecting) fill(target);
+      else if (target.childElementCount && !target.contains(document.activeElement)) target.replaceChildren();
+    }
+  }
+
+  function fill(row) {
+    if (row.childElementCount) return;
+    row.append(...shown.slice(row.start, row.start + perRow).map((photo, index) => tileOf(photo, row.start + index)));
+  }
+
+  function tileOf(photo, place) {
+    const score = photo.scores[columnOf()];
+    const image = element("img", {
+      src: `${photo.url}.thumbnail.jpg`, alt: `Thumbnail of ${photo.name}`, decoding: "async", draggable: false,
+    });
+    const link = element("a", { href: `#photo=${encodeURIComponent(photo.name)}` },
+      element("span", { className: "frame" }, image),
+      element("span", { className: "name", dir: "auto", textContent: photo.name, title: photo.name }),
+      element("span", { className: "score" },
+        element("b", { textContent: psnrText(score.psnr) }), ` · ${ssimText(score.ssim)}`,
+        several && photo.best >= 0 ? ` · ${COLUMNS[photo.best].name} is best` : ""));
+    link.place = place;
+    const tile = element("div", { className: "tile" }, link);
+    tile.setAttribute("role", "listitem");
+    tile.setAttribute("aria-setsize", shown.length);
+    tile.setAttribute("aria-posinset", place + 1);
+    return tile;
+  }
+
+  function focusTile(place) {
+    const wanted = Math.min(Math.max(place, 0), shown.length - 1);
+    const row = rows.children[Math.floor(wanted / perRow)];
+    if (!row) return;
+    fill(row);
+    const link = row.children[wanted % perRow].firstElementChild;
+    link.focus({ preventScroll: true });
+    row.scrollIntoView({ block: "nearest" });
+  }
+
+  for (const id of ["column", "winner", "order"]) $(id)?.addEventListener("change", arrange);
+  $("search").addEventListener("input", arrange);
+  $("sort").addEventListener("change", () => {
+    const [up, down] = DIRECTIONS[$("sort").value];
+    $("order").options[0].text = up;
+    $("order").options[1].text = down;
+    $("order").value = "up";
+    arrange();
+  });
+  document.querySelector(".tools").addEventListener("submit", (event) => event.preventDefault());
+  let laidFor = 0;
+  new ResizeObserver(() => {
+    if (rows.clientWidth === laidFor) return;
+    laidFor = rows.clientWidth;
+    lay();
+  }).observe(rows);
+
+  // Viewer: two panes under the divider, and the difference over them; all zoom together.
+
+  const viewer = $("viewer"), stage = $("stage"), slider = $("slider"), handle = $("handle");
+  const sheets = [...document.querySelectorAll(".sheet")];
+  const sides = { left: -1, right: 0 };  // -1 is the original
+  let current = null, fitted = 1, openedHere = false, zoomer = null;
+
+  function nameOf(side) { return side < 0 ? "original" : COLUMNS[side].name; }
+
+  function urlOf(photo, side) {
+    return `${photo.url}.${side < 0 ? "original.png" : COLUMNS[side].suffix}`;
+  }
+
+  function altOf(photo, side) {
+    return side < 0 ? `Original: ${photo.name}` : `Reconstruction by ${nameOf(side)}: ${photo.name}`;
+  }
+
+  function setImage(id, photo, side) {
+    const image = $(id), url = urlOf(photo, side);
+    if (image.getAttribute("src") !== url) image.src = url;
+    image.alt = id === "over" || id === "under" ? "" : altOf(photo, side);
+  }
+
+  function drawPair() {
+    $("missing").hidden = true;
+    setImage("left", current, sides.left);
+    setImage("right", current, sides.right);
+    setImage("under", current, sides.left);
+    setImage("over", current, sides.right);
+    $("left-label").textContent = nameOf(sides.left);
+    $("right-label").textContent = nameOf(sides.right);
+    handle.setAttribute("aria-label", `Divider between ${nameOf(sides.left)} and ${nameOf(sides.right)}`);
+    for (const [side, chosen] of Object.entries(sides)) {
+      const input = document.querySelector(`#${side}-switch input[value="${chosen}"]`);
+      if (input) input.checked = true;
+    }
+  }
+
+  function open(photo) {
+    current = photo;
+    const place = shown.indexOf(photo);
+    $("viewer-name").textContent = photo.name;
+    $("position").textContent = place < 0 ? "" : `${place + 1} of ${shown.length}`;
+    $("previous").disabled = place <= 0;
+    $("next").disabled = place < 0 || place === shown.length - 1;
+    $("figures").replaceChildren(
+      element("span", { className: "note", textContent: `${photo.width}×${photo.height}` }),
+      ...photo.scores.map((score, index) => element("span", {},
+        ...(several ? [element("b", { textContent: `${nameOf(index)} ` })] : []),
+        `PSNR ${psnrText(score.psnr)}, SSIM ${ssimText(score.ssim)}`,
+        element("span", { className: "mse", textContent: `, MSE ${score.mse.toPrecision(3)}` }))));
+    drawPair();
+    if (!viewer.open) {
+      viewer.showModal();
+      zoomer ??= makeZoomer();
+      setDivider(50);
+    }
+    fit();
+    for (const other of [shown[place + 1], shown[place - 1]]) {
+      if (place >= 0 && other) for (const side of Object.values(sides)) new Image().src = urlOf(other, side);
+    }
+  }
+
+  function step(by) {
+    const photo = shown[shown.indexOf(current) + by];
+    if (photo && shown.includes(current)) location.replace(`#photo=${encodeURIComponent(photo.name)}`);
+  }
+
+  function follow() {  // what the address asks for
+    const wanted = /^#photo=(.*)$/.exec(location.hash);
+    let photo = null;
+    try {
+      photo = wanted && byName.get(decodeURIComponent(wanted[1]));
+    } catch { /* an address that was typed */ }
+    if (photo) open(photo);
+    else if (viewer.open) viewer.close();
+  }
+
+  function fit() {
+    const { clientWidth, clientHeight } = stage;
+    fitted = Math.min(clientWidth / current.width, clientHeight / current.height, 8);
+    for (const sheet of sheets) {
+      sheet.style.width = `${current.width * fitted}px`;
+      sheet.style.height = `${current.height * fitted}px`;
+    }
+    zoomer.setOptions({ minScale: Math.min(1, 1 / fitted) / 2, maxScale: Math.max(1, 48 / fitted) });
+    zoomer.reset({ animate: false });
+  }
+
+  function makeZoomer() {
+    const made = Panzoom(sheets[0], {
+      noBind: true, step: 0.5, cursor: "", startScale: 1,
+      setTransform: (_, { x, y, scale }) => {
+        for (const sheet of sheets) sheet.style.transform = `scale(${scale}) translate(${x}px, ${y}px)`;
+        stage.classList.toggle("sharp", scale * fitted >= 2);
+        $("scale").textContent = `${Math.round(scale * fitted * 100)}%`;
+      },
+    });
+    stage.addEventListener("pointerdown", (event) => {
+      const bounds = handle.getBoundingClientRect();
+      const onHandle = event.clientX >= bounds.left && event.clientX <= bounds.right;
+      if (onHandle && $("difference").hidden) return;  // the divider's
+      made.handleDown(event);
+    });
+    document.addEventListener("pointermove", made.handleMove, { passive: true });
+    for (const name of ["pointerup", "pointercancel"]) document.addEventListener(name, made.handleUp, { passive: true });
+    stage.addEventListener("wheel", made.zoomWithWheel, { passive: false });
+    stage.addEventListener("dblclick", (event) => {
+      if (made.getScale() * fitted < 4) made.zoomToPoint(8 / fitted, event);
+      else made.reset({ animate: false });
+    });
+    return made;
+  }
+
+  function zoomTo(factor) {  // pixels of the screen for one of the picture, about the middle
+    zoomer.zoom(factor / fitted, { animate: false });
+  }
+
+  function toggleDifference() {
+    const hidden = !$("difference").hidden;
+    $("difference").hidden = hidden;
+    $("toggle").setAttribute("aria-pressed", String(!hidden));
+    $("left-label").hidden = !hidden;
+    $("right-label").textContent = hidden ? nameOf(sides.right)
+      : `|${nameOf(sides.right)} − ${nameOf(sides.left)}| × ${data.gain}`;
+  }
+
+  function choose(side, value) {
+    sides[side] = value;
+    drawPair();
+    if (!$("difference").hidden) { toggleDifference(); toggleDifference(); }
+  }
+
+  function fillSwitch(side, values) {
+    $(`${side}-switch`).append(...values.map((value) => {
+      const input = element("input", { type: "radio", name: side, value });
+      input.addEventListener("change", () => choose(side, value));
+      // After a click, arrows go on to other pictures; whoever came by Tab chooses with them.
+      input.addEventListener("click", (event) => { if (event.detail) input.blur(); });
+      return element("label", { className: "choice" }, input, element("span", { textContent: nameOf(value), dir: "auto" }));
+    }));
+  }
+
+  function setDivider(percent) {
+    slider.value = percent;
+    handle.setAttribute("aria-valuenow", Math.round(percent));
+  }
+
+  const indices = COLUMNS.map((_, index) => index);
+  if (several) {
+    fillSwitch("left", [-1, ...indices]);
+    fillSwitch("right", indices);
+  } else {
+    for (const side of ["left", "right"]) $(`${side}-switch`).hidden = true;
+  }
+  stage.style.setProperty("--gain", data.gain);
+  slider.addEventListener("slide", () => handle.setAttribute("aria-valuenow", Math.round(slider.value)));
+  for (const id of ["left", "right"]) $(id).addEventListener("error", () => { $("missing").hidden = false; });
+  $("close").addEventListener("click", () => viewer.close());
+  $("previous").addEventListener("click", () => step(-1));
+  $("next").addEventListener("click", () => step(1));
+  $("toggle").addEventListener("click", toggleDifference);
+  $("in").addEventListener("click", () => zoomTo(zoomer.getScale() * fitted * 1.5));
+  $("out").addEventListener("click", () => zoomTo(zoomer.getScale() * fitted / 1.5));
+  $("fit").addEventListener("click", fit);
+  $("pixels").addEventListener("click", () => zoomTo(1));
+  rows.addEventListener("click", (event) => { if (event.target.closest("a")) openedHere = true; });
+  viewer.addEventListener("close", () => {
+    if (location.hash.startsWith("#photo=")) {
+      if (openedHere) history.back();
+      else location.replace("#all");
+    }
+    openedHere = false;
+    if (current) focusTile(Math.max(0, shown.indexOf(current)));
+  });
+  window.addEventListener("hashchange", follow);
+  new ResizeObserver(() => { if (viewer.open) fit(); }).observe(stage);
+
+  const KEYS = {
+    ArrowLeft: () => step(-1), ArrowRight: () => step(1), d: toggleDifference,
+    "+": () => $("in").click(), "=": () => $("in").click(), "-": () => $("out").click(),
+    0: fit, 1: () => zoomTo(1),
+    c: () => choose("right", (sides.right + 1) % COLUMNS.length),
+  };
+  const MOVES = { ArrowLeft: () => -1, ArrowRight: () => 1, ArrowUp: () => -perRow, ArrowDown: () => perRow };
+
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const typing = event.target.closest("input, select, textarea");
+    if (viewer.open) {
+      const arrow = event.key.startsWith("Arrow");
+      if (arrow && (typing || slider.contains(event.target))) return;  // theirs
+      if (slider.contains(event.target) && (event.key === "Home" || event.key === "End")) {
+        setDivider(event.key === "Home" ? 0 : 100);
+      }
+      const act = KEYS[event.key];
+      if (act) { event.preventDefault(); act(); }
+      return;
+    }
+    if (event.key === "/" && !typing) {
+      event.preventDefault();
+      $("search").focus();
+      $("search").select();
+    } else if (event.key === "Escape" && event.target === $("search")) {
+      $("search").value = "";
+      arrange();
+    } else if (MOVES[event.key] && event.target.place !== undefined) {
+      event.preventDefault();
+      focusTile(event.target.place + MOVES[event.key]());
+    } else if (event.key === "ArrowDown" && event.target === $("search") && shown.length) {
+      event.preventDefault();
+      focusTile(0);
+    }
+  });
+
+  arrange();
+  follow();
+})();

@@ -14,7 +14,7 @@ import numpy as np
 from stae_cli.cores import usable_cores
 from stae_cli.flow.read_ahead import Reserve
 from stae_cli.images.buffers import Buffers, Pixels
-from stae_cli.images.drawing import comparison
+from stae_cli.images.comparison import comparison
 from stae_cli.images.plugins import REMEDIES
 from stae_cli.images.read import IMAGE_SUFFIXES
 from stae_cli.images.resize import Prep

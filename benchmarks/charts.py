@@ -1,11 +1,18 @@
 """The charts of the page: time by size, and the path's speed by threads."""
 
-from stae_cli.images.drawing import FAINT, Axis, Canvas, Frame, Line
+from __future__ import annotations
 
-SIZE = (780, 360)  # of a chart, in points
-FRAMES = (Frame(64, 66, 316, 306), Frame(394, 66, 646, 306))
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stae_cli import charts
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SIZE = (11.0, 4.2)  # of the panels, in inches
 COLOURS = {
-    "stae": "#2f6fde",
+    "stae": charts.BLUE,
     "unfused": "#7aa5ee",
     "reference": "#6b7686",
     "compile": "#a3acb8",
@@ -22,12 +29,21 @@ NAMES = {
     "taesd": "TAESD",
     "sdxl": "SDXL's VAE",
 }
-STAGES = {"reading": "#6b7686", "network": "#2f6fde", "writing": "#c9822b", "whole": "#1c2430"}
+STAGES = {"reading": "#6b7686", "network": charts.BLUE, "writing": "#c9822b", "whole": charts.INK}
 OTHER = "#8a5fbf"  # a network without a colour of its own
-TICKS = [digit * 10.0**power for power in range(-3, 7) for digit in (1, 3)]
 
 
-def time_by_size(result: dict) -> Canvas:
+@dataclass(frozen=True)
+class Line:
+    """A line through points (x, y), `width` points wide; lines of one name share a label."""
+
+    name: str
+    points: list[tuple[float, float]]
+    colour: str
+    width: float
+
+
+def time_by_size(result: dict) -> Figure:
     """Milliseconds for a picture, both axes logarithmic; in larger batches thinner."""
     batches = sorted({one["case"]["batch"] for one in result["results"]})
     points: dict[str, dict[tuple[str, int], list]] = {"encoder": {}, "decoder": {}}
@@ -36,70 +52,61 @@ def time_by_size(result: dict) -> Canvas:
         for timing in one["timings"]:
             point = (one["case"]["width"], timing["milliseconds"]["median"] / batch)
             points[timing["stage"]].setdefault((timing["network"], batch), []).append(point)
-    names = [*dict.fromkeys(name for name, _ in points["encoder"])]
-    colours = {name: COLOURS.get(name, OTHER) for name in names}
     panels = {
         stage: [
-            Line(sorted(line), colours[name], 2 if batch == batches[0] else 1, marked=True)
+            Line(
+                NAMES.get(name, name),
+                sorted(line),
+                COLOURS.get(name, OTHER),
+                2.4 if batch == batches[0] else 1,
+            )
             for (name, batch), line in found.items()
         ]
         for stage, found in points.items()
     }
-    legend = {NAMES.get(name, name): colour for name, colour in colours.items()}
-    return chart(
-        f"ms for a picture by its side in pixels, {result['dtype']}",
-        place(result["machine"]),
-        panels,
-        legend,
-    )
+    title = f"Milliseconds for a picture by its side in pixels, {result['dtype']}"
+    return chart(title, place(result["machine"]), panels)
 
 
-def speed_by_threads(result: dict) -> Canvas:
+def speed_by_threads(result: dict) -> Figure:
     """Megapixels per second of each stage alone, and of the whole, which is drawn below them."""
     panels = {
         command: [
             Line(
+                "whole" if stage == "whole" else f"{stage} alone",
                 [
                     (one["threads"], one["pixels"] / one["seconds"][stage] / 1e6)
                     for one in paths_of(result)
                     if one["command"] == command
                 ],
                 colour,
-                4 if stage == "whole" else 1,
-                marked=True,
+                6 if stage == "whole" else 1.6,
             )
-            for stage, colour in reversed(STAGES.items())
+            for stage, colour in STAGES.items()
         ]
         for command in ("encode", "decode")
     }
     machine = result["runs"][0]["machine"]
-    legend = {"whole" if name == "whole" else f"{name} alone": c for name, c in STAGES.items()}
-    title = "Megapixels per second by threads for files"
-    return chart(title, place(machine), panels, legend)
+    return chart("Megapixels per second by threads for files", place(machine), panels)
 
 
-def chart(
-    title: str, subtitle: str, panels: dict[str, list[Line]], legend: dict[str, str]
-) -> Canvas:
-    """Two panels with the same logarithmic axes."""
-    canvas = Canvas(*SIZE)
-    canvas.text((FRAMES[0].left, 20), title, 15)
-    canvas.text((FRAMES[0].left, 38), subtitle, 11, FAINT)
-    points = [point for lines in panels.values() for line in lines for point in line.points]
-    across = sorted({x for x, _ in points})
-    low, high = min(y for _, y in points), max(y for _, y in points)
-    low = max(tick for tick in TICKS if tick <= low)
-    high = min(tick for tick in TICKS if tick >= high)
-    y = Axis(low, high, [tick for tick in TICKS if low <= tick <= high], logarithmic=True)
-    x = Axis(across[0], across[-1], across, logarithmic=True)
-    for frame, (name, lines) in zip(FRAMES, panels.items(), strict=True):
-        canvas.text((frame.left, 56), name, 12)
-        canvas.plot(frame, x, y, lines)
-    for row, (name, colour) in enumerate(legend.items()):
-        at = 70 + 18 * row
-        canvas.line([(660, at), (674, at)], colour, 2)
-        canvas.text((680, at), name, 11)
-    return canvas
+def chart(title: str, subtitle: str, panels: dict[str, list[Line]]) -> Figure:
+    """Two panels with the same logarithmic axes, and one legend."""
+    figure = charts.new_figure(*SIZE, title=title, subtitle=subtitle)
+    across = {x for lines in panels.values() for line in lines for x, _ in line.points}
+    labelled = {}
+    for axes, (name, lines) in zip(figure.subplots(1, 2, sharey=True), panels.items(), strict=True):
+        charts.label_logarithmic(axes, ticks=sorted(across))
+        axes.set_title(name)
+        axes.tick_params(labelleft=True)
+        for line in lines:
+            style = {"color": line.colour, "linewidth": line.width, "marker": "o"}
+            style["zorder"] = 3 - line.width / 10  # thick ones below
+            (drawn,) = axes.plot(*zip(*line.points, strict=True), **style)
+            labelled.setdefault(line.name, drawn)
+    place = {"loc": "upper left", "bbox_to_anchor": (1.03, 1), "borderaxespad": 0}
+    axes.legend(labelled.values(), labelled, **place)
+    return figure
 
 
 def paths_of(result: dict) -> list[dict]:

@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from benchmarks.charts import STAGES, paths_of, place, speed_by_threads, time_by_size
 from benchmarks.record import RESULTS, options
+from stae_cli import charts
 
 HEAD = """# Measurements
 
@@ -47,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for path in sorted(given.results.glob(f"{pattern}.json")):
             result = json.loads(path.read_text())
             if result.get("results") or result.get("runs"):
-                draw(result).save(path.with_suffix(".png"), hint="give another `--results`")
+                made = partial(draw, result)
+                charts.write(path.with_suffix(".png"), made, hint="give another `--results`")
     given.page.write_text("\n".join([HEAD, *tables(given.results)]))
 
 

@@ -92,7 +92,7 @@ def test_every_command_is_in_the_readme():
         assert f"stae {command.name}" in text_of(README)
 
 
-@pytest.mark.parametrize("name", ["encode", "decode", "roundtrip", "bench", "train"])
+@pytest.mark.parametrize("name", ["encode", "decode", "roundtrip", "bench", "stats", "train"])
 def test_every_option_of_the_main_commands_is_documented(name):
     text = "\n".join(map(text_of, PAGES))
     for flag in options_of(found_command([name])[0]):

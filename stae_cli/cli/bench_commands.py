@@ -53,7 +53,8 @@ Seconds = Annotated[
     measurement_option(metavar="S", min=0, help="Time for each size and batch; at least 3 rounds."),
 ]
 Plot = Annotated[
-    Path | None, measurement_option(metavar="FILE.png", help="Draw images per second as a chart.")
+    Path | None,
+    measurement_option(metavar="FILE", help="Draw images per second: a .png or .svg file."),
 ]
 Folders = Annotated[
     list[Path],
@@ -89,9 +90,10 @@ def bench_network(
     Inputs are on the device. Speed does not depend on the weights: they are seeded unless
     --weights is given.
     """
+    from stae_cli.benchmark.chart import draw
     from stae_cli.benchmark.contenders import check_against
-    from stae_cli.benchmark.report import check_target, draw
     from stae_cli.benchmark.run import run
+    from stae_cli.charts import check_target
 
     device, cases, names = opt.parse_device(device), _cases(size, batch), opt.parse_names(against)
     check_against(names)

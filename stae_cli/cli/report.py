@@ -176,6 +176,8 @@ def finish_training(outcome: Outcome, *, quiet: bool, as_json: bool) -> int:
         if outcome.psnr is not None:
             print_note(f"validation PSNR {outcome.psnr:.2f} dB")
         print_note(f"wrote {outcome.out}; log and pictures are in {outcome.workspace}")
+        if outcome.no_curve is not None:
+            print_note(f"there is no curve.png: {outcome.no_curve}")
     if as_json:
         print_json(_training_summary(outcome))
     return SOME_FAILED if outcome.photos.problems else ALL_GOOD

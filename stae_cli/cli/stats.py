@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from stae_cli.cli import options as opt
 from stae_cli.cli.console import (
@@ -20,9 +23,15 @@ if TYPE_CHECKING:
     from stae_cli.latents.moments import Statistics
     from stae_cli.verify.stats import Surveyed
 
+Plot = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Draw them as a chart: a .png or .svg file."),
+]
+
 
 def stats(
     sources: opt.LatentSources,
+    plot: Plot = None,
     workers: opt.Workers = None,
     as_json: opt.AsJson = False,
     quiet: opt.Quiet = False,
@@ -34,6 +43,10 @@ def stats(
     """
     from stae_cli.verify.stats import survey
 
+    if plot is not None:
+        from stae_cli.charts import check_target
+
+        check_target(plot)
     with progress_bar(None, what="stats", quiet=quiet) as advance:
         surveyed = survey(sources, workers=workers, advance=advance)
     for problem in surveyed.problems:
@@ -46,6 +59,10 @@ def stats(
         print_json(_summary(surveyed))
     elif surveyed.statistics is not None:
         _print_statistics(surveyed, surveyed.statistics)
+    if plot is not None:
+        from stae_cli.verify.chart import draw
+
+        draw(surveyed, plot)
     return SOME_FAILED if surveyed.problems else ALL_GOOD
 
 

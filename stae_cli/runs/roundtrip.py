@@ -11,7 +11,7 @@ import numpy as np
 from stae_cli.cores import usable_cores
 from stae_cli.flow.read_ahead import Reserve
 from stae_cli.images.buffers import Buffers, Pixels
-from stae_cli.images.drawing import comparison
+from stae_cli.images.comparison import comparison
 from stae_cli.images.write import write_picture, write_thumbnail
 from stae_cli.latents.failures import write_failures
 from stae_cli.latents.writer import Written

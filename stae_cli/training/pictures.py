@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from stae_cli import charts
 from stae_cli.errors import StaeError
 from stae_cli.images.buffers import Pixels
-from stae_cli.images.drawing import BLUE, GREY, Axis, Canvas, Frame, Line, comparison
+from stae_cli.images.comparison import comparison
 from stae_cli.metrics import psnr
 from stae_cli.network.stupid_ae import StupidAE
 from stae_cli.training.evaluation import centre, reconstructions
 from stae_cli.training.photos import PhotoSet
 
-WIDTH, HEIGHT = 760, 380  # points
-FRAME = Frame(60, 56, WIDTH - 24, HEIGHT - 44)
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CURVE = (10.0, 4.2)  # inches
 SIDE = 512  # pixels
 PAPER = (250, 250, 250)
 FREE_SPACE = "free some disk space"
@@ -32,8 +36,15 @@ def draw_curve(log: Sequence[Mapping[str, Any]], path: Path) -> None:
     Points at infinity, where pictures are reproduced exactly, are omitted.
 
     Raises:
-        StaeError: the file cannot be written.
+        StaeError: matplotlib is missing, or the file cannot be written.
     """
+    charts.write(path, partial(curve, log), hint=FREE_SPACE)
+
+
+def curve(log: Sequence[Mapping[str, Any]]) -> Figure:
+    """The figure: training crops in grey, validation photos in blue."""
+    from matplotlib.ticker import MaxNLocator
+
     trained = [(line["step"], psnr(line["loss"])) for line in log if "loss" in line]
     # The log has null for infinity.
     validated = [
@@ -41,22 +52,26 @@ def draw_curve(log: Sequence[Mapping[str, Any]], path: Path) -> None:
         for line in log
         if "psnr" in line
     ]
-    steps = max((step for step, _ in [*trained, *validated]), default=0) or 1
-    values = [value for _, value in [*trained, *validated] if math.isfinite(value)] or [0.0]
-    low, high = math.floor(min(values)), math.ceil(max(values) + 0.01)
-    canvas = Canvas(WIDTH, HEIGHT)
-    canvas.text((FRAME.left, 22), "PSNR in dB over steps", 15)
-    canvas.text((FRAME.left, 42), "training crops", 11, GREY)
-    if validated:
-        last = f"validation photos, {validated[-1][1]:.2f} dB at the end"
-        canvas.text((FRAME.left + 110, 42), last, 11, BLUE)
-    canvas.plot(
-        FRAME,
-        Axis(0, steps, [round(steps * part / 4) for part in range(5)]),
-        Axis(low, high, range(low, high + 1, max(1, (high - low) // 8))),
-        [Line(trained, GREY), Line(validated, BLUE, width=2)],
-    )
-    canvas.save(path, hint=FREE_SPACE)
+    title = "PSNR in dB over steps"
+    last = f"Validation photos: {validated[-1][1]:.2f} dB at the end." if validated else ""
+    figure = charts.new_figure(*CURVE, title=title, subtitle=last)
+    axes = figure.subplots()
+    for name, points, colour, width in (
+        ("training crops", trained, charts.GREY, 1.2),
+        ("validation photos", validated, charts.BLUE, 2.4),
+    ):
+        shown = [point for point in points if math.isfinite(point[1])]
+        if shown:
+            (line,) = axes.plot(*zip(*shown, strict=True), color=colour, lw=width, label=name)
+            line.set(marker="o" if len(shown) == 1 else "", clip_on=False)  # one point is no line
+    if axes.lines:
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
+    axes.set_xlim(0, max((step for step, _ in [*trained, *validated]), default=0) or 1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set_xlabel("steps")
+    axes.grid(axis="y")
+    return figure
 
 
 def sample_photos(photos: PhotoSet) -> list[Pixels]:

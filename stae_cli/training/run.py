@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from stae_cli import charts
 from stae_cli.checkpoints.checkpoint import write_checkpoint
 from stae_cli.codec.device import is_memory_error
 from stae_cli.errors import StaeError
@@ -46,7 +47,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run made; `psnr` is infinite if the validation photos are reproduced exactly."""
+    """What a run made; `psnr` is infinite if the validation photos are reproduced exactly.
+
+    `no_curve` says why the curve could not be drawn.
+    """
 
     out: Path
     workspace: Path
@@ -56,6 +60,7 @@ class Outcome:
     resumed_at: int
     loss: float | None
     psnr: float | None
+    no_curve: StaeError | None
 
 
 class Run:
@@ -102,6 +107,7 @@ class Run:
         self.ranks.wait()  # the first process may change the workspace once all have read it
         self._validated_at = self._validation_cost = 0.0
         self._psnr: float | None = None
+        self._no_curve: StaeError | None = None
         self.loop = Loop(
             first_model(settings, self.crops, blank=saved is not None),
             recipe,
@@ -217,6 +223,7 @@ class Run:
             resumed_at=self.resumed_at,
             loss=losses[-1] if losses else None,
             psnr=self._psnr,
+            no_curve=self._no_curve,
         )
 
     def _write_results(self) -> None:
@@ -225,7 +232,9 @@ class Run:
         metadata = describe(
             self.settings, self.photos, self.loop, statistics, self._validation_facts()
         )
-        draw_curve(place.log.read(), place.curve)
+        self._no_curve = charts.obstacle()
+        if self._no_curve is None:  # else a run would fail for want of a picture
+            draw_curve(place.log.read(), place.curve)
         pictures = self.validation.pictures if self.validation else sample_photos(self.photos)
         draw_samples(model, pictures[:SAMPLES], place.samples, device=self.crops.device)
         # Last, since a checkpoint means that its run is over.

@@ -1,28 +1,26 @@
-"""The chart: a readable PNG for any set of networks and cases, or an error that names the file."""
+"""The chart of a benchmark: panels, bars and figures of any set of networks and cases."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from stae_cli import charts
+from stae_cli.benchmark.chart import NOTE, draw
 from stae_cli.benchmark.report import (
-    COLOURS,
     OURS,
     Case,
     CaseResult,
     Report,
     Spread,
     Timing,
-    check_target,
     describe_machine,
-    draw,
 )
-from stae_cli.errors import StaeError, UsageError
-from stae_cli.images.drawing import SCALE
+from stae_cli.errors import StaeError
+from tests.svg import shapes_of, texts_of, width_of
 
 
 def timing(network: str, stage: str, speed: float) -> Timing:
@@ -45,45 +43,56 @@ def report(networks: dict[str, float], cases: int = 1) -> Report:
     return Report(machine, "f8c16", "seeded", "float32", None, None, (result,) * cases)
 
 
-def columns_of(path: Path, colour: str) -> np.ndarray:
-    """Where along the width a colour shows in the left half."""
-    pixels = np.asarray(Image.open(path).convert("RGB"))
-    wanted = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-    found = (pixels[:, : pixels.shape[1] // 2] == wanted).all(-1).any(0)
-    return np.flatnonzero(found)
+@pytest.mark.parametrize("cases", [1, 3])
+def test_every_case_has_two_panels_with_a_bar_for_each_network(tmp_path: Path, cases: int) -> None:
+    path = tmp_path / "chart.svg"
+    draw(report({OURS: 1234.5, "reference": 0.004}, cases), path)
+    found = texts_of(path)
+    assert found.count("encoder, 64x64, batch 1") == found.count("decoder, 64x64, batch 1") == cases
+    assert found.count("1,234") == found.count("0.00400") == 2 * cases  # images per second
+    assert found.count("2.00x the time") == 2 * cases  # of the other network alone
+    assert found.count(OURS) == found.count("reference") == 2 * cases
+    for colour in (charts.BLUE, charts.GREY):
+        assert len(shapes_of(path, fill=colour)) == 2 * cases
+    assert {"Images per second", NOTE} <= set(found)
+    assert any(text.startswith("float32 on the CPU") for text in found)
 
 
 def test_bars_are_as_long_as_speeds_are_high(tmp_path: Path) -> None:
-    fast, slow = tmp_path / "fast.png", tmp_path / "slow.png"
-    draw(report({OURS: 8.0, "reference": 8.0}), fast)
-    draw(report({OURS: 4.0, "reference": 8.0}), slow)
-    lengths = [np.ptp(columns_of(path, COLOURS[OURS])) for path in (fast, slow)]
-    assert lengths[1] == pytest.approx(lengths[0] / 2, abs=2 * SCALE)
+    path = tmp_path / "chart.svg"
+    draw(report({OURS: 4.0, "reference": 8.0}), path)
+    ours, other, whole = (
+        width_of(shapes_of(path, fill=colour)[0])
+        for colour in (charts.BLUE, charts.GREY, charts.TRACK)
+    )
+    assert ours == pytest.approx(other / 2, rel=1e-3)
+    assert other == pytest.approx(whole / 1.05, rel=1e-3)  # the longest whisker ends the scale
 
 
-@pytest.mark.parametrize("cases", [1, 3])
-def test_each_case_adds_a_row_of_panels(tmp_path: Path, cases: int) -> None:
-    path = tmp_path / "chart.png"
-    draw(report({OURS: 1234.5, "reference": 0.004}, cases), path)
-    with Image.open(path) as image:
-        assert image.format == "PNG"
-        assert image.height > 100 * SCALE * cases
-        assert image.width > 800 * SCALE
+def test_whiskers_reach_from_the_10th_to_the_90th_percentile(tmp_path: Path) -> None:
+    path = tmp_path / "chart.svg"
+    draw(report({OURS: 10.0}), path)
+    whisker = shapes_of(path, stroke=charts.INK)[0]
+    bar = shapes_of(path, fill=charts.BLUE)[0]
+    assert width_of(whisker) == pytest.approx(0.15 * width_of(bar), rel=1e-2)
 
 
 def test_more_networks_than_colours(tmp_path: Path) -> None:
-    draw(report({OURS: 1.0} | {f"other-{i}": 1.0 for i in range(9)}), tmp_path / "chart.png")
+    path = tmp_path / "chart.png"
+    networks = {OURS: 1.0} | {f"other-{number}": 1.0 for number in range(9)}
+    draw(report(networks), path)
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert image.width == 2200
+        assert image.height > 60 * len(networks)
 
 
-def test_a_target_that_cannot_be_written_is_seen_early(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no folder"):
-        check_target(tmp_path / "absent" / "chart.png")
-    with pytest.raises(UsageError, match=r"does not end in \.png"):
-        check_target(tmp_path / "chart.svg")
-    (tmp_path / "folder.png").mkdir()
-    with pytest.raises(UsageError, match="is a folder"):
-        check_target(tmp_path / "folder.png")
-    check_target(tmp_path / "chart.PNG")
+def test_a_network_keeps_its_colour_where_others_are_left_out(tmp_path: Path) -> None:
+    both, one = report({OURS: 2.0, "a": 1.0, "b": 1.0}), report({OURS: 2.0, "b": 1.0})
+    results = (*both.results, *one.results)
+    path = tmp_path / "chart.svg"
+    draw(Report(both.machine, "f8c16", "seeded", "float32", None, None, results), path)
+    assert [len(shapes_of(path, fill=colour)) for colour in charts.OTHERS[:2]] == [2, 4]
 
 
 def test_a_failure_to_write_names_the_file(tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
 """The page shows every record there is: those of today, and those made before."""
 
 import json
+from functools import partial
 
 import pytest
 
 from benchmarks import report
+from benchmarks.charts import COLOURS, STAGES, speed_by_threads, time_by_size
 from benchmarks.record import RESULTS
+from stae_cli.charts import write
+from tests.svg import shapes_of, texts_of
 
 SPREAD = {"median": 2.0, "p10": 1.0, "p90": 3.0}
 MACHINE = {
@@ -117,6 +121,34 @@ def test_charts_and_the_page_are_written(records, tmp_path):
     drawn = {path.name for path in records.glob("*.png")}
     assert drawn == {"networks-cuda.png", "networks-cpu.png", "path-cuda.png"}
     assert "](results/networks-cuda.png)" in (tmp_path / "page.md").read_text()
+
+
+def test_a_chart_has_a_line_for_each_network_and_batch(tmp_path):
+    more = [TIMING | {"network": "taesd"}, TIMING | {"network": "taesd", "stage": "decoder"}]
+    cases = [
+        {"case": {"width": side, "height": side, "batch": batch}, "timings": CASE["timings"] + more}
+        for side in (256, 512)
+        for batch in (1, 8)
+    ]
+    path = tmp_path / "chart.svg"
+    write(path, partial(time_by_size, NETWORKS | {"results": cases}), hint="")
+    for name in ("stae", "taesd"):
+        lines = [s for s in shapes_of(path, stroke=COLOURS[name]) if len(s) == 2]
+        assert len(lines) == 2 * 2  # stages and batches
+    found = texts_of(path)
+    assert {"encoder", "decoder", "stae", "TAESD", "256", "512", "a card"} <= {*found}
+    assert found.count("TAESD") == 1
+
+
+def test_a_chart_has_a_line_for_each_stage(tmp_path):
+    path = tmp_path / "chart.svg"
+    record = json.loads((RESULTS / "path-cpu.json").read_text())
+    write(path, partial(speed_by_threads, record), hint="")
+    alone = {f"{stage} alone" for stage in STAGES if stage != "whole"}
+    assert {"encode", "decode", "whole"} | alone <= {*texts_of(path)}
+    for colour in STAGES.values():
+        lines = [line for line in shapes_of(path, stroke=colour) if len(line) == 3]
+        assert len(lines) == 2 + 1  # of the commands, and in the legend
 
 
 def test_no_chart_is_drawn_of_a_record_without_results(records, tmp_path):

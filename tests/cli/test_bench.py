@@ -5,6 +5,7 @@ from PIL import Image
 
 from tests.pictures import write_photos
 from tests.rigs import keep_here
+from tests.svg import texts_of
 
 
 @pytest.fixture(autouse=True)
@@ -101,10 +102,12 @@ def test_a_dtype_that_was_asked_for_is_used(bench):
 
 
 def test_the_chart_is_written(bench, tmp_path):
-    path = tmp_path / "chart.png"
-    assert bench("--size", "16", "--plot", path).code == 0
-    with Image.open(path) as image:
+    drawn, written = tmp_path / "chart.png", tmp_path / "chart.svg"
+    assert bench("--size", "16", "--plot", drawn).code == 0
+    with Image.open(drawn) as image:
         assert image.format == "PNG"
+    assert bench("--size", "16", "--against", "reference", "--plot", written).code == 0
+    assert {"encoder, 16x16, batch 1", "stae", "reference"} <= {*texts_of(written)}
 
 
 @pytest.mark.usefixtures("unmeasured")
@@ -118,7 +121,7 @@ def test_the_chart_is_written(bench, tmp_path):
         (["--against", "reference,flux"], ["unknown network `flux`", "sdxl"]),
         (["--device", "tpu"], ["unknown device `tpu`"]),
         (["--plot", "absent/chart.png"], ["no folder `absent`"]),
-        (["--plot", "chart.svg"], ["does not end in .png"]),
+        (["--plot", "chart.pdf"], ["does not end in .png or .svg"]),
         (["--against", "unfused"], ["`unfused` differs from stae on CUDA only", "`cpu`"]),
         (["--against", "reference,unfused"], ["`unfused` differs from stae on CUDA only"]),
         (["--against", "products"], ["unknown network `products`"]),

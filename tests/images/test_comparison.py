@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stae_cli.images.drawing import LABELS, MARGIN, WIDEST_PANEL, _font, comparison
+from stae_cli.images.comparison import LABELS, MARGIN, WIDEST_PANEL, _font, comparison
 from tests.pictures import noise
 
 

@@ -1,9 +1,11 @@
 """The small parts of the loop: the clock, the rate, the outer step, the average, the state file."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from stae_cli import charts
 from stae_cli.errors import StaeError, UsageError
 from stae_cli.training.evaluation import latent_statistics
 from stae_cli.training.loop import Average, Clock, learning_rate
@@ -13,6 +15,9 @@ from stae_cli.training.pictures import draw_curve
 from stae_cli.training.recipe import Recipe, differences
 from stae_cli.training.state import FORMAT, Log, State, load_state, save_state
 from tests.seeded import TINY, seeded_model
+from tests.svg import shapes_of, texts_of
+
+NAMES = ("training crops", "validation photos")  # of the lines of a curve
 
 
 def test_time_in_which_the_process_was_stopped_hardly_counts():
@@ -95,7 +100,26 @@ def test_average_follows_the_weights():
 def test_a_curve_leaves_infinity_out(tmp_path, log):
     draw_curve(log, tmp_path / "curve.png")
     with Image.open(tmp_path / "curve.png") as picture:
-        assert picture.size == (1520, 760)
+        assert picture.width == 2000
+    draw_curve(log, tmp_path / "curve.svg")
+    names = [text for text in texts_of(tmp_path / "curve.svg") if text in NAMES]
+    finite = any(line.get("psnr") is not None for line in log)
+    assert names == ["validation photos"] * finite
+
+
+def test_a_curve_shows_training_and_validation(tmp_path):
+    log = [{"step": 0, "psnr": 20.0}]
+    log += [{"step": step, "loss": 0.02 / step, "psnr": 20 + step / 10} for step in (10, 20, 40)]
+    draw_curve(log, tmp_path / "curve.svg")
+    trained, validated = (
+        shapes_of(tmp_path / "curve.svg", stroke=colour)[0] for colour in (charts.GREY, charts.BLUE)
+    )
+    assert (len(trained), len(validated)) == (3, 4)
+    across, down = np.transpose(validated)
+    assert (across - across[0]) / np.ptp(across) == pytest.approx([0, 0.25, 0.5, 1])
+    assert (down[0] - down) / np.ptp(down) == pytest.approx([0, 0.25, 0.5, 1])
+    found = texts_of(tmp_path / "curve.svg")
+    assert {*NAMES, "PSNR in dB over steps", "Validation photos: 24.00 dB at the end."} <= {*found}
 
 
 def test_latents_that_are_all_the_same_have_no_scale(tmp_path):

@@ -25,6 +25,7 @@ of a shared machine vary. A commit that ends in `-dirty` had changes that were n
 | `python -m benchmarks.files` | reading, PNG writing, mixed sizes, and memory |
 | `python -m benchmarks.overhead` | what a picture costs beside its network |
 | `python -m benchmarks.export` | exports of small latents: pictures a second, memory |
+| `python -m benchmarks.pages` | the page of `roundtrip` in a browser, and what making it costs |
 | `python -m benchmarks.neighbours` | the network beside busy programs |
 | `python -m benchmarks.quality PHOTOS` | PSNR, SSIM and MSE of checkpoints beside the linear PCA |
 | `python -m benchmarks.family TRAIN --score PHOTOS --out FOLDER` | the family, trained alike |
@@ -213,6 +214,35 @@ def export(result: Record) -> list[str]:
     ]
 
 
+def pages(result: Record) -> list[str]:
+    trip = result["roundtrip"]
+    keys = ("first_picture_ms", "longest_task_loading_ms", "longest_task_scrolling_ms")
+    rows = [
+        (
+            one["name"],
+            *(f"{one[key]:.0f}" for key in keys),
+            f"{one['frames_per_second_scrolling']:.0f}",
+            f"{one['sorting_ms']:.0f}",
+        )
+        for one in result["windows"]
+    ]
+    titles = ["first picture", "longest task loading", "longest task scrolling"]
+    return [
+        f"## A report of {result['pictures']:,} pictures in a browser",
+        "",
+        f"A page of {result['bytes'] / 1e6:.2f} MB in headless Chromium, which draws without a "
+        f"graphics card; from disk, scrolled from top to bottom in {result['seconds']:g} s. "
+        "Milliseconds; tasks below 50 count as 0. A slow phone's processor is slowed down four "
+        f"times. {made(result)}",
+        "",
+        *table(["window", *titles, "frames a second", "sorting"], rows),
+        f"`stae roundtrip` of {trip['photos']} photos with its report took "
+        f"{trip['roundtrip_s']:.1f} s, `encode` {trip['encode_s']:.1f} s and `decode` "
+        f"{trip['decode_s']:.1f} s: {trip['ratio']:.2f} times both together.",
+        "",
+    ]
+
+
 def neighbours(result: Record) -> list[str]:
     rows = [
         (
@@ -327,6 +357,7 @@ SECTIONS: dict[str, Callable[[Record], list[str]]] = {
     "files-*": files,
     "overhead-*": overhead,
     "export-*": export,
+    "pages-*": pages,
     "neighbours-*": neighbours,
     "quality": quality,
     "family": family,

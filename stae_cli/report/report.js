@@ -30,11 +30,13 @@
     return made;
   }
 
-  // Gallery: rows of equal height, filled while they are near the window.
+  // Gallery: rows of equal height, of which only those near the window exist.
 
   const rows = $("rows");
   const GAP = 14, NARROWEST = 240, NARROWEST_ON_PHONES = 150, CAPTION = 58;  // CSS pixels
-  let shown = [], perRow = 0, near = null;
+  const NEAR = 900;  // pixels above and below the window
+  const drawn = new Map();  // by the number of the row
+  let shown = [], perRow = 1, pitch = 1;
 
   function columnOf() { return several ? Number($("column").value) : 0; }
 
@@ -71,31 +73,39 @@
     const narrowest = width < 700 ? NARROWEST_ON_PHONES : NARROWEST;
     perRow = Math.max(1, Math.floor((width + GAP) / (narrowest + GAP)));
     const tile = (width - (perRow - 1) * GAP) / perRow;
+    pitch = Math.round(tile * 0.75) + CAPTION + GAP;
     rows.style.setProperty("--columns", perRow);
-    rows.style.setProperty("--row", `${Math.round(tile * 0.75) + CAPTION}px`);
-    if (near) near.disconnect();
-    near = new IntersectionObserver(onNear, { rootMargin: "900px 0px" });
-    const made = [];
-    for (let start = 0; start < shown.length; start += perRow) {
-      const row = element("div", { className: "row" });
-      row.setAttribute("role", "presentation");
-      row.start = start;
-      made.push(row);
-    }
-    rows.replaceChildren(...made);
-    for (const row of made) near.observe(row);
+    rows.style.setProperty("--row", `${pitch - GAP}px`);
+    rows.style.height = `${Math.ceil(shown.length / perRow) * pitch}px`;
+    drawn.clear();
+    rows.replaceChildren();
+    draw();
   }
 
-  function onNear(entries) {
-    for (const { target, isIntersecting } of entries) {
-      if (isIntersecting) fill(target);
-      else if (target.childElementCount && !target.contains(document.activeElement)) target.replaceChildren();
+  function draw() {
+    const top = rows.getBoundingClientRect().top;
+    const first = Math.max(0, Math.floor((-top - NEAR) / pitch));
+    const last = Math.min(Math.ceil(shown.length / perRow), Math.ceil((innerHeight - top + NEAR) / pitch));
+    for (const [number, row] of drawn) {
+      if ((number < first || number >= last) && !row.contains(document.activeElement)) {
+        row.remove();
+        drawn.delete(number);
+      }
     }
+    for (let number = first; number < last; number += 1) drawRow(number);
   }
 
-  function fill(row) {
-    if (row.childElementCount) return;
-    row.append(...shown.slice(row.start, row.start + perRow).map((photo, index) => tileOf(photo, row.start + index)));
+  function drawRow(number) {
+    if (drawn.has(number)) return drawn.get(number);
+    const start = number * perRow;
+    const row = element("div", { className: "row" },
+      ...shown.slice(start, start + perRow).map((photo, index) => tileOf(photo, start + index)));
+    row.setAttribute("role", "presentation");
+    row.style.top = `${number * pitch}px`;
+    const after = Math.min(...[...drawn.keys()].filter((other) => other > number));
+    rows.insertBefore(row, drawn.get(after) ?? null);  // in the order of Tab
+    drawn.set(number, row);
+    return row;
   }
 
   function tileOf(photo, place) {
@@ -107,8 +117,8 @@
       element("span", { className: "frame" }, image),
       element("span", { className: "name", dir: "auto", textContent: photo.name, title: photo.name }),
       element("span", { className: "score" },
-        element("b", { textContent: psnrText(score.psnr) }), ` · ${ssimText(score.ssim)}`,
-        several && photo.best >= 0 ? ` · ${COLUMNS[photo.best].name} is best` : ""));
+        ...(several && photo.best >= 0 ? [markOf(photo.best)] : []),
+        element("b", { textContent: psnrText(score.psnr) }), ` · ${ssimText(score.ssim)}`));
     link.place = place;
     const tile = element("div", { className: "tile" }, link);
     tile.setAttribute("role", "listitem");
@@ -117,11 +127,18 @@
     return tile;
   }
 
+  function markOf(column) {
+    const text = `${COLUMNS[column].name} is best`;
+    const mark = element("span", { className: `swatch c${column % 6}`, title: text });
+    mark.setAttribute("role", "img");
+    mark.setAttribute("aria-label", text);
+    return mark;
+  }
+
   function focusTile(place) {
     const wanted = Math.min(Math.max(place, 0), shown.length - 1);
-    const row = rows.children[Math.floor(wanted / perRow)];
-    if (!row) return;
-    fill(row);
+    if (wanted < 0) return;
+    const row = drawRow(Math.floor(wanted / perRow));
     const link = row.children[wanted % perRow].firstElementChild;
     link.focus({ preventScroll: true });
     row.scrollIntoView({ block: "nearest" });
@@ -137,12 +154,18 @@
     arrange();
   });
   document.querySelector(".tools").addEventListener("submit", (event) => event.preventDefault());
+  let awaited = false;  // at most once for each frame
+  document.addEventListener("scroll", () => {
+    if (awaited) return;
+    awaited = true;
+    requestAnimationFrame(() => { awaited = false; draw(); });
+  }, { passive: true });
   let laidFor = 0;
   new ResizeObserver(() => {
-    if (rows.clientWidth === laidFor) return;
+    if (rows.clientWidth === laidFor) return draw();
     laidFor = rows.clientWidth;
     lay();
-  }).observe(rows);
+  }).observe(document.documentElement);
 
   // Viewer: two panes under the divider, and the difference over them; all zoom together.
 

@@ -147,7 +147,7 @@ class PeerAutoencoder(Autoencoder):
     @torch.no_grad()
     def _encoded(self, pixels: Pixels) -> Tensor:
         """(H, W, 3) uint8 to a latent in float16, of a distribution its mode."""
-        image = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device)
+        image = torch.from_numpy(pixels.copy()).to(self.device)  # buffers are read-only
         image = image.permute(2, 0, 1)[None].float().div(127.5).sub(1)
         with plain_arithmetic(self.device):
             output = self.model.encode(image[:, :, None] if self.frames else image)

@@ -10,11 +10,12 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from benchmarks import export, family, files, neighbours, overhead
+from benchmarks import export, family, files, neighbours, overhead, pages
 from benchmarks.record import ROOT
 from benchmarks.report import HEAD
 from stae_cli.network.architecture import PRESETS
-from tests.pictures import noise
+from tests.browser import MISSING
+from tests.pictures import noise, write_photos
 
 SCRIPTS = re.findall(r"benchmarks\.(\w+)[^|]*\|", HEAD)
 
@@ -51,6 +52,19 @@ def test_files(tiny, tmp_path):
         assert found["mixed sizes"][command]["mixed over equal"]["median"] > 0
     assert len(found["memory"]) == 3
     assert min(found["memory"].values()) > 50
+
+
+@pytest.mark.skipif(bool(MISSING), reason=MISSING or "")
+def test_pages(tmp_path):
+    photos = write_photos(tmp_path / "photos", 3)
+    little = ("--pictures", "40", "--rounds", "1", "--seconds", "0.5")
+    pages.main([str(photos), *little, "--results", str(tmp_path / "results")])
+    found = recorded(tmp_path / "results", "pages-cpu")
+    assert found["bytes"] > 40_000
+    assert [one["name"] for one in found["windows"]] == ["desktop", "phone", "slow phone"]
+    assert all(one["first_picture_ms"] > 0 for one in found["windows"])
+    assert found["roundtrip"]["photos"] == 3
+    assert found["roundtrip"]["ratio"] > 0
 
 
 def test_overhead(tmp_path):

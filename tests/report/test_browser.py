@@ -284,7 +284,12 @@ def test_several_are_compared(browser, three):
     Select(browser.find("#winner")).select_by_visible_text("fair is best")
     assert browser.wait(NAMES) == ["photo-002.jpg"]
     Select(browser.find("#winner")).select_by_visible_text("all pictures")
-    before = browser.wait("document.querySelector('.tile .score b')?.textContent")
+    browser.wait("document.querySelectorAll('.tile').length === 6")
+    marks = browser.run(
+        "return [...document.querySelectorAll('.tile .swatch')].map((e) => e.ariaLabel)"
+    )
+    assert sorted(marks) == ["fair is best"] + ["good is best"] * 5
+    before = browser.texts(".tile .score b")[0]
     Select(browser.find("#column")).select_by_visible_text("poor")
     browser.wait(
         "document.querySelector('.tile .score b')?.textContent.replace(arguments[0], '')", before

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stae_cli.cli import options as opt
-from stae_cli.cli.console import print_error, print_fact, print_json, print_table
+from stae_cli.cli.console import print_error, print_fact, print_json, print_table, progress_bar
 from stae_cli.cli.report import ALL_GOOD, SOME_FAILED
 
 if TYPE_CHECKING:
     from stae_cli.latents.format import StoredLatent
     from stae_cli.latents.listing import LatentListing
+    from stae_cli.verify.preview import Previews
 
 SIZES_SHOWN = 8
 COUNTED = ("architecture", "prep", "compute_dtype")  # fields whose values are listed
@@ -22,21 +23,64 @@ COUNTED = ("architecture", "prep", "compute_dtype")  # fields whose values are l
 def inspect(
     sources: opt.LatentSources,
     files: Annotated[bool, typer.Option("--files", help="Print a row for every file.")] = False,
+    preview: Annotated[
+        str | None,
+        typer.Option(
+            "--preview",
+            metavar="DEST",
+            help="Draw all latents without the network, as PNGs in this folder, and a contact "
+            "sheet of them; reads them twice.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: opt.AsJson = False,
     verbose: opt.Verbose = False,
 ) -> int:
     """Show what latent files or folders hold, from headers alone; exits 3 if any is invalid."""
     from stae_cli.latents.listing import list_latents
 
-    inventory = list_latents(sources)
+    inventory = list_latents(sources, preview)
+    previews = None if preview is None else _previews(sources, inventory, preview)
     if as_json:
         rows = {"files": [_row(stored) for stored in inventory.latents]} if files else {}
-        print_json(_summary(inventory) | rows)
+        print_json(_summary(inventory) | rows | (_drawn(previews) if previews else {}))
     else:
         if files:
             _print_files(inventory)
         _print_summary(inventory)
-    return SOME_FAILED if inventory.problems else ALL_GOOD
+        if previews:
+            _print_previews(previews)
+    failed = inventory.problems or (previews and previews.problems)
+    return SOME_FAILED if failed else ALL_GOOD
+
+
+def _previews(sources: list[str], inventory: LatentListing, dest: str) -> Previews:
+    from stae_cli.verify.preview import plan_previews, write_previews
+
+    plan = plan_previews(sources, inventory, dest)
+    with progress_bar(plan.total, what="preview", quiet=False, unit="latent") as advance:
+        return write_previews(plan, advance=advance)
+
+
+def _print_previews(previews: Previews) -> None:
+    for problem in previews.problems:
+        print_error(f"{problem.key}: {problem.reason}")
+    count = len(previews.names)
+    print_fact(f"previews: {count} in {previews.folder}; {len(previews.problems)} not drawn")
+    if previews.sheet:
+        part = f"the first {previews.shown} of " if previews.shown < count else ""
+        print_fact(f"contact sheet: {previews.sheet} shows {part}{count}")
+
+
+def _drawn(previews: Previews) -> dict[str, Any]:
+    return {
+        "preview": {
+            "folder": previews.folder,
+            "pictures": len(previews.names),
+            "contact_sheet": {"file": previews.sheet, "pictures": previews.shown},
+            "invalid": [{"file": p.key, "reason": p.reason} for p in previews.problems],
+        }
+    }
 
 
 def _print_files(inventory: LatentListing) -> None:

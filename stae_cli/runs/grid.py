@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from PIL import Image
-
 from stae_cli.errors import StaeError
-from stae_cli.images.buffers import Pixels
-from stae_cli.images.pillow import DAMAGED
+from stae_cli.images.sheet import GRID_STYLE, fitting
 from stae_cli.images.write import LONGEST_SIDE, read_picture_record, write_picture
 from stae_cli.runs.picture_outputs import PictureOutputs
 
 GRID = "grid"  # its key
-GRID_PIXELS = 64_000_000  # of the whole grid, at most
-GAP = 2  # black pixels around each picture
 
 
 @dataclass(frozen=True)
@@ -31,33 +24,6 @@ class Grid:
     place: str
     shown: int
     total: int
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Cells of equal size in pixels, as square as it goes; the last row may be shorter."""
-
-    count: int
-    width: int
-    height: int
-
-    @property
-    def columns(self) -> int:
-        return max(1, math.ceil(math.sqrt(self.count)))
-
-    @property
-    def sides(self) -> tuple[int, int]:
-        """Width and height of the whole."""
-        rows = math.ceil(self.count / self.columns)
-        return (
-            GAP + self.columns * (self.width + GAP),
-            GAP + rows * (self.height + GAP),
-        )
-
-    def corner(self, number: int) -> tuple[int, int]:
-        """Where the cell of a picture begins, from the left and from the top."""
-        row, column = divmod(number, self.columns)
-        return GAP + column * (self.width + GAP), GAP + row * (self.height + GAP)
 
 
 def check_place(outputs: PictureOutputs) -> None:
@@ -88,44 +54,11 @@ def write_grid(outputs: PictureOutputs, names: Sequence[str], *, weights_sha256:
     Raises:
         StaeError: DEST cannot be written to.
     """
-    chosen, total = _fitting(outputs, names)
-    if chosen:
-        grid = _drawn(outputs, chosen)
-        record = json.dumps({"grid": len(chosen), "weights_sha256": weights_sha256})
+    present = [outputs.destination.path(name) for name in names if outputs.destination.holds(name)]
+    sheet = fitting(present, GRID_STYLE, longest_side=LONGEST_SIDE[outputs.format])
+    shown = len(sheet.paths)
+    if shown:
+        record = json.dumps({"grid": shown, "weights_sha256": weights_sha256})
         with outputs.destination.writing(outputs.name(GRID)) as temporary:
-            write_picture(temporary, grid, format=outputs.format, record=record)
-    return Grid(outputs.destination.place(outputs.name(GRID)), len(chosen), total)
-
-
-def _fitting(outputs: PictureOutputs, names: Sequence[str]) -> tuple[list[str], int]:
-    """The first pictures that fit into a grid together, and how many there are."""
-    present = [name for name in names if outputs.destination.holds(name)]
-    chosen: list[str] = []
-    width = height = 0
-    for name in present:
-        try:
-            with Image.open(outputs.destination.path(name)) as image:
-                width, height = max(width, image.width), max(height, image.height)
-        except DAMAGED:  # too large, or replaced meanwhile
-            break
-        sides = _Layout(len(chosen) + 1, width, height).sides
-        if math.prod(sides) > GRID_PIXELS or max(sides) > LONGEST_SIDE[outputs.format]:
-            break
-        chosen.append(name)
-    return chosen, len(present)
-
-
-def _drawn(outputs: PictureOutputs, names: Sequence[str]) -> Pixels:
-    pictures = [outputs.destination.path(name) for name in names]
-    sizes = []
-    for path in pictures:
-        with Image.open(path) as image:
-            sizes.append(image.size)
-    layout = _Layout(len(names), max(w for w, _ in sizes), max(h for _, h in sizes))
-    grid = Image.new("RGB", layout.sides)
-    for number, path in enumerate(pictures):
-        left, top = layout.corner(number)
-        with Image.open(path) as image:
-            inside = (layout.width - image.width) // 2, (layout.height - image.height) // 2
-            grid.paste(image.convert("RGB"), (left + inside[0], top + inside[1]))
-    return np.asarray(grid)
+            write_picture(temporary, sheet.draw(), format=outputs.format, record=record)
+    return Grid(outputs.destination.place(outputs.name(GRID)), shown, len(present))

@@ -40,7 +40,7 @@ class PictureOutputs:
                 named, owner = keys[other]
                 raise UsageError(
                     f"`{owner}` and `{origin}` would both write `{name}`",
-                    "decode them into different DESTs"
+                    "write them into different DESTs"
                     + (", or into one that tells their names apart" * (named != key)),
                 )
         folders = {key.rpartition("/")[0]: origin for key, origin in keys}
@@ -51,6 +51,6 @@ class PictureOutputs:
                     raise UsageError(
                         f"`{keys[first[part]][1]}` would write `{part}`, which is a folder for "
                         f"`{origin}`",
-                        "rename one of them, or decode them into different DESTs",
+                        "rename one of them, or write them into different DESTs",
                     )
                 part = part.rpartition("/")[0]

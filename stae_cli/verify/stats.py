@@ -77,7 +77,7 @@ def survey(
                 continue
             if info is None:
                 place, info = file.place, file.info
-            _refuse_several(place, info, file.place, file.info)
+            refuse_several(place, info, file.place, file.info)
             found.files += 1
             found.latents += file.latents
             keys.extend(map(hash, file.keys))
@@ -105,9 +105,9 @@ def _read(entry: Entry, reserve: Reserve) -> _File:
 def _moments_in(entry: Entry, reserve: Reserve) -> _File:
     here = on_this_machine(entry)
     stored = stored_in(here)
-    place, info = _place(stored[0]), stored[0].info
+    place, info = place_of(stored[0]), stored[0].info
     for latent in stored:
-        _refuse_several(place, info, _place(latent), latent.info)
+        refuse_several(place, info, place_of(latent), latent.info)
     reserve(max(latent.size for latent in stored))
     whole, problems = None, []
     with here.open() as file:
@@ -126,12 +126,18 @@ def _moments_in(entry: Entry, reserve: Reserve) -> _File:
     return _File(place, info, whole, keys, len(stored) - len(problems), problems)
 
 
-def _refuse_several(place: str, info: LatentInfo, other: str, theirs: LatentInfo) -> None:
+def refuse_several(place: str, info: LatentInfo, other: str, theirs: LatentInfo) -> None:
+    """Checks that two latents, each with its location, are of one network.
+
+    Raises:
+        StaeError: they are of two checkpoints.
+        InputError: they have different numbers of channels.
+    """
     if info.weights_sha256 != theirs.weights_sha256:
         raise StaeError(
             f"`{place}` was made with `{info.weights}` ({info.weights_sha256[:12]}), "
             f"`{other}` with `{theirs.weights}` ({theirs.weights_sha256[:12]})",
-            "take the statistics of each checkpoint's latents separately",
+            "take each checkpoint's latents separately",
         )
     if info.latent_channels != theirs.latent_channels:
         raise InputError(
@@ -140,6 +146,6 @@ def _refuse_several(place: str, info: LatentInfo, other: str, theirs: LatentInfo
         )
 
 
-def _place(stored: StoredLatent) -> str:
-    """Its location: several sources may share keys."""
+def place_of(stored: StoredLatent) -> str:
+    """The location of a latent: several sources may share keys."""
     return stored.file.place if stored.is_alone else f"{stored.file.place}:{stored.key}"

@@ -53,12 +53,12 @@ def test_a_grid_of_stae_latents_of_all_sizes_is_bounded(stae, tiny, tmp_path, mo
     ran = stae(*arguments)
     assert ran.code == 0, ran.err
     assert "shows 9 pictures" in ran.err
-    monkeypatch.setattr("stae_cli.runs.grid.GRID_PIXELS", 10_000)
+    monkeypatch.setattr("stae_cli.images.sheet.MOST_PIXELS", 10_000)
     ran = stae(*arguments)
     assert "of 9 pictures" in ran.err
     grid = pixels_of(tmp_path / "out" / "grid.png")
     assert grid.shape[0] * grid.shape[1] <= 10_000
-    monkeypatch.setattr("stae_cli.runs.grid.GRID_PIXELS", 10)
+    monkeypatch.setattr("stae_cli.images.sheet.MOST_PIXELS", 10)
     assert "no grid" in stae(*arguments).err
     assert stae(*arguments[:-1]).code == 0  # the grid is not in its way
 

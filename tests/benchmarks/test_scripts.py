@@ -55,8 +55,9 @@ def test_files(tiny, tmp_path):
 
 
 @pytest.mark.skipif(bool(MISSING), reason=MISSING or "")
-def test_pages(tmp_path):
+def test_pages(stae, tmp_path, monkeypatch):
     photos = write_photos(tmp_path / "photos", 3)
+    monkeypatch.setattr(pages, "stae", lambda *words: stae(*words, "--quiet"))  # in this process
     little = ("--pictures", "40", "--rounds", "1", "--seconds", "0.5")
     pages.main([str(photos), *little, "--results", str(tmp_path / "results")])
     found = recorded(tmp_path / "results", "pages-cpu")

@@ -201,10 +201,16 @@ def test_tensors_of_another_kind_are_refused(tmp_path, tensor):
         read_header(path)
 
 
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory):
+    """A file that one example of a test after the other replaces."""
+    return tmp_path_factory.mktemp("fuzz") / "a.safetensors"
+
+
 @settings(max_examples=150)
 @given(data=st.data())
-def test_mutated_files_are_read_or_refused(data, tmp_path_factory):
-    path = tmp_path_factory.mktemp("fuzz") / "a.safetensors"
+def test_mutated_files_are_read_or_refused(data, fuzzed):
+    path = fuzzed
     latent = np.zeros((16, 2, 3), np.float16)
     write_latent(path, latent, INFO)
     blob = bytearray(path.read_bytes())

@@ -176,10 +176,16 @@ def test_shards_and_files_are_listed_together(path, tmp_path):
     assert listing.passed_over.total() == 0
 
 
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory):
+    """A file that one example of a test after the other replaces."""
+    return tmp_path_factory.mktemp("fuzz") / "shard-00000.safetensors"
+
+
 @settings(max_examples=150)
 @given(data=st.data())
-def test_mutated_shards_are_read_or_refused(data, tmp_path_factory):
-    path = tmp_path_factory.mktemp("fuzz") / "shard-00000.safetensors"
+def test_mutated_shards_are_read_or_refused(data, fuzzed):
+    path = fuzzed
     write(path)
     blob = bytearray(path.read_bytes())
     for _ in range(data.draw(st.integers(1, 4))):

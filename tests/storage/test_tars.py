@@ -258,10 +258,16 @@ def test_a_tar_that_changes_while_a_member_is_read(path, monkeypatch):
         entry.open()
 
 
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory):
+    """A file that one example of a test after the other replaces."""
+    return tmp_path_factory.mktemp("fuzz") / "t.tar"
+
+
 @settings(max_examples=200)
 @given(data=st.data())
-def test_mutated_tars_are_read_or_listed(data, tmp_path_factory):
-    path = tmp_path_factory.mktemp("fuzz") / "t.tar"
+def test_mutated_tars_are_read_or_listed(data, fuzzed):
+    path = fuzzed
     form = data.draw(st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]))
     make(path, [("a.jpg", b"1" * 100), ("x" * 120 + ".jpg", b"2"), ("é.jpg", b"3")], form)
     blob = bytearray(path.read_bytes())

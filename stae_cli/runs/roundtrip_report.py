@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +107,7 @@ def _facts(
     plan: RoundtripPlan, codec: PixelCodec, tally: RoundtripTally, command: str
 ) -> list[tuple[str, str]]:
     facts = [("command", command)] if command else []
+    facts.append(("made", time.strftime("%Y-%m-%d %H:%M")))
     if tally.scored:
         facts.append(("sizes", _sizes([(one.width, one.height) for one in tally.scored])))
     facts.append(("prepared", _prepared(plan.settings.prep)))

@@ -5,6 +5,7 @@ Figures are made without pyplot, so no display, no window and no state of a call
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import textwrap
@@ -214,4 +215,8 @@ def _failures(path: Path, hint: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StaeError(f"cannot write `{path}`: {error.strerror or error}", hint) from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise StaeError(
+            f"cannot write `{path}`: {error.strerror or error}",
+            "free some disk space" if full else hint,
+        ) from error

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from torch import nn
 
-from stae_cli.errors import CheckpointError, StaeError
+from stae_cli.errors import CheckpointError, StaeError, UsageError
 
 CONFIG = "config.json"
 INSIDE = "vae"  # where pipelines have theirs
+HALF = "fp16"  # a variant that a folder may have alone
+NAMED = 3  # tensors in a message
+UPGRADE = "run `pip install --upgrade 'stae[peers]'`"
+AGAIN = "download it again, or check its files"
 
 
 def diffusers() -> ModuleType:
@@ -29,9 +36,34 @@ def diffusers() -> ModuleType:
         ) from error
     except (ImportError, RuntimeError) as error:
         raise StaeError(
-            f"diffusers is installed but cannot be imported: {error}",
-            "run `pip install --upgrade 'stae[peers]'`",
+            f"diffusers is installed but cannot be imported: {error}", UPGRADE
         ) from error
+
+
+def class_in(folder: Path) -> str:
+    """The name of the class that a folder says it holds, without importing anything.
+
+    Raises:
+        UsageError: it is not a folder.
+        CheckpointError: it is not one of diffusers.
+    """
+    if not folder.is_dir():
+        what = f"`{folder}` is a file" if folder.exists() else f"no folder `{folder}`"
+        raise UsageError(what, "give a local folder, such as `hf download --local-dir` makes")
+    path = _place(folder) / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"`{folder}` has no {CONFIG}, so it is not a folder of diffusers",
+            "give a folder such as `save_pretrained` writes, or a pipeline's",
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"`{path}` cannot be read: {error}", AGAIN) from error
+    kind = config.get("_class_name") if isinstance(config, dict) else None
+    if not isinstance(kind, str):
+        raise CheckpointError(f"`{path}` does not name a class (`_class_name`)", AGAIN)
+    return kind
 
 
 def load_peer(folder: Path) -> nn.Module:
@@ -43,48 +75,75 @@ def load_peer(folder: Path) -> nn.Module:
         folder: has a `config.json` and weights, or is a pipeline's, which has them in `vae`.
 
     Raises:
-        CheckpointError: it holds no autoencoder that diffusers can load.
+        UsageError: it is not a folder.
+        CheckpointError: it holds no autoencoder that diffusers can load, or not all its weights.
         StaeError: diffusers is not installed.
     """
-    place = folder if (folder / CONFIG).is_file() else folder / INSIDE
-    kind = _class_in(place, folder)
+    kind = class_in(folder)
+    library = diffusers()
     try:
-        found = getattr(diffusers(), kind, None)
-    except (ImportError, RuntimeError) as error:  # a class whose own imports fail
-        raise CheckpointError(f"`{folder}`: {kind} cannot be imported: {error}") from error
-    if found is None or not all(hasattr(found, name) for name in ("encode", "decode")):
+        found = getattr(library, kind, None)
+        usable = all(hasattr(found, name) for name in ("encode", "decode", "from_pretrained"))
+    except (ImportError, RuntimeError) as error:  # of a class that needs more libraries
+        reason = str(error).strip().partition("\n")[0]
+        raise CheckpointError(f"`{folder}`: {kind} cannot be imported: {reason}") from error
+    if not usable:
         raise CheckpointError(
             f"`{folder}` holds a {kind}, which is not an autoencoder of diffusers", _hint(kind)
         )
-    try:
-        model: nn.Module = found.from_pretrained(
-            place, local_files_only=True, low_cpu_mem_usage=False
-        )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise CheckpointError(
-            f"`{folder}` cannot be loaded: {reason}", "download it again, or check its files"
-        ) from error
+    model = _loaded(found, folder)
     return model.float().eval().requires_grad_(False)
 
 
-def _class_in(place: Path, folder: Path) -> str:
+def _loaded(found: Any, folder: Path) -> nn.Module:
+    place = _place(folder)
     try:
-        config = json.loads((place / CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"`{folder}` has no {CONFIG}, so it is not a folder of diffusers",
-            "give a folder such as `save_pretrained` writes, or a pipeline's",
-        ) from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"`{place / CONFIG}` cannot be read: {error}") from error
-    kind = config.get("_class_name") if isinstance(config, dict) else None
-    if not isinstance(kind, str):
-        raise CheckpointError(f"`{place / CONFIG}` does not name a class (`_class_name`)")
-    return kind
+        with _silent():
+            model, report = found.from_pretrained(
+                place,
+                local_files_only=True,
+                low_cpu_mem_usage=False,
+                use_safetensors=any(place.glob("*.safetensors*")),
+                variant=_variant(place),
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise CheckpointError(f"`{folder}` cannot be loaded: {reason}", AGAIN) from error
+    # Else diffusers leaves what is missing at random, and goes on.
+    for what in ("missing", "mismatched", "unexpected"):
+        if names := sorted(map(str, report[f"{what}_keys"])):
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            listed = ", ".join(names[:NAMED]) + more
+            raise CheckpointError(f"the weights in `{folder}` do not fit: {what} {listed}", AGAIN)
+    loaded: nn.Module = model
+    return loaded
+
+
+def _variant(place: Path) -> str | None:
+    names = [path.name for path in place.glob("*.safetensors*")]
+    return HALF if names and all(f".{HALF}." in name for name in names) else None
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keeps diffusers from printing bars and warnings: what matters is checked here."""
+    log = import_module("diffusers.utils.logging")
+    before = log.get_verbosity()
+    log.set_verbosity(log.CRITICAL)
+    log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        log.set_verbosity(before)
+        log.enable_progress_bar()
+
+
+def _place(folder: Path) -> Path:
+    return folder if (folder / CONFIG).is_file() else folder / INSIDE
 
 
 def _hint(kind: str) -> str:
     if kind == "AutoencoderStupid":
         return "give the checkpoint that the folder was made from: `--weights`"
-    return "is diffusers up to date? `pip install --upgrade 'stae[peers]'`"
+    return f"is diffusers up to date? {UPGRADE}"

@@ -72,14 +72,22 @@ def roundtrip(
     index.html, which shows all of them in a browser.
     """
     from stae_cli.runs.roundtrip import roundtrip as run
-    from stae_cli.runs.roundtrip_plan import PAGE_NAME, RoundtripSettings, plan_roundtrip
+    from stae_cli.runs.roundtrip_plan import (
+        PAGE_NAME,
+        RoundtripSettings,
+        plan_roundtrip,
+        short_names,
+    )
     from stae_cli.runs.roundtrip_report import command_line, figures
 
     device = opt.parse_device(device)
     prep = opt.parse_prep(edges, short_side, max_pixels, square, adm_crop, background)
-    plan = plan_roundtrip(sources, dest, RoundtripSettings(prep=prep, workers=workers))
-    names = weights or [os.environ.get("STAE_WEIGHTS") or DEFAULT_WEIGHTS]
-    autoencoders, codec = _load(names, peer or (), device, dtype, batch_patches)
+    weights = weights or [os.environ.get("STAE_WEIGHTS") or DEFAULT_WEIGHTS]
+    peers = _checked(peer or ())
+    names = short_names([*weights, *map(str, peers)])
+    settings = RoundtripSettings(prep=prep, names=names, workers=workers)
+    plan = plan_roundtrip(sources, dest, settings)
+    autoencoders, codec = _load(names, weights, peers, device, dtype, batch_patches)
     command = command_line(context.find_root().obj.get("arguments", ()))
     with progress_bar(plan.total, what="roundtrip", quiet=quiet) as advance:
         report = run(plan, autoencoders, codec, command=command, advance=advance)
@@ -93,7 +101,22 @@ def roundtrip(
     return code
 
 
+def _checked(peers: Sequence[Path]) -> list[Path]:
+    """The folders by their whole paths; what they hold is loaded later."""
+    found: list[Path] = []
+    if peers:
+        from stae_cli.checkpoints.peers import class_in
+
+        for folder in peers:
+            class_in(folder)
+            if (whole := folder.resolve()) in found:
+                raise UsageError(f"`--peer {folder}` is given twice", "give it once")
+            found.append(whole)
+    return found
+
+
 def _load(
+    names: Sequence[str],
     weights: Sequence[str],
     peers: Sequence[Path],
     device: str,
@@ -102,9 +125,8 @@ def _load(
 ) -> tuple[list[Autoencoder], PixelCodec]:
     """The autoencoders in the order of the options, and the codec of the first."""
     from stae_cli.checkpoints.checkpoint import load_checkpoint
-    from stae_cli.runs.autoencoders import OwnAutoencoder, PeerAutoencoder, short_names
+    from stae_cli.runs.autoencoders import OwnAutoencoder, PeerAutoencoder
 
-    names = short_names([*weights, *map(str, peers)])
     own: list[OwnAutoencoder] = []
     for name, given in zip(names, weights, strict=False):
         codec, checkpoint = local_codec(

@@ -8,7 +8,8 @@ from PIL import Image, ImageDraw, ImageFont
 from stae_cli.images.buffers import Pixels
 
 WIDEST_PANEL = 1024  # pixels
-NARROWEST_PANEL = 256  # smaller pictures are enlarged by integers, so that labels fit
+TALLEST_ENLARGED = 4096  # pixels
+NARROWEST_PANEL = 256  # smaller pictures are enlarged by integers
 GAIN = 8  # of the difference that a comparison shows
 LABELS = ("original", "reconstruction", f"difference x {GAIN}, grey = equal")
 LARGEST_LABEL, SMALLEST_LABEL = 22, 8  # sizes of the font
@@ -27,26 +28,33 @@ def comparison(original: Pixels, reconstruction: Pixels) -> Pixels:
     """
     difference = (reconstruction.astype(np.int16) - original) * GAIN + 128
     shown = (original, reconstruction, difference.clip(0, 255).astype(np.uint8))
-    panels = [_fitted(Image.fromarray(pixels)) for pixels in shown]
-    width, height = panels[0].size
-    font = _font(width)
+    width, height = original.shape[1], original.shape[0]
+    sides = _panel_size(width, height)
+    cell = max(sides[0], NARROWEST_PANEL)  # in which labels fit
+    font = _font(cell)
     strip = 2 * MARGIN + sum(font.getmetrics())
-    sheet = Image.new("RGB", (3 * width + 4 * MARGIN, strip + height + MARGIN), SHEET)
+    sheet = Image.new("RGB", (3 * cell + 4 * MARGIN, strip + sides[1] + MARGIN), SHEET)
     draw = ImageDraw.Draw(sheet)
-    for index, (panel, label) in enumerate(zip(panels, LABELS, strict=True)):
-        left = MARGIN + index * (width + MARGIN)
+    filter_ = Image.Resampling.BOX if sides[0] < width else Image.Resampling.NEAREST
+    for index, (pixels, label) in enumerate(zip(shown, LABELS, strict=True)):
+        left = MARGIN + index * (cell + MARGIN)
         draw.text((left, MARGIN), label, fill=LABEL, font=font)
-        sheet.paste(panel, (left, strip))
+        sheet.paste(Image.fromarray(pixels).resize(sides, filter_), (left, strip))
     return np.asarray(sheet)
 
 
-def _fitted(panel: Image.Image) -> Image.Image:
-    width, height = panel.size
+def panels_size(width: int, height: int) -> int:
+    """How many bytes the comparison of pictures of some size takes, about."""
+    across, down = _panel_size(width, height)
+    return 9 * max(across, NARROWEST_PANEL) * down
+
+
+def _panel_size(width: int, height: int) -> tuple[int, int]:
+    """Width and height of a panel."""
     if width > WIDEST_PANEL:
-        size = WIDEST_PANEL, max(1, round(height * WIDEST_PANEL / width))
-        return panel.resize(size, Image.Resampling.BOX)
-    factor = -(-NARROWEST_PANEL // width)
-    return panel.resize((width * factor, height * factor), Image.Resampling.NEAREST)
+        return WIDEST_PANEL, max(1, round(height * WIDEST_PANEL / width))
+    factor = max(1, min(-(-NARROWEST_PANEL // width), TALLEST_ENLARGED // height))
+    return width * factor, height * factor
 
 
 def _font(width: int) -> ImageFont.FreeTypeFont:

@@ -64,6 +64,8 @@ def histogram(
     step = _step(max(everything) - min(everything), least=10.0**-digits)
     low = math.floor(min(everything) / step) * step
     high = max(math.ceil(max(everything) / step) * step, low + step)
+    # Rounding may have left the ends just inside of the values.
+    finite = [(name, [min(max(one, low), high) for one in some]) for name, some in finite]
     bins = BINS if len(everything) >= FEW * len(finite) else FEW_BINS
     counts = [np.histogram(some, bins, (low, high))[0].tolist() for _, some in finite]
     highest = max(map(max, counts))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,16 +18,17 @@ from stae_cli.codec.device import dtype_name, memory_errors, plain_arithmetic
 from stae_cli.codec.pixel_codec import PixelCodec
 from stae_cli.errors import CheckpointError, DeviceError
 from stae_cli.images.buffers import Pixels
+from stae_cli.images.resize import Prepared
 from stae_cli.latents.format import Latent, is_finite
-from stae_cli.storage.names import NameRules
 
 NOT_FINITE = "the network gave NaN or infinity, or latents that exceed float16"
-WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth")
-PROBE = 128  # pixels; a multiple of what any known autoencoder divides sides by
+PROBE = 128, 256  # height and width in pixels; what known autoencoders divide sides by
 
 
 class Autoencoder(ABC):
     """Turns pictures into latents, rounds those to float16 as files do, and decodes them.
+
+    Each pads pictures to a multiple of its own, so that its figures do not depend on the others.
 
     Attributes:
         name: unique in a run, and a part of file names.
@@ -42,12 +42,24 @@ class Autoencoder(ABC):
     channels: int
     parameters: int
 
-    @abstractmethod
-    def begin(self, pictures: Sequence[Pixels]) -> Callable[[], list[Pixels | str]]:
-        """Starts on (H, W, 3) pictures; the returned function waits for the reconstructions.
+    def begin(self, pictures: Sequence[Prepared]) -> Callable[[], list[Pixels | str]]:
+        """Starts on pictures; the returned function waits for the reconstructions (H, W, 3).
 
-        A text stands for a picture without one, and says why.
+        They have the size before padding. A text stands for a picture without one, and says why.
         """
+        finish = self._begin([padded(picture, self.downsample) for picture in pictures])
+
+        def cut() -> list[Pixels | str]:
+            return [
+                made if isinstance(made, str) else made[: picture.height, : picture.width]
+                for picture, made in zip(pictures, finish(), strict=True)
+            ]
+
+        return cut
+
+    @abstractmethod
+    def _begin(self, pictures: Sequence[Pixels]) -> Callable[[], list[Pixels | str]]:
+        """The same for (H, W, 3) whose sides are multiples; reconstructions are of that size."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
@@ -73,7 +85,7 @@ class OwnAutoencoder(Autoencoder):
         self.channels = codec.architecture.channels
         self.parameters = checkpoint.parameters
 
-    def begin(self, pictures: Sequence[Pixels]) -> Callable[[], list[Pixels | str]]:
+    def _begin(self, pictures: Sequence[Pixels]) -> Callable[[], list[Pixels | str]]:
         encoded = self.codec.begin_encoding(pictures)
         return lambda: self._decoded(encoded())
 
@@ -120,16 +132,18 @@ class PeerAutoencoder(Autoencoder):
         try:
             with memory_errors(device):
                 self.model = self.model.to(device)
-                latent = self._encoded(np.zeros((PROBE, PROBE, 3), np.uint8))
-                self._decoded(latent)
+                latent = self._encoded(np.zeros((*PROBE, 3), np.uint8))
+                if self._decoded(latent).shape != (1, 3, *PROBE):
+                    raise ValueError("it gives pictures of another size")
         except (TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise CheckpointError(
                 f"`{folder}`: {self.kind} does not take RGB pictures: {reason}"
             ) from error
-        self.channels, self.downsample = latent.shape[1], PROBE // latent.shape[-1]
+        self.channels = latent.shape[1]
+        self.downsample = max(PROBE[0] // latent.shape[-2], PROBE[1] // latent.shape[-1])
 
-    def begin(self, pictures: Sequence[Pixels]) -> Callable[[], list[Pixels | str]]:
+    def _begin(self, pictures: Sequence[Pixels]) -> Callable[[], list[Pixels | str]]:
         return lambda: [self._reconstructed(pixels) for pixels in pictures]
 
     def _reconstructed(self, pixels: Pixels) -> Pixels | str:
@@ -139,6 +153,8 @@ class PeerAutoencoder(Autoencoder):
                 image = self._decoded(latent)
         except DeviceError as error:  # others may be smaller
             return error.message
+        if image.shape != (1, 3, *pixels.shape[:2]):
+            return f"its reconstruction has another size: {tuple(image.shape)}"
         if not (bool(latent.isfinite().all()) and bool(image.isfinite().all())):
             return NOT_FINITE
         levels = image.clamp(-1, 1).add(1).mul(127.5).round().to("cpu", torch.uint8)
@@ -175,39 +191,17 @@ class PeerAutoencoder(Autoencoder):
     def facts(self) -> list[tuple[str, str]]:
         return [
             ("computed in", "float32"),
-            ("from", f"the folder {self.folder.name}"),
+            ("from", f"the folder {self.folder.resolve().name}"),
             ("class", f"{self.kind} of diffusers"),
             ("parameters", str(self.parameters)),
         ]
 
 
-def short_names(names: Sequence[str]) -> list[str]:
-    """A short name for each checkpoint or folder, as parts of file names: all different.
-
-    A clash is resolved by the folder above, then by a number.
-    """
-    found = [_short(name, 1) for name in names]
-    for index, name in enumerate(names):
-        if _same(found[index]) in map(_same, found[:index]):
-            found[index] = _short(name, 2)
-        number, plain = 1, found[index]
-        while _same(found[index]) in map(_same, found[:index]):
-            number += 1
-            found[index] = f"{plain}-{number}"
-    return found
-
-
-def _short(name: str, parts: int) -> str:
-    """The last parts of a path or a hub's name, without suffix and revision."""
-    name = name.rpartition("@")[0] if name.startswith("hf://") and "@" in name else name
-    path = PurePath(name)
-    kept = [
-        *path.parts[-parts:-1],
-        path.stem if path.suffix.lower() in WEIGHTS_SUFFIXES else path.name,
-    ]
-    return re.sub(r"[^\w-]+", "-", "-".join(kept)).strip("-") or "weights"
-
-
-def _same(name: str) -> str:
-    """Equal for names that some file systems take for one."""
-    return NameRules(case=True, form=True).same(name)
+def padded(picture: Prepared, multiple: int) -> Pixels:
+    """A picture whose sides are the next multiples; its last column and row are repeated."""
+    sides = [-(-side // multiple) * multiple for side in (picture.height, picture.width)]
+    if picture.pixels.shape[:2] == tuple(sides):
+        return picture.pixels
+    inner = picture.pixels[: picture.height, : picture.width]
+    more = [(0, side - has) for side, has in zip(sides, inner.shape[:2], strict=True)]
+    return np.pad(inner, [*more, (0, 0)], mode="edge")

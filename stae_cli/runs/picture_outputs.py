@@ -40,7 +40,7 @@ class PictureOutputs:
                 named, owner = keys[other]
                 raise UsageError(
                     f"`{owner}` and `{origin}` would both write `{name}`",
-                    "write them into different DESTs"
+                    "rename one of them, or write them into different DESTs"
                     + (", or into one that tells their names apart" * (named != key)),
                 )
         folders = {key.rpartition("/")[0]: origin for key, origin in keys}

@@ -6,32 +6,24 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from stae_cli.cores import usable_cores
 from stae_cli.flow.read_ahead import Reserve
 from stae_cli.images.buffers import Buffers, Pixels
-from stae_cli.images.comparison import comparison
+from stae_cli.images.comparison import comparison, panels_size
 from stae_cli.images.write import write_picture, write_thumbnail
 from stae_cli.latents.failures import write_failures
 from stae_cli.latents.writer import Written
 from stae_cli.metrics import compare
 from stae_cli.report.page import ORIGINAL, THUMBNAIL
+from stae_cli.runs.autoencoders import Autoencoder, OwnAutoencoder
 from stae_cli.runs.pipeline import Pipeline
 from stae_cli.runs.read_picture import Picture, read_picture
-from stae_cli.runs.roundtrip_plan import (
-    METRICS_NAME,
-    PAGE_NAME,
-    RoundtripPlan,
-    RoundtripTally,
-    Scored,
-)
-from stae_cli.runs.roundtrip_report import suffixes_of, write_metrics, write_page
+from stae_cli.runs.roundtrip_plan import RoundtripPlan, RoundtripTally, Scored, remove_earlier
+from stae_cli.runs.roundtrip_report import write_metrics, write_page
 from stae_cli.storage.names import Planned
 
 if TYPE_CHECKING:
     from stae_cli.codec.pixel_codec import PixelCodec
-    from stae_cli.runs.autoencoders import Autoencoder
 
 
 def roundtrip(
@@ -61,8 +53,7 @@ def roundtrip(
     tally = RoundtripTally(advance)
     for problem in plan.problems:
         tally.fail(problem)
-    for name in (METRICS_NAME, PAGE_NAME):  # of an earlier run, whose pictures are replaced
-        plan.destination.remove(name)
+    remove_earlier(plan.destination)
     try:
         with tally.running():
             _Roundtrip(plan, autoencoders, codec, tally).run(plan.outputs)
@@ -89,8 +80,9 @@ class _Roundtrip(Pipeline[Planned, Picture, Sequence[Pixels | str]]):
         super().__init__(codec, tally, threads=plan.settings.workers or usable_cores())
         self.plan, self.autoencoders, self.scored = plan, autoencoders, tally.scored
         self.buffers = Buffers(codec.host_memory)
-        self.patch = math.lcm(*(each.downsample for each in autoencoders))
-        self.suffixes = suffixes_of(autoencoders)
+        own = [each.downsample for each in autoencoders if isinstance(each, OwnAutoencoder)]
+        # Each pads for itself; what is cut has to be the same for all.
+        self.patch = own[0] if plan.settings.prep.edges == "pad" else math.lcm(*own)
 
     def label(self, item: Planned) -> str:
         return item.entry.key
@@ -108,7 +100,7 @@ class _Roundtrip(Pipeline[Planned, Picture, Sequence[Pixels | str]]):
         return loaded.patches
 
     def begin(self, pack: Sequence[Picture]) -> Callable[[], Sequence[Sequence[Pixels | str]]]:
-        pictures = [picture.prepared.pixels for picture in pack]
+        pictures = [picture.prepared for picture in pack]
         first = self.autoencoders[0].begin(pictures)
 
         def finish() -> Sequence[Sequence[Pixels | str]]:
@@ -119,21 +111,22 @@ class _Roundtrip(Pipeline[Planned, Picture, Sequence[Pixels | str]]):
 
     def save(self, item: Planned, loaded: Picture, result: Sequence[Pixels | str]) -> None:
         prepared = loaded.prepared
-        inner = np.s_[: prepared.height, : prepared.width]
         pictures: list[Pixels] = []
         for autoencoder, made in zip(self.autoencoders, result, strict=True):
             if isinstance(made, str):
                 several = len(self.autoencoders) > 1
                 self.fail(item, f"{autoencoder.name}: {made}" if several else made)
                 return
-            pictures.append(made[inner])
-        original = prepared.pixels[inner]
+            pictures.append(made)
+        original = prepared.pixels[: prepared.height, : prepared.width]
+
+        suffixes = self.plan.settings.suffixes
 
         def write() -> Written:
             size = self._write(item, ORIGINAL, original)
             size += self._write_thumbnail(item, original)
             scores = []
-            for pixels, (suffix, panels_suffix) in zip(pictures, self.suffixes, strict=True):
+            for pixels, (suffix, panels_suffix) in zip(pictures, suffixes, strict=True):
                 with self.writer.turn:
                     scores.append(compare(original, pixels))
                     panels = comparison(original, pixels)
@@ -143,8 +136,8 @@ class _Roundtrip(Pipeline[Planned, Picture, Sequence[Pixels | str]]):
             return Written(1, size)
 
         self.tally.pixels += prepared.width * prepared.height
-        held = 4 + len(pictures)  # the original, the panels of one, and all reconstructions
-        self.writer.submit(held * original.nbytes, write)
+        held = (1 + len(pictures)) * original.nbytes + panels_size(prepared.width, prepared.height)
+        self.writer.submit(held, write)
 
     def _write(self, item: Planned, suffix: str, pixels: Pixels) -> int:
         with self.plan.destination.writing(f"{item.output}.{suffix}", self.writer.turn) as path:

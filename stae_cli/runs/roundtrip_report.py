@@ -18,13 +18,6 @@ if TYPE_CHECKING:
     from stae_cli.runs.autoencoders import Autoencoder
 
 
-def suffixes_of(autoencoders: Sequence[Autoencoder]) -> list[tuple[str, str]]:
-    """The suffixes of each one's reconstructions and comparison pictures."""
-    if len(autoencoders) == 1:
-        return [("reconstruction.png", "comparison.png")]
-    return [(f"{a.name}.reconstruction.png", f"{a.name}.comparison.png") for a in autoencoders]
-
-
 def figures(autoencoders: Sequence[Autoencoder], tally: RoundtripTally) -> list[dict[str, Any]]:
     """Each autoencoder, with its figures over all images."""
     overall = [tally.overall(index) for index in range(len(autoencoders))]
@@ -76,7 +69,7 @@ def write_page(
     """
     columns = [
         Column(each.name, suffix, _latents(each), each.parameters, each.facts())
-        for each, (suffix, _) in zip(autoencoders, suffixes_of(autoencoders), strict=True)
+        for each, (suffix, _) in zip(autoencoders, plan.settings.suffixes, strict=True)
     ]
     photos = [Photo(one.key, one.width, one.height, one.scores) for one in tally.scored]
     failures = [(problem.key, problem.reason) for problem in tally.problems]

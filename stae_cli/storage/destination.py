@@ -192,7 +192,7 @@ class FolderDestination(Destination):
     def failure(self, error: OSError, name: str) -> StaeError:
         target = self.path(name)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = "free some disk space and run the same command again: it resumes"
+            hint = "free some disk space and run the same command again"
             return StaeError(f"the disk is full: cannot write `{target}`", hint)
         reason = error.strerror or str(error)
         return StaeError(f"cannot write `{target}`: {reason}", "check DEST and its permissions")

@@ -203,19 +203,113 @@ def test_wrong_autoencoders(stae, photos, tiny, tmp_path, monkeypatch):
     again.write_bytes(tiny.read_bytes())
     options = ["--weights", tiny, "--weights", again]
     stae("roundtrip", photos, tmp_path / "o", *options).assert_fails(2, "same checkpoint")
-    ran = stae("roundtrip", photos, tmp_path / "o", "--weights", tiny, "--peer", photos)
-    ran.assert_fails(1, "no config.json")
+    for peer, code, words in [
+        (photos, 1, "no config.json"),
+        (photos / "p0.png", 2, "is a file"),
+        ("owner/name", 2, "no folder `owner/name`"),
+    ]:
+        ran = stae("roundtrip", photos, tmp_path / "o", "--weights", tiny, "--peer", peer)
+        ran.assert_fails(code, words)
+    ran = stae("roundtrip", photos, tmp_path / "new", "--weights", tiny, "--peer", photos)
+    assert not (tmp_path / "new").exists()
     monkeypatch.setenv("STAE_WEIGHTS", str(tmp_path / "with a space.safetensors"))
     stae("roundtrip", photos, tmp_path / "o").assert_fails(1, "with a space")
 
 
-def test_a_page_of_somebody_else_stays(stae, photos, tiny, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("index.html", "<title>my site</title>"),
+        ("metrics.json", '{"mine": 1}'),
+        ("metrics.json", "[]"),
+        ("index.html", None),
+        ("metrics.json", None),
+    ],
+)
+def test_what_somebody_else_wrote_stays(stae, photos, tiny, tmp_path, name, text):
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "index.html").write_text("<title>my site</title>")
-    stae("roundtrip", photos, out, "--weights", tiny).assert_fails(1, "index.html", "not a page")
-    assert (out / "index.html").read_text() == "<title>my site</title>"
-    assert [path.name for path in out.iterdir()] == ["index.html"]
+    (out / name).mkdir(parents=True)
+    if text is not None:
+        (out / name).rmdir()
+        (out / name).write_text(text)
+    ran = stae("roundtrip", photos, out, "--weights", tiny)
+    ran.assert_fails(1, name, "not of an earlier roundtrip")
+    assert [path.name for path in out.iterdir()] == [name]
+    assert text is None or (out / name).read_text() == text
+
+
+def test_a_rerun_leaves_nothing_of_the_run_before(stae, photos, tiny, other_tiny, tmp_path):
+    out = tmp_path / "out"
+    both = ("--weights", tiny, "--weights", other_tiny)
+    assert stae("roundtrip", photos, out, *both).code == 0
+    (out / "p0.png.note.txt").write_text("mine")
+    (photos / "p0.png").write_bytes(b"broken")
+    (photos / "p1.png").unlink()
+    assert stae("roundtrip", photos, out, "--weights", tiny).code == 3
+    kinds = ("original.png", "thumbnail.jpg", "reconstruction.png", "comparison.png")
+    left = {path.relative_to(photos).as_posix() for path in photos.rglob("*.png")} - {"p0.png"}
+    beside = {"index.html", "metrics.json", "failures.jsonl", "p0.png.note.txt"}
+    found = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert found == beside | {f"{key}.{kind}" for key in left for kind in kinds}
+
+
+def test_metrics_that_lead_out_of_dest_remove_nothing_there(stae, photos, tiny, tmp_path):
+    out = tmp_path / "out"
+    assert stae("roundtrip", photos, out, "--weights", tiny).code == 0
+    figures = json.loads((out / "metrics.json").read_text())
+    mine = [tmp_path / "mine.original.png", tmp_path / "x.original.png"]
+    for path in mine:
+        path.write_bytes(b"mine")
+    figures["images"] = [{"source": "../mine"}, {"source": str(tmp_path / "x")}]
+    figures["autoencoders"] = [{"name": "a"}, {"name": "/../../mine.original.png"}]
+    (out / "metrics.json").write_text(json.dumps(figures))
+    assert stae("roundtrip", photos, out, "--weights", tiny).code == 0
+    assert all(path.read_bytes() == b"mine" for path in mine)
+
+
+def test_figures_do_not_depend_on_what_they_are_compared_with(stae, tiny, tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    blocks = 4
+    peer = diffusers.AutoencoderKL(
+        block_out_channels=(4,) * blocks,
+        down_block_types=("DownEncoderBlock2D",) * blocks,
+        up_block_types=("UpDecoderBlock2D",) * blocks,
+        norm_num_groups=4,
+        layers_per_block=1,
+    )
+    peer.save_pretrained(tmp_path / "peer")
+    large, network = tmp_path / "large.safetensors", tiny_like(PRESETS["f32c256-naive"])
+    write_checkpoint(large, seeded_tensors(network), network, {})
+    Image.fromarray(noise(50, 41)).save(tmp_path / "a.png")
+    found = {}
+    for name, options in {
+        "tiny": ["--weights", tiny],
+        "large": ["--weights", large],
+        "all": ["--weights", tiny, "--weights", large, "--peer", tmp_path / "peer"],
+        "turned": ["--weights", large, "--weights", tiny, "--peer", tmp_path / "peer"],
+    }.items():
+        ran = stae("roundtrip", tmp_path / "a.png", tmp_path / name, *options)
+        assert ran.code == 0, ran.err
+        (row,) = json.loads((tmp_path / name / "metrics.json").read_text())["images"]
+        found[name] = row["scores"]
+    assert found["all"][:2] == [found["tiny"][0], found["large"][0]]
+    assert found["turned"] == [found["large"][0], found["tiny"][0], found["all"][2]]
+
+
+def test_names_that_no_file_system_takes_are_listed(stae, photos, tiny, tmp_path):
+    (photos / "p0.png").rename(photos / f"{'x' * 240}.png")
+    ran = stae("roundtrip", photos, tmp_path / "out", "--weights", tiny, "--json")
+    assert (ran.code, ran.json["done"], ran.json["failed"]) == (3, 8, 1)
+    assert "its name is too long" in ran.err
+
+
+@pytest.mark.parametrize("folder", ["index.html", "metrics.json", "p0.png.original.png"])
+def test_folders_in_the_place_of_outputs_are_refused_first(stae, photos, tiny, tmp_path, folder):
+    (photos / folder).mkdir()
+    Image.fromarray(noise(8, 8)).save(photos / folder / "a.png")
+    ran = stae("roundtrip", photos, tmp_path / "out", "--weights", tiny)
+    ran.assert_fails(2, f"would write `{folder}`, which is a folder for")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_killed_run_leaves_no_page_of_the_run_before(stae, tiny, tmp_path, launcher):

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from stae_cli.images.comparison import LABELS, MARGIN, WIDEST_PANEL, _font, comparison
+from stae_cli.images.comparison import (
+    LABELS,
+    MARGIN,
+    WIDEST_PANEL,
+    _font,
+    comparison,
+    panels_size,
+)
 from tests.pictures import noise
 
 
@@ -18,14 +25,21 @@ def test_panels_show_the_whole_pictures(size):
     original = noise(*size)
     reconstruction = noise(*size, seed=1)
     sheet = comparison(original, reconstruction)
-    width = panels_of(sheet)[0].shape[1]
+    panel = panels_of(sheet)[0]
+    width = panel.shape[1]
     assert 256 <= width <= max(WIDEST_PANEL, size[0])
-    factor = width / size[0]
-    height = max(1, round(size[1] * factor))
-    if factor >= 1:
-        first = panels_of(sheet)[0][-height :: int(factor), :: int(factor)]
-        assert np.array_equal(first, original)
     assert all(_font(width).getlength(label) <= width for label in LABELS)
+    factor = max(1, min(-(-256 // size[0]), 4096 // size[1]))
+    if size[0] <= WIDEST_PANEL:
+        shown = panel[-size[1] * factor :, : size[0] * factor]
+        assert np.array_equal(shown[::factor, ::factor], original)
+    assert 0.9 * panels_size(*size) < sheet.nbytes < 1.4 * panels_size(*size) + 600_000
+
+
+def test_a_narrow_picture_takes_no_more_memory_than_a_photo():
+    sheet = comparison(noise(1, 30000), noise(1, 30000, seed=1))
+    assert sheet.nbytes < 100_000_000
+    assert sheet.shape[0] > 30000
 
 
 def test_the_difference_is_grey_where_equal_and_eightfold():

@@ -88,3 +88,9 @@ def test_a_histogram_of_one_value(value):
     assert 0 <= plot.rows[0].mean <= plot.bins
     assert len(plot.ticks) >= 2
     assert histogram("PSNR", "", [("a", [math.inf]), ("b", [])], digits=2) is None
+
+
+def test_ends_that_rounding_leaves_inside_of_the_values():
+    for hundredths in range(0, 10_000, 7):
+        plot = histogram("PSNR", "", [("a", [hundredths / 100])], digits=2)
+        assert sum(plot.rows[0].heights) == 100

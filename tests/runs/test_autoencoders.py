@@ -6,9 +6,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from stae_cli.errors import CheckpointError
-from stae_cli.runs.autoencoders import NOT_FINITE, PeerAutoencoder, short_names
+from stae_cli.images.resize import Prepared
+from stae_cli.runs.autoencoders import NOT_FINITE, PeerAutoencoder, padded
+from stae_cli.runs.roundtrip_plan import short_names
 from tests.pictures import noise
 
 diffusers = pytest.importorskip("diffusers")
@@ -17,8 +20,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 CPU = torch.device("cpu")
 
 
-def kl():
+def kl(**changes):
     return diffusers.AutoencoderKL(
+        **changes,
         block_out_channels=(8, 16),
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
@@ -74,6 +78,11 @@ def saved(tmp_path_factory):
     return save
 
 
+def prepared(pixels, width=None, height=None):
+    sides = width or pixels.shape[1], height or pixels.shape[0]
+    return Prepared(pixels, *sides, *sides)
+
+
 def reconstructed(model, pixels):
     """What diffusers' own interface gives, latents rounded to float16."""
     image = torch.from_numpy(pixels).permute(2, 0, 1)[None] / 127.5 - 1
@@ -101,11 +110,29 @@ def test_reconstructions_are_those_of_diffusers(saved, make, channels, downsampl
     assert (peer.channels, peer.downsample) == (channels, downsample)
     assert peer.parameters == sum(p.numel() for p in model.parameters())
     pictures = [noise(48, 32), noise(16, 64)]
-    for pixels, made in zip(pictures, peer.begin(pictures)(), strict=True):
+    given = [prepared(pixels) for pixels in pictures]
+    for pixels, made in zip(pictures, peer.begin(given)(), strict=True):
         expected = reconstructed(model, pixels)
         assert made.shape == pixels.shape
         assert np.abs(made.astype(int) - expected).max() <= 1
         assert expected.std() > 0
+
+
+@pytest.mark.parametrize("size", [(47, 31), (48, 32), (1, 1)])
+def test_each_pads_for_itself(saved, size):
+    """Whatever the picture was padded to for another network, figures are the same."""
+    _, folder = saved(kl)
+    peer = PeerAutoencoder("peer", folder, CPU)
+    pixels = noise(*size)
+    (alone,) = peer.begin([prepared(pixels)])()
+    wider = np.pad(pixels, [(0, 9), (0, 17), (0, 0)])  # with zeros, which must not be seen
+    (other,) = peer.begin([prepared(wider, *size)])()
+    assert alone.shape == pixels.shape
+    assert np.array_equal(alone, other)
+    whole = padded(prepared(pixels), 8)
+    assert whole.shape == (-(-size[1] // 8) * 8, -(-size[0] // 8) * 8, 3)
+    assert (whole[-1] == whole[size[1] - 1]).all()
+    assert (whole[:, -1] == whole[:, size[0] - 1]).all()
 
 
 def test_a_pipeline_s_folder(saved, tmp_path):
@@ -119,7 +146,7 @@ def test_what_is_not_finite_is_said(saved, tmp_path):
     broken = type(model).from_config(model.config)
     torch.nn.init.constant_(broken.decoder.conv_out.bias, float("nan"))
     broken.save_pretrained(tmp_path / "nan")
-    made = PeerAutoencoder("p", tmp_path / "nan", CPU).begin([noise(16, 16)])()
+    made = PeerAutoencoder("p", tmp_path / "nan", CPU).begin([prepared(noise(16, 16))])()
     assert made == [NOT_FINITE]
 
 
@@ -141,6 +168,44 @@ def test_folders_of_something_else(tmp_path, config, words):
         (tmp_path / "config.json").write_text(text)
     with pytest.raises(CheckpointError, match=words):
         PeerAutoencoder("p", tmp_path, CPU)
+
+
+def test_weights_that_are_not_those_of_the_network(saved, tmp_path):
+    """diffusers would leave them at random, and go on."""
+    _, folder = saved(kl)
+    weights = load_file(folder / "diffusion_pytorch_model.safetensors")
+    name = "decoder.conv_in.bias"
+    for kind, changed in {
+        "missing": {k: v for k, v in weights.items() if k != name},
+        "unexpected": {**weights, "more": torch.zeros(1)},
+    }.items():
+        shutil.copytree(folder, tmp_path / kind)
+        save_file(changed, tmp_path / kind / "diffusion_pytorch_model.safetensors")
+        with pytest.raises(CheckpointError, match=f"{kind} (more|{name})"):
+            PeerAutoencoder("p", tmp_path / kind, CPU)
+
+
+@pytest.mark.parametrize("changes", [{"out_channels": 6}, {"out_channels": 1}])
+def test_what_gives_something_else_than_pictures(tmp_path, changes):
+    kl(**changes).save_pretrained(tmp_path / "odd")
+    with pytest.raises(CheckpointError, match="pictures of another size"):
+        PeerAutoencoder("p", tmp_path / "odd", CPU)
+
+
+def test_kinds_of_files_that_diffusers_writes(saved, tmp_path, capfd):
+    model, folder = saved(kl)
+    pixels = prepared(noise(32, 32))
+    (expected,) = PeerAutoencoder("p", folder, CPU).begin([pixels])()
+    for name, options in {
+        "half": {"variant": "fp16"},
+        "sharded": {"max_shard_size": "30KB"},
+        "pickled": {"safe_serialization": False},
+    }.items():
+        model.save_pretrained(tmp_path / name, **options)
+        (made,) = PeerAutoencoder("p", tmp_path / name, CPU).begin([pixels])()
+        assert np.array_equal(made, expected), name
+    assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
+    assert capfd.readouterr() == ("", "")
 
 
 def test_damaged_weights(saved, tmp_path):

@@ -76,6 +76,7 @@
     pitch = Math.round(tile * 0.75) + CAPTION + GAP;
     rows.style.setProperty("--columns", perRow);
     rows.style.setProperty("--row", `${pitch - GAP}px`);
+    rows.style.setProperty("--tools", `${document.querySelector(".tools").offsetHeight + 10}px`);
     rows.style.height = `${Math.ceil(shown.length / perRow) * pitch}px`;
     drawn.clear();
     rows.replaceChildren();
@@ -113,7 +114,7 @@
     const image = element("img", {
       src: `${photo.url}.thumbnail.jpg`, alt: `Thumbnail of ${photo.name}`, decoding: "async", draggable: false,
     });
-    const link = element("a", { href: `#photo=${encodeURIComponent(photo.name)}` },
+    const link = element("a", { href: addressOf(photo) },
       element("span", { className: "frame" }, image),
       element("span", { className: "name", dir: "auto", textContent: photo.name, title: photo.name }),
       element("span", { className: "score" },
@@ -164,7 +165,9 @@
   new ResizeObserver(() => {
     if (rows.clientWidth === laidFor) return draw();
     laidFor = rows.clientWidth;
+    const focused = document.activeElement.place;  // of a tile
     lay();
+    if (focused !== undefined) focusTile(focused);
   }).observe(document.documentElement);
 
   // Viewer: two panes under the divider, and the difference over them; all zoom together.
@@ -186,23 +189,35 @@
 
   function setImage(id, photo, side) {
     const image = $(id), url = urlOf(photo, side);
-    if (image.getAttribute("src") !== url) image.src = url;
+    if (image.getAttribute("src") !== url) {
+      image.removeAttribute("src");  // else a slow server leaves the picture before under this name
+      image.src = url;
+    }
     image.alt = id === "over" || id === "under" ? "" : altOf(photo, side);
   }
 
   function drawPair() {
-    $("missing").hidden = true;
     setImage("left", current, sides.left);
     setImage("right", current, sides.right);
     setImage("under", current, sides.left);
     setImage("over", current, sides.right);
-    $("left-label").textContent = nameOf(sides.left);
-    $("right-label").textContent = nameOf(sides.right);
-    handle.setAttribute("aria-label", `Divider between ${nameOf(sides.left)} and ${nameOf(sides.right)}`);
+    const [left, right] = [nameOf(sides.left), nameOf(sides.right)];
+    const differing = !$("difference").hidden;
+    const difference = `|${right} \u2212 ${left}| \u00d7 ${data.gain}`;
+    $("left-label").hidden = differing;
+    $("left-label").textContent = left;
+    $("right-label").textContent = differing ? difference : right;
+    $("difference").setAttribute("aria-label", `Difference ${difference}: ${current.name}`);
+    handle.setAttribute("aria-label", `Divider between ${left} and ${right}`);
     for (const [side, chosen] of Object.entries(sides)) {
       const input = document.querySelector(`#${side}-switch input[value="${chosen}"]`);
       if (input) input.checked = true;
     }
+    report();
+  }
+
+  function report() {  // a source that failed before gives no second event
+    $("missing").hidden = !["left", "right"].some((id) => $(id).complete && !$(id).naturalWidth);
   }
 
   function open(photo) {
@@ -210,6 +225,7 @@
     const place = shown.indexOf(photo);
     $("viewer-name").textContent = photo.name;
     $("position").textContent = place < 0 ? "" : `${place + 1} of ${shown.length}`;
+    $("spoken").textContent = `${photo.name}, ${$("position").textContent}`;
     $("previous").disabled = place <= 0;
     $("next").disabled = place < 0 || place === shown.length - 1;
     $("figures").replaceChildren(
@@ -221,21 +237,34 @@
     drawPair();
     if (!viewer.open) {
       viewer.showModal();
+      document.documentElement.classList.add("viewing");  // the page behind does not scroll
       zoomer ??= makeZoomer();
       setDivider(50);
     }
     fit();
-    for (const other of [shown[place + 1], shown[place - 1]]) {
-      if (place >= 0 && other) for (const side of Object.values(sides)) new Image().src = urlOf(other, side);
-    }
   }
+
+  let addressed = 0;
 
   function step(by) {
     const photo = shown[shown.indexOf(current) + by];
-    if (photo && shown.includes(current)) location.replace(`#photo=${encodeURIComponent(photo.name)}`);
+    if (!photo || !shown.includes(current)) return;
+    open(photo);
+    clearTimeout(addressed);  // browsers refuse many new addresses a second
+    addressed = setTimeout(() => {
+      if (!viewer.open) return;
+      history.replaceState(null, "", addressOf(current));
+      const place = shown.indexOf(current);
+      for (const other of [shown[place + 1], shown[place - 1]].filter(Boolean)) {
+        for (const side of Object.values(sides)) new Image().src = urlOf(other, side);
+      }
+    }, 250);
   }
 
+  function addressOf(photo) { return `#photo=${encodeURIComponent(photo.name)}`; }
+
   function follow() {  // what the address asks for
+    clearTimeout(addressed);
     const wanted = /^#photo=(.*)$/.exec(location.hash);
     let photo = null;
     try {
@@ -258,22 +287,44 @@
 
   function makeZoomer() {
     const made = Panzoom(sheets[0], {
-      noBind: true, step: 0.5, cursor: "", startScale: 1,
+      noBind: true, cursor: "", startScale: 1,
       setTransform: (_, { x, y, scale }) => {
         for (const sheet of sheets) sheet.style.transform = `scale(${scale}) translate(${x}px, ${y}px)`;
-        stage.classList.toggle("sharp", scale * fitted >= 2);
+        stage.classList.toggle("sharp", scale * fitted >= 0.999);  // else 1:1 would smooth
         $("scale").textContent = `${Math.round(scale * fitted * 100)}%`;
       },
     });
+    const fingers = new Map();  // where each is
     stage.addEventListener("pointerdown", (event) => {
+      if (event.button) return;
       const bounds = handle.getBoundingClientRect();
       const onHandle = event.clientX >= bounds.left && event.clientX <= bounds.right;
       if (onHandle && $("difference").hidden) return;  // the divider's
       made.handleDown(event);
+      fingers.set(event.pointerId, [event.clientX, event.clientY]);
+      if (fingers.size === 2) {  // Panzoom adds step / 80 for each pixel between them
+        const [[a, b], [c, d]] = fingers.values();
+        made.setOptions({ step: 80 * made.getScale() / Math.max(1, Math.hypot(a - c, b - d)) });
+      }
     });
-    document.addEventListener("pointermove", made.handleMove, { passive: true });
-    for (const name of ["pointerup", "pointercancel"]) document.addEventListener(name, made.handleUp, { passive: true });
-    stage.addEventListener("wheel", made.zoomWithWheel, { passive: false });
+    document.addEventListener("pointermove", (event) => {
+      if (fingers.has(event.pointerId)) fingers.set(event.pointerId, [event.clientX, event.clientY]);
+      made.handleMove(event);
+    }, { passive: true });
+    for (const name of ["pointerup", "pointercancel"]) {
+      document.addEventListener(name, (event) => {
+        fingers.delete(event.pointerId);
+        made.handleUp(event);
+      }, { passive: true });
+    }
+    stage.addEventListener("wheel", (event) => {  // as far as a trackpad says, not only where to
+      event.preventDefault();
+      if (!event.deltaY) return;
+      const pixels = Math.max(-100, Math.min(100, event.deltaY * [1, 16, 400][event.deltaMode]));
+      const wanted = made.getScale() * Math.exp(-pixels * (event.ctrlKey ? 0.01 : 0.002));
+      const { minScale, maxScale } = made.getOptions();
+      made.zoomToPoint(Math.min(maxScale, Math.max(minScale, wanted)), event, { animate: false });
+    }, { passive: false });
     stage.addEventListener("dblclick", (event) => {
       if (made.getScale() * fitted < 4) made.zoomToPoint(8 / fitted, event);
       else made.reset({ animate: false });
@@ -286,18 +337,16 @@
   }
 
   function toggleDifference() {
-    const hidden = !$("difference").hidden;
-    $("difference").hidden = hidden;
-    $("toggle").setAttribute("aria-pressed", String(!hidden));
-    $("left-label").hidden = !hidden;
-    $("right-label").textContent = hidden ? nameOf(sides.right)
-      : `|${nameOf(sides.right)} − ${nameOf(sides.left)}| × ${data.gain}`;
+    const show = $("difference").hidden;
+    $("difference").hidden = !show;
+    slider.inert = show;  // it lies below
+    $("toggle").setAttribute("aria-pressed", String(show));
+    drawPair();
   }
 
   function choose(side, value) {
     sides[side] = value;
     drawPair();
-    if (!$("difference").hidden) { toggleDifference(); toggleDifference(); }
   }
 
   function fillSwitch(side, values) {
@@ -324,7 +373,9 @@
   }
   stage.style.setProperty("--gain", data.gain);
   slider.addEventListener("slide", () => handle.setAttribute("aria-valuenow", Math.round(slider.value)));
-  for (const id of ["left", "right"]) $(id).addEventListener("error", () => { $("missing").hidden = false; });
+  for (const id of ["left", "right"]) {
+    for (const name of ["error", "load"]) $(id).addEventListener(name, report);
+  }
   $("close").addEventListener("click", () => viewer.close());
   $("previous").addEventListener("click", () => step(-1));
   $("next").addEventListener("click", () => step(1));
@@ -335,15 +386,31 @@
   $("pixels").addEventListener("click", () => zoomTo(1));
   rows.addEventListener("click", (event) => { if (event.target.closest("a")) openedHere = true; });
   viewer.addEventListener("close", () => {
-    if (location.hash.startsWith("#photo=")) {
-      if (openedHere) history.back();
-      else location.replace("#all");
+    document.documentElement.classList.remove("viewing");
+    const show = () => { if (current) focusTile(Math.max(0, shown.indexOf(current))); };
+    if (location.hash.startsWith("#photo=") && openedHere) {
+      window.addEventListener("hashchange", show, { once: true });  // going back scrolls, too
+      history.back();
+    } else if (location.hash.startsWith("#photo=")) {
+      location.replace("#all");
     }
     openedHere = false;
-    if (current) focusTile(Math.max(0, shown.indexOf(current)));
+    show();
   });
   window.addEventListener("hashchange", follow);
-  new ResizeObserver(() => { if (viewer.open) fit(); }).observe(stage);
+  new ResizeObserver(() => {
+    if (!viewer.open) return;
+    const factor = zoomer.getScale() * fitted, { x, y } = zoomer.getPan(), before = fitted;
+    const moved = Math.abs(zoomer.getScale() - 1) > 1e-3 || x || y;
+    fit();
+    if (!moved) return;
+    zoomTo(factor);
+    zoomer.pan(x * fitted / before, y * fitted / before, { animate: false, force: true });
+  }).observe(stage);
+  // After dragging the divider, arrows go on to other pictures; whoever came by Tab moves it.
+  for (const name of ["mouseup", "touchend"]) {
+    window.addEventListener(name, () => { if (document.activeElement === slider) slider.blur(); });
+  }
 
   const KEYS = {
     ArrowLeft: () => step(-1), ArrowRight: () => step(1), d: toggleDifference,
@@ -353,19 +420,37 @@
   };
   const MOVES = { ArrowLeft: () => -1, ArrowRight: () => 1, ArrowUp: () => -perRow, ArrowDown: () => perRow };
 
+  const PANS = { ArrowLeft: [1, 0], ArrowRight: [-1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+
+  function inViewer(event, typing) {
+    const arrow = event.key.startsWith("Arrow");
+    const onDivider = slider.contains(event.target) && event.target === handle;
+    if (onDivider && moveDivider(event)) return;
+    if (arrow && typing) return;  // the switch's own
+    const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+    if (arrow && (event.shiftKey || /Up|Down/.test(key))) {
+      const [x, y] = PANS[key], by = 80 / zoomer.getScale();
+      event.preventDefault();
+      zoomer.pan(x * by, y * by, { relative: true, animate: false });
+    } else if (KEYS[key]) {
+      event.preventDefault();
+      KEYS[key]();
+    }
+  }
+
+  function moveDivider(event) {
+    const by = (event.shiftKey ? 10 : 2) * (/Right|Up/.test(event.key) ? 1 : -1);
+    const wanted = event.key.startsWith("Arrow") ? slider.value + by : { Home: 0, End: 100 }[event.key];
+    if (wanted === undefined) return false;
+    event.preventDefault();
+    setDivider(Math.min(100, Math.max(0, wanted)));
+    return true;
+  }
+
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const typing = event.target.closest("input, select, textarea");
-    if (viewer.open) {
-      const arrow = event.key.startsWith("Arrow");
-      if (arrow && (typing || slider.contains(event.target))) return;  // theirs
-      if (slider.contains(event.target) && (event.key === "Home" || event.key === "End")) {
-        setDivider(event.key === "Home" ? 0 : 100);
-      }
-      const act = KEYS[event.key];
-      if (act) { event.preventDefault(); act(); }
-      return;
-    }
+    if (viewer.open) return inViewer(event, typing);
     if (event.key === "/" && !typing) {
       event.preventDefault();
       $("search").focus();

@@ -170,6 +170,12 @@ def plain(tmp_path_factory):
     return write_report(tmp_path_factory.mktemp("plain"), {"a.png": red}, {"b": {"a.png": blue}})
 
 
+def percent(browser):
+    """The zoom that is shown."""
+    settled(browser, lambda: None)
+    return int(browser.find("#scale").text.rstrip("%"))
+
+
 def divider(browser):
     """The share of the stage's width that shows the original, from a row of the screen."""
     browser.wait("document.getElementById('slider').shadowRoot.getAnimations().length === 0")
@@ -198,10 +204,8 @@ def test_the_divider_moves_by_mouse_and_keyboard(browser, plain):
     assert divider(browser) > 0.97
     browser.press(Keys.HOME)
     assert divider(browser) < 0.03
-    ActionChains(browser.driver).key_down(Keys.ARROW_RIGHT).pause(0.4).key_up(
-        Keys.ARROW_RIGHT
-    ).perform()
-    assert int(handle.get_attribute("aria-valuenow")) > 3
+    browser.press(Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_LEFT, Keys.ARROW_UP)
+    assert int(handle.get_attribute("aria-valuenow")) == 4
     assert browser.find("#viewer-name").text == "a.png"  # it did not go to another picture
 
 
@@ -221,12 +225,13 @@ def test_the_divider_moves_by_touch(browser, plain):
         touch("touchMove", (x + 10 * step, y))
     touch("touchEnd")
     assert divider(browser) > 0.65
-    before = browser.find("#scale").text
-    touch("touchStart", (40, y + 100), (100, y + 100))
+    before = percent(browser)
+    touch("touchStart", (40, y + 100), (140, y + 100))
     for step in range(1, 11):
-        touch("touchMove", (40, y + 100), (100 + 20 * step, y + 100))
+        touch("touchMove", (40, y + 100), (140 + 20 * step, y + 100))
     touch("touchEnd")
-    browser.wait("document.getElementById('scale').textContent !== arguments[0]", before)
+    browser.wait("document.getElementById('scale').textContent !== arguments[0]", f"{before}%")
+    assert percent(browser) == pytest.approx(3 * before, rel=0.1)  # as far as the fingers went
 
 
 def test_the_difference_is_amplified_eightfold(browser, tmp_path):
@@ -272,6 +277,101 @@ def test_zoom_shows_single_pixels(browser, tmp_path):
     assert (settled(browser, browser.pixels) != before).any()
     browser.press("0")
     browser.wait("document.getElementById('scale').textContent === '800%'")
+
+
+@pytest.mark.parametrize("size", [(64, 64), (101, 77)])  # in the middle of a pixel, or of four
+def test_at_one_to_one_every_pixel_is_that_of_the_picture(browser, tmp_path, size):
+    board = np.indices(size[::-1]).sum(0) % 2 * np.uint8(255)
+    board = np.repeat(board[..., None], 3, 2).astype(np.uint8)
+    write_report(tmp_path, {"a.png": board}, {"b": {"a.png": board}})
+    open_photo(browser, tmp_path, "a.png")
+    browser.press("1")
+    browser.wait("document.getElementById('scale').textContent === '100%'")
+    box = browser.find("#stage").rect
+    middle = int(box["y"] + box["height"] / 2) + 25
+    row = settled(browser, browser.pixels)[middle]
+    left = int(box["x"] + box["width"] / 2 - size[0] / 2) + 2
+    shown = row[left : left + size[0] // 2 - 26, 0].astype(int)
+    assert (np.abs(np.diff(shown)) == 255).all()
+
+
+def test_a_wheel_zooms_as_far_as_it_turns(browser, plain):
+    open_photo(browser, plain, "a.png")
+    turn = (
+        "document.getElementById('stage').dispatchEvent(new WheelEvent('wheel', {deltaY:"
+        " arguments[0], clientX: 300, clientY: 400, cancelable: true}))"
+    )
+    before = percent(browser)
+    for _ in range(20):
+        browser.run(turn, -1)  # of a trackpad
+    assert before <= percent(browser) < 1.1 * before
+    browser.run(turn, 0)
+    assert before <= percent(browser) < 1.1 * before
+    for _ in range(5):
+        browser.run(turn, -100)
+    assert percent(browser) > 2 * before
+
+
+def test_zoom_stays_when_the_window_changes_and_keys_move(browser, plain):
+    open_photo(browser, plain, "a.png")
+    browser.press("1", Keys.ARROW_DOWN)
+    moved = "new DOMMatrix(document.querySelector('.sheet').style.transform).f"
+    assert settled(browser, lambda: browser.run(f"return {moved}")) < -40
+    size = {"width": 1200, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    browser.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.wait("innerWidth === 1200")
+    assert percent(browser) == 100
+    assert browser.run("return scrollY") == 0
+
+
+def test_many_steps_end_where_the_gallery_then_is(browser, crowd):
+    browser.open(address(crowd))
+    Select(browser.find("#sort")).select_by_value("name")
+    browser.wait("document.querySelector('.tile a')")
+    browser.find(".tile a").click()
+    browser.wait("document.getElementById('viewer').open")
+    browser.press(*[Keys.ARROW_RIGHT] * 60)
+    assert browser.find("#position").text == "61 of 2000"
+    browser.wait("location.hash.includes('00')")
+    browser.press(Keys.ESCAPE)
+    browser.wait("!location.hash.includes('photo') && scrollY > 500")
+    focused = "document.activeElement.getBoundingClientRect()"
+    settled(browser, lambda: None)
+    tools = browser.run("return document.querySelector('.tools').getBoundingClientRect().bottom")
+    top, bottom = browser.run(f"return [{focused}.top, {focused}.bottom]")
+    assert tools <= top < bottom <= 1000
+    assert not any("hrottling" in line for line in browser.complaints())
+
+
+@pytest.mark.parametrize(("width", "height"), [*SIZES, (844, 390), (1024, 700)])
+def test_many_with_long_names_fit_too(browser, tmp_path, width, height):
+    names = [f"a-checkpoint-with-a-long-name-number-{n}" for n in range(8)]
+    originals = photos(3)
+    write_report(tmp_path, originals, dict.fromkeys(names, originals))
+    browser.open(address(tmp_path), width=width, height=height)
+    browser.run("document.querySelector('.tools').scrollIntoView()")
+    browser.wait(NAMES)
+    assert browser.run("return document.scrollingElement.scrollWidth <= innerWidth")
+    open_photo(browser, tmp_path, "photo-001.jpg", width=width, height=height)
+    assert browser.find("#stage").rect["height"] >= 0.44 * height
+    outside = browser.run(
+        "return ['close', 'next', 'stage'].filter((id) => { const b ="
+        " document.getElementById(id).getBoundingClientRect(); return b.left < 0 ||"
+        " b.right > innerWidth || b.top < 0 || b.bottom > innerHeight; })"
+    )
+    assert outside == []
+
+
+def test_the_difference_stays_through_pictures_and_hides_the_divider(browser, three):
+    open_photo(browser, three, "photo-001.jpg")
+    browser.press("d", Keys.ARROW_RIGHT)
+    loaded(browser)
+    assert browser.find("#right-label").text.startswith("|good")
+    browser.run("document.getElementById('handle').focus()")
+    assert browser.run("return document.activeElement.id") != "handle"
+    browser.press("c")
+    assert browser.find("#right-label").text.startswith("|fair")
+    assert "fair" in browser.find("#difference").get_attribute("aria-label")
 
 
 def test_several_are_compared(browser, three):
@@ -353,6 +453,8 @@ def test_a_picture_that_was_moved_is_reported(browser, tmp_path):
     (tmp_path / "photo-001.jpg.original.png").unlink()
     browser.open(f"{address(tmp_path)}#photo=photo-001.jpg")
     browser.wait("!document.getElementById('missing').hidden")
+    browser.press("c")
+    assert browser.find("#missing").is_displayed()
     browser.press(Keys.ARROW_LEFT)
     browser.wait("document.getElementById('viewer-name').textContent === 'photo-000.jpg'")
     loaded(browser)

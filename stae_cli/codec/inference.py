@@ -8,11 +8,11 @@ chunks that stay in the cache from one layer to the next.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from math import gcd
-from typing import Protocol, cast
+from typing import Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ from stae_cli.network.stupid_ae import Decoder, Encoder, ShuffleDecoder, StupidA
 
 # Rows that go through the layers at once, each a patch of 8x8 pixels. Rows that stand for larger
 # ones come in quarters of that: pictures have fewer of them, and chunks are filled up.
+Result = TypeVar("Result")
+
 ROWS = {"cpu": 512, "cuda": 16384, "mps": 4096}
 QUARTER = 4
 ALIGNMENT = 256  # bytes, of whatever torch allocates
@@ -211,6 +213,10 @@ class InferenceForm:
         levels, finite = self._painted(grids, levels=True)
         assert finite is not None
         return self._head.images(levels, _sizes(grids)), finite
+
+    def conducted(self, work: Callable[[], Result]) -> Result:
+        """What `work` returns, which calls this form: where it costs those least that compute."""
+        return self._parts.conducted(work)
 
     @property
     def positions_each(self) -> int:

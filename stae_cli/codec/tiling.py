@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -156,13 +157,17 @@ class Tiler:
         Bytes and floats are encoded apart: neither shows what it is encoded with.
         """
         layouts = [rows_of(image, self._size) for image in images]
-        return self.within_memory(lambda: self._tokens(layouts))
+        return self.form.conducted(lambda: self.within_memory(lambda: self._tokens(layouts)))
 
     def images_of(self, latents: Sequence[Tensor]) -> list[Tensor]:
         """Latents (C, h, w) of any sizes -> images (3, H, W), clamped."""
-        images = [self._canvas(latent) for latent in latents]
-        self.within_memory(lambda: self._paint(latents, images))
-        return [image.permute(2, 0, 1) for image in images]
+
+        def run() -> list[Tensor]:
+            images = [self._canvas(latent) for latent in latents]
+            self._paint(latents, images)
+            return [image.permute(2, 0, 1) for image in images]
+
+        return self.form.conducted(lambda: self.within_memory(run))
 
     def batch_of(self, latents: Tensor) -> Tensor:
         """A batch of latents (B, C, h, w) -> (B, 3, H, W), clamped."""
@@ -172,7 +177,7 @@ class Tiler:
             self._paint(list(latents), list(images))
             return images.permute(0, 3, 1, 2)
 
-        return self.within_memory(run)
+        return self.form.conducted(lambda: self.within_memory(run))
 
     def levels_of(
         self, latents: Sequence[Tensor]
@@ -183,7 +188,7 @@ class Tiler:
         """
         for pieces, seen in self.pieces(latents):
             with plain_arithmetic(self._device):
-                levels, finite = self.form.decode_levels(seen)
+                levels, finite = self.form.conducted(partial(self.form.decode_levels, seen))
             yield pieces, levels, finite
 
     def empty_tokens(self, images: Sequence[Tensor]) -> Tensor:

@@ -423,3 +423,15 @@ def test_normalising_compiles_without_a_graph_break(codec):
         lambda z: codec.normalize(z, shift=mean, scale=1 / std), backend="eager", fullgraph=True
     )
     assert torch.equal(compiled(latents), codec.normalize(latents, shift=mean, scale=1 / std))
+
+
+@pytest.mark.parametrize("side", [16, 1024])
+def test_it_works_in_inference_mode(side):
+    """Whose tensors other threads may read, but not write to."""
+    codec = Codec(seeded_model(TINY), device="cpu")
+    images = torch.rand(1, 3, side, 16) * 2 - 1
+    expected = codec.decode(codec.encode(images))
+    with torch.inference_mode():
+        latents = codec.encode(images.clone())
+        assert torch.equal(codec.decode(latents), expected)
+        assert torch.equal(codec.decode([latents[0]])[0], expected[0])

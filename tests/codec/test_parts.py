@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -109,3 +110,45 @@ def test_a_forked_process_has_threads_of_its_own(threads):
         signal.alarm(20)
         os._exit(0 if Parts(1, threaded=True).each(str, range(4)) == list("0123") else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_conductor_computes_alone_and_its_parts_do_not(threads):
+    threads(3)
+    parts, caller = Parts(1, threaded=True), threading.current_thread()
+    together = threading.Barrier(3, timeout=30)
+
+    def part_of(_):
+        together.wait()
+        return threading.get_ident()
+
+    def work():
+        here = threading.current_thread()
+        assert here is not caller
+        assert (torch.get_num_threads(), torch.is_grad_enabled()) == (1, False)
+        assert parts.conducted(threading.current_thread) is here
+        return parts.each(part_of, range(3))
+
+    assert len(set(parts.conducted(work))) == 3
+    assert torch.get_num_threads() == 3
+    assert torch.is_grad_enabled()
+    assert Parts(1).conducted(threading.current_thread) is caller
+
+
+def test_a_conductor_passes_errors_on(threads):
+    threads(3)
+    parts = Parts(1, threaded=True)
+    with pytest.raises(ZeroDivisionError):
+        parts.conducted(lambda: parts.each(lambda part: 1 // part, range(3)))
+    assert parts.conducted(lambda: parts.each(str, range(3))) == ["0", "1", "2"]
+
+
+def test_more_callers_than_conductors_all_get_theirs(threads):
+    threads(2)
+    parts = Parts(1, threaded=True)
+
+    def run(first):
+        return parts.conducted(lambda: parts.each(lambda part: part + first, range(20)))
+
+    with ThreadPoolExecutor(9, initializer=torch.set_num_threads, initargs=(2,)) as pool:
+        found = list(pool.map(run, range(40)))
+    assert found == [list(range(first, first + 20)) for first in range(40)]

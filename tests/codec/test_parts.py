@@ -142,6 +142,26 @@ def test_a_conductor_passes_errors_on(threads):
     assert parts.conducted(lambda: parts.each(str, range(3))) == ["0", "1", "2"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="sends a signal")
+def test_ctrl_c_ends_what_a_conductor_does(threads):
+    threads(2)
+    parts, done = Parts(1, threaded=True), []
+
+    def work(part):
+        if part == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        done.append(part)
+
+    with pytest.raises(KeyboardInterrupt):
+        parts.conducted(lambda: parts.each(work, range(100_000)))
+    ended = len(done)
+    assert ended < 5000
+    time.sleep(0.1)
+    assert len(done) == ended  # nothing goes on
+    assert parts.conducted(lambda: parts.each(str, range(3))) == ["0", "1", "2"]
+
+
 def test_more_callers_than_conductors_all_get_theirs(threads):
     threads(2)
     parts = Parts(1, threaded=True)

@@ -70,6 +70,8 @@ class Parts:
         results = []
         try:
             for part in parts:
+                if _conductor.ended is not None and _conductor.ended.is_set():
+                    raise _EndedError
                 if len(waiting) >= AHEAD * crew.threads:
                     results.append(waiting.popleft().result())
                 waiting.append(crew.pool.submit(work, part))
@@ -91,24 +93,36 @@ class Parts:
         threads = _threads()
         if not self.threaded or threads == 1 or _conductor.threads is not None:
             return work()
-        return _crew(threads).conductors.submit(_conduct, threads, work).result()
+        ended = threading.Event()
+        future = _crew(threads).conductors.submit(_conduct, threads, ended, work)
+        try:
+            return future.result()
+        except BaseException:  # Ctrl-C is the caller's: the conductor would go on
+            ended.set()
+            wait([future])
+            raise
+
+
+class _EndedError(Exception):
+    """The caller was interrupted."""
 
 
 class _Conductor(threading.local):
-    """In a conductor the number of threads that compute for it, else None."""
+    """In a conductor the number of threads that compute for it, and its caller's end; else None."""
 
     threads: int | None = None
+    ended: threading.Event | None = None
 
 
 _conductor = _Conductor()
 
 
-def _conduct(threads: int, work: Callable[[], Result]) -> Result:
-    _conductor.threads = threads
+def _conduct(threads: int, ended: threading.Event, work: Callable[[], Result]) -> Result:
+    _conductor.threads, _conductor.ended = threads, ended
     try:
         return work()
     finally:
-        _conductor.threads = None
+        _conductor.threads = _conductor.ended = None
 
 
 def _threads() -> int:

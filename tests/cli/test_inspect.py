@@ -68,12 +68,16 @@ def test_wrong_inputs(stae, tmp_path):
     stae("inspect", tmp_path / "empty").assert_fails(1, "no inputs found")
 
 
-def test_it_needs_no_torch(latents):
+@pytest.mark.parametrize("preview", [False, True])
+def test_it_needs_no_torch(latents, tmp_path, preview):
+    out = tmp_path / "out"
+    words = ["inspect", str(latents), *(["--preview", str(out)] if preview else [])]
     program = (
         "import sys\n"
         "from stae_cli.cli.main import main\n"
-        f"code = main(['inspect', {str(latents)!r}])\n"
+        f"code = main({words!r})\n"
         "sys.exit(code or 'torch' in sys.modules)\n"
     )
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
+    assert (out / "contact-sheet.png").exists() == preview

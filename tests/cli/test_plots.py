@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.pictures import write_photos
 from tests.svg import cells_of, texts_of
 
 ROOT = Path(__file__).parents[2]
@@ -15,17 +14,6 @@ WITHOUT = (
     "import sys; sys.modules['matplotlib'] = None\n"
     "from stae_cli.cli.main import main; sys.exit(main(sys.argv[1:]))"
 )
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return write_photos(tmp_path_factory.mktemp("photos") / "photos")
-
-
-@pytest.fixture
-def latents(stae, photos, tiny, tmp_path):
-    assert stae("encode", photos, tmp_path / "latents", "--weights", tiny).code == 0
-    return tmp_path / "latents"
 
 
 def without_matplotlib(*words):

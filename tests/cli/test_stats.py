@@ -12,12 +12,6 @@ from stae_cli.latents import moments
 from stae_cli.latents.format import write_latent
 from stae_cli.latents.listing import read_latent, stored_in
 from stae_cli.storage.entry import FileEntry
-from tests.pictures import write_photos
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    return write_photos(tmp_path_factory.mktemp("photos") / "photos")
 
 
 @pytest.fixture

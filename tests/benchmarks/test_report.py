@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import report
 from benchmarks.charts import COLOURS, STAGES, speed_by_threads, time_by_size
-from benchmarks.record import RESULTS
+from benchmarks.record import RESULTS, ROOT
 from stae_cli.charts import write
 from tests.svg import shapes_of, texts_of
 
@@ -155,3 +155,26 @@ def test_no_chart_is_drawn_of_a_record_without_results(records, tmp_path):
     (records / "networks-cuda.json").write_text(json.dumps(NETWORKS | {"results": []}))
     report.main(["--results", str(records), "--page", str(tmp_path / "page.md")])
     assert list(records.glob("*.png")) == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/performance.md"])
+def test_the_tables_of_engines_are_those_of_the_records(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    expected = []
+    for kind, name in (("AVX-512", "networks-cpu"), ("AVX2", "networks-avx2")):
+        for one in json.loads((RESULTS / f"{name}.json").read_text())["results"]:
+            case = one["case"]
+            for stage in ("encoder", "decoder") if case["batch"] == 1 else ():
+                timed = {t["network"]: t for t in one["timings"] if t["stage"] == stage}
+                expected.append(row_of(kind, case["width"], stage, timed, share="limit" in text))
+    assert [line for line in text.splitlines() if line.startswith("| AVX")] == expected
+
+
+def row_of(kind, side, stage, timed, *, share):
+    ours = timed["stae"]
+    cells = [kind, f"{side}x{side}", stage, f"{ours['milliseconds']['median']:.0f} ms"]
+    cells += [f"{ours['share']['median']:.0%}"] * share
+    for other in ("reference", "compile", "onnxruntime", "openvino"):
+        beyond = kind == "AVX2" and other == "onnxruntime"  # which used AVX-512
+        cells.append("-" if beyond else f"{timed[other]['slowdown']['median']:.2f}x")
+    return f"| {' | '.join(cells)} |"
